@@ -1,0 +1,213 @@
+r"""Exponentially weighted averages and their bias correction: the heart of the article.
+
+An average that starts at zero,
+
+.. math:: m_t = \beta m_{t-1} + (1 - \beta) x_t, \qquad m_0 = 0,
+
+has weights that sum to :math:`1 - \beta^t` and not to one, so its first values are too small by just that factor.
+Dividing by it (:func:`debias`) makes it an average proper from the first value on.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+__all__ = ["abs_sq", "accumulate", "bias_correction", "debias", "ema"]
+
+
+def ema(average: ArrayLike, value: ArrayLike, decay: ArrayLike) -> Array:
+    r"""One step of an exponentially weighted average.
+
+    .. math:: \text{decay} \cdot \text{average} + (1 - \text{decay}) \cdot \text{value}
+
+    evaluated as :math:`\text{average} + (1 - \text{decay})(\text{value} - \text{average})`. The two are equal on paper;
+    in floating point the second has weights that sum to one whatever the decay rounds to, so that an average that has
+    reached a constant value stays there. With float32's 0.999 the first form settles :math:`1.3 \cdot 10^{-5}` away.
+
+    Args:
+        average: the average so far, any shape, real or complex.
+        value: the new value, of a shape that broadcasts with `average`.
+        decay: :math:`\beta` in [0, 1), the share of the past that is kept; a number or an array that broadcasts.
+
+    Returns:
+        The new average, in the common dtype of `average` and `value`. `decay` never widens it. The arithmetic is done
+        in float32 at least.
+
+    Example:
+        >>> from jaxopt_adam import ema
+        >>> print(ema(1.0, 2.0, 0.75))
+        1.25
+    """
+    dtype = _inexact(jnp.result_type(average, value))
+    compute = jnp.promote_types(dtype, jnp.float32)
+    past, new = jnp.asarray(average, compute), jnp.asarray(value, compute)
+    return (past + _share(decay, compute) * (new - past)).astype(dtype)
+
+
+def debias(average: ArrayLike, decay: ArrayLike, step: ArrayLike) -> Array:
+    r"""The average that an :func:`ema` started at zero stands for: ``average / bias_correction(decay, step)``.
+
+    Args:
+        average: an average after `step` values, started at zero; any shape, real or complex.
+        decay: its decay, in [0, 1).
+        step: the number of values that it has seen, a whole number from 1.
+
+    Returns:
+        The debiased average, in the dtype of `average`; computed in float32 at least.
+
+    Example:
+        >>> from jaxopt_adam import debias, ema
+        >>> print(debias(ema(0.0, 3.0, decay=0.75), decay=0.75, step=1))
+        3.0
+    """
+    dtype = _inexact(jnp.result_type(average))
+    compute = jnp.promote_types(dtype, jnp.float32)
+    correction = bias_correction(decay, step).astype(jnp.finfo(compute).dtype)
+    return (jnp.asarray(average, compute) / correction).astype(dtype)
+
+
+def bias_correction(decay: ArrayLike, step: ArrayLike) -> Array:
+    r""":math:`1 - \text{decay}^{\text{step}}`, right to 2 ulp in float32 for every decay and step.
+
+    Computed as ``1 - decay**step`` in float32 this loses up to 227 ulp for a decay of 0.999 and 2,968 ulp for 0.9999,
+    since a power close to one keeps few digits of its distance from one. Here it is :math:`-\operatorname{expm1}(t \log
+    \beta)`, in which neither :math:`\log \beta` nor its product with :math:`t` may be rounded to float32 either: both
+    are carried as a high and a low part. A decay known as a Python or NumPy number has its logarithm taken in float64;
+    a JAX array, traced or not, is taken for the very float32 number that it is, and the logarithm comes from
+    :math:`\log \beta = 2 \operatorname{artanh} \frac{\beta - 1}{\beta + 1}` with the quotient's remainder kept.
+
+    Args:
+        decay: :math:`\beta` in [0, 1); a number or an array.
+        step: :math:`t`, whole numbers from 1 to 2³¹ − 1 (at 0 the result is 0); broadcasts with `decay`.
+
+    Returns:
+        Array of the broadcast shape, in float32, or in float64 for a float64 decay (which a Python number is when
+        ``jax_enable_x64`` is set); there the error is at most 4 ulp.
+
+    Raises:
+        ValueError: if `decay` is not traced and lies outside [0, 1).
+
+    Example:
+        >>> from jaxopt_adam import bias_correction
+        >>> print(bias_correction(0.5, 3))
+        0.875
+    """
+    if not isinstance(decay, jax.Array):
+        exact = np.asarray(decay, np.float64)
+        if not np.all((exact >= 0) & (exact < 1)):
+            raise ValueError(f"decay must be in [0, 1), got {decay}")
+        log = np.log(np.maximum(exact, _SMALLEST))
+        if jnp.promote_types(_inexact(jnp.result_type(decay)), jnp.float32) == jnp.float64:
+            return -jnp.expm1(log * jnp.asarray(step))
+        # Split by NumPy, since XLA would add such constants to each other in an order of its own.
+        head = (log.astype(np.float32).view(np.int32) & _HEAD).view(np.float32)
+        return _one_minus_power(jnp.asarray(head), jnp.asarray(log - head, jnp.float32), step)
+    return _traced_bias_correction(decay.astype(jnp.promote_types(_inexact(decay.dtype), jnp.float32)), step)
+
+
+def accumulate(trace: Array, value: Array, decay: ArrayLike, *, nesterov: bool) -> tuple[Array, Array]:
+    """Momentum's decayed sum: the direction to take, and the new trace ``value + decay * trace``.
+
+    The direction is the trace, or with `nesterov` what the trace would be if the same value came once more.
+    """
+    trace = value + decay * trace
+    return value + decay * trace if nesterov else trace, trace
+
+
+def abs_sq(value: ArrayLike) -> Array:
+    """The squared magnitude |value|², real also where `value` is complex."""
+    value = jnp.asarray(value)
+    return jnp.square(value.real) + jnp.square(value.imag) if jnp.iscomplexobj(value) else jnp.square(value)
+
+
+# A decay below this has decay**1 == 0 next to one, in float64 too; it stands in for zero, which has no logarithm.
+_SMALLEST = 1e-30
+# The 12 leading bits of float32 numbers: a product of two such is exact, so a fused multiply-add changes nothing.
+_HEAD = np.int32(-4096)
+
+
+def _inexact(dtype: jnp.dtype) -> jnp.dtype:
+    return dtype if jnp.issubdtype(dtype, jnp.inexact) else jnp.result_type(float)
+
+
+def _share(decay: ArrayLike, dtype: jnp.dtype) -> Array:
+    """1 - decay, subtracted before it is rounded to the real `dtype`: after, it would have lost digits."""
+    dtype = jnp.finfo(dtype).dtype
+    if isinstance(decay, jax.Array):
+        return (1 - decay.astype(jnp.promote_types(decay.dtype, jnp.float32))).astype(dtype)
+    return jnp.asarray(1 - np.asarray(decay, np.float64), dtype)
+
+
+@jax.custom_jvp
+def _traced_bias_correction(decay: Array, step: ArrayLike) -> Array:
+    decay = jnp.maximum(decay, _SMALLEST)
+    if decay.dtype == jnp.float64:
+        return -jnp.expm1(step * jnp.where(decay < 0.5, jnp.log(decay), jnp.log1p(decay - 1)))
+    return _one_minus_power(*_log_in_two_parts(decay), step)
+
+
+@_traced_bias_correction.defjvp
+def _traced_bias_correction_jvp(primals: tuple[Array, ArrayLike], tangents: tuple[Array, object]):
+    decay, step = primals
+    count = jnp.asarray(step).astype(decay.dtype)
+    return _traced_bias_correction(decay, step), -count * decay ** (count - 1) * tangents[0]
+
+
+def _head(value: Array) -> Array:
+    bits = jax.lax.bitcast_convert_type(value, jnp.int32)
+    return jax.lax.bitcast_convert_type(bits & _HEAD, jnp.float32)
+
+
+def _log_in_two_parts(value: Array) -> tuple[Array, Array]:
+    """log(value) for float32 0 < value < 1: its head and the rest, with about 30 good bits from one half upwards."""
+    # Below one half the plain logarithm is good enough: 1 - value**step has no cancellation left to amplify its error.
+    near = jnp.maximum(value, 0.5)
+    bits = jax.lax.bitcast_convert_type(near, jnp.int32)
+    even = jax.lax.bitcast_convert_type(bits & np.int32(-2), jnp.float32)
+    numerator, denominator, last_bit = near - 1, 1 + even, near - even  # all three are exact
+    quotient = numerator / denominator
+    head, denominator_head = _head(quotient), _head(denominator)
+    tail, denominator_tail = quotient - head, denominator - denominator_head
+    remainder = numerator - head * denominator_head
+    remainder = remainder - head * denominator_tail - tail * denominator_head
+    remainder = remainder - tail * denominator_tail - quotient * last_bit
+    square = quotient * quotient
+    series = jnp.zeros_like(square)
+    for power in range(21, 1, -2):
+        series = square * (1 / power + series)
+    rest = 2 * (tail + (remainder / denominator + quotient * series))
+    far = jnp.log(value)
+    far_head = _head(far)
+    return jnp.where(value < 0.5, far_head, 2 * head), jnp.where(value < 0.5, far - far_head, rest)
+
+
+def _one_minus_power(log_head: Array, log_rest: Array, step: ArrayLike) -> Array:
+    """1 - exp(step · (log_head + log_rest)) in float32, within one ulp, for a `log_head` of 12 bits."""
+    # The exponent as a sum of a high and a low part: the step comes in three parts whose products with the head are
+    # exact, and what rounding drops from the sum of the products is kept.
+    step = jnp.asarray(step).astype(jnp.int32)
+    parts = [(step & np.int32(mask)).astype(jnp.float32) for mask in (0x7FC00000, 0x003FF800, 0x000007FF)]
+    total, error = parts[0] * log_head, parts[0] * log_rest
+    for part in parts[1:]:
+        product = part * log_head
+        larger = total + product
+        error = error + ((total - larger) + product) + part * log_rest
+        total = larger
+    high = total + error
+    low = (total - high) + error
+    # 1 - exp(high + low), as 1 - 2**-n · exp(rest + low); XLA's own expm1 is off by up to five ulp.
+    high, low = jnp.maximum(high, -20), jnp.where(high < -20, 0, low)  # exp(-20) is nothing next to one
+    halvings = jnp.round(high * np.float32(-1 / np.log(2)))
+    half = jax.lax.bitcast_convert_type((127 - halvings.astype(jnp.int32)) << 23, jnp.float32)
+    rest = high + halvings * np.float32(0.693145751953125)  # exact: the head of log(2) has 15 bits
+    low = low + halvings * np.float32(1.428606820309417e-06)
+    series = jnp.zeros_like(rest)
+    for factorial in range(9, 2, -1):
+        series = (1 + series) * rest / factorial
+    tail = rest * rest * (1 + series) / 2
+    tail = tail + low * (1 + rest + tail)  # exp(rest + low) = 1 + rest + tail
+    whole = 1 - half
+    total = whole - half * rest
+    return total + (((whole - total) - half * rest) - half * tail)

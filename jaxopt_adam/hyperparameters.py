@@ -1,0 +1,85 @@
+"""What a hyperparameter may be, and the error when it is something else.
+
+A rule names the kind of each of its arguments in their annotations (``b1: Decay = 0.9``), and
+:func:`~jaxopt_adam.optimizer` has every value checked by its kind when an optimizer is made.
+"""
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jax.typing import ArrayLike, DTypeLike
+
+__all__ = [
+    "Check",
+    "Decay",
+    "Flag",
+    "LearningRate",
+    "NonNegative",
+    "OptionalDecay",
+    "OptionalDtype",
+    "Schedule",
+    "WeightDecay",
+    "is_number",
+]
+
+Schedule = Callable[[Any], ArrayLike]
+"""A function of `count`, the number of updates done, that gives a hyperparameter's value, as in optax."""
+
+Check = Callable[[str, Any], Any]
+"""A check takes the name and the value of an argument and returns the value to keep, or raises."""
+
+
+def is_number(value: object) -> bool:
+    """Whether `value` is a number or an array, NumPy's and JAX's included, and so a leaf of an optimizer."""
+    return isinstance(value, (int, float, complex, np.number, np.ndarray, jax.Array)) and not isinstance(value, bool)
+
+
+def number(expected: str, below: float = np.inf, *, schedule: bool = False, optional: bool = False) -> Check:
+    """A check for real numbers and arrays from 0 to `below` (exclusive); traced ones are taken on trust."""
+
+    def check(name: str, value: Any) -> Any:
+        if (optional and value is None) or (schedule and callable(value)):
+            return value
+        if not is_number(value) or not np.issubdtype(jnp.result_type(value), np.number) or jnp.iscomplexobj(value):
+            raise TypeError(f"{name} must be {expected}, got {value!r} ({type(value).__name__})")
+        if not isinstance(value, Tracer):
+            numbers = np.asarray(value, np.float64)
+            if not np.all((numbers >= 0) & (numbers < below)):
+                raise ValueError(f"{name} must be {expected}, got {value!r}")
+        # Python's and NumPy's scalars all become Python floats, and so share one trace.
+        return value if isinstance(value, jax.Array) or np.ndim(value) else float(value)
+
+    return check
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {value!r} ({type(value).__name__})")
+    return bool(value)
+
+
+def _optional_dtype(name: str, value: Any) -> Any:
+    if value is None:
+        return None
+    try:
+        dtype = jnp.dtype(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a floating-point dtype or None, got {value!r}") from None
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        raise ValueError(f"{name} must be a floating-point dtype or None, got {dtype}")
+    return jax.dtypes.canonicalize_dtype(dtype)
+
+
+LearningRate = Annotated[
+    ArrayLike | Schedule | None, number("a number ≥ 0, a schedule or None", schedule=True, optional=True)
+]
+WeightDecay = Annotated[ArrayLike | Schedule, number("a number ≥ 0 or a schedule", schedule=True)]
+Decay = Annotated[ArrayLike, number("in [0, 1)", below=1)]
+OptionalDecay = Annotated[ArrayLike | None, number("in [0, 1) or None", below=1, optional=True)]
+NonNegative = Annotated[ArrayLike, number("a number ≥ 0")]
+Flag = Annotated[bool, _flag]
+OptionalDtype = Annotated[DTypeLike | None, _optional_dtype]

@@ -1,0 +1,303 @@
+"""An optimizer is data: the pair `init`, `update` that is also a pytree of its hyperparameters."""
+
+import functools
+import inspect
+import itertools
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ParamSpec
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+from jax.core import Tracer
+
+from jaxopt_adam.hyperparameters import Check, is_number
+
+__all__ = ["Optimizer", "grid", "optimizer"]
+
+P = ParamSpec("P")
+
+
+class Optimizer(optax.GradientTransformationExtraArgs):
+    """A pair of pure functions, `init` and `update`, that is also a pytree of its numeric hyperparameters.
+
+    It is an :class:`optax.GradientTransformationExtraArgs` and goes wherever one goes. Its leaves are the
+    hyperparameters that are numbers or arrays; functions (schedules), strings, dtypes and flags are part of its
+    structure. So it can be an argument of a jitted function, where a new learning rate needs no new trace, and
+    :func:`jax.vmap` over it trains a batch of optimizers at once (:func:`grid`).
+
+    Optimizers are made by factories such as :func:`~jaxopt_adam.adam`, and factories by :func:`optimizer`.
+
+    Attributes:
+        init: ``init(params) -> state``.
+        update: ``update(gradients, state, params=None, **extra_args) -> (updates, state)``.
+
+    Example:
+        >>> import jax, optax
+        >>> from jaxopt_adam import adam
+        >>> @jax.jit
+        ... def step(optimizer, params, state):
+        ...     gradients = jax.grad(lambda x: (x - 3) ** 2)(params)
+        ...     updates, state = optimizer.update(gradients, state, params)
+        ...     return optax.apply_updates(params, updates), state
+        >>> slow, fast = adam(0.01), adam(0.1)  # the two share one trace of step
+        >>> x = jax.numpy.array(1.0)
+        >>> [round(float(step(each, x, each.init(x))[0]), 4) for each in (slow, fast)]
+        [1.01, 1.1]
+    """
+
+    _factory: Callable[..., "Optimizer"]
+    _arguments: dict[str, Any]
+    _structure: tuple[Any, ...]
+    _leaves: tuple[Any, ...]
+
+    def __new__(cls, factory: Callable[..., "Optimizer"], arguments: Mapping[str, Any]) -> "Optimizer":
+        """The optimizer that `factory` makes of `arguments`, which are taken as they are, unchecked."""
+        values, tree = jax.tree.flatten(tuple(arguments.values()))
+        numeric = tuple(map(is_number, values))
+        static = tuple(None if leaf else value for value, leaf in zip(values, numeric, strict=True))
+        leaves = tuple(value for value, leaf in zip(values, numeric, strict=True) if leaf)
+        return cls._unflatten((factory, tuple(arguments), tree, numeric, static), leaves)
+
+    @classmethod
+    def _unflatten(cls, structure: tuple[Any, ...], leaves: Iterable[Any]) -> "Optimizer":
+        # Transformations of trees put anything in place of a leaf (a tracer, None, an object()), so nothing here may
+        # look at one, check it or run the rule: which leaves are numeric was settled when the optimizer was made.
+        factory, names, tree, numeric, static = structure
+        leaves = tuple(leaves)
+        rest = iter(leaves)
+        values = [next(rest) if leaf else value for value, leaf in zip(static, numeric, strict=True)]
+        arguments = dict(zip(names, jax.tree.unflatten(tree, values), strict=True))
+        rule = functools.partial(factory.__wrapped__, **arguments)  # pyright: ignore[reportFunctionMemberAccess]
+
+        def init(params: optax.Params) -> optax.OptState:
+            return rule().init(params)
+
+        def update(
+            updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None, **extra_args: Any
+        ) -> tuple[optax.Updates, optax.OptState]:
+            return rule().update(updates, state, params, **extra_args)
+
+        self = tuple.__new__(cls, (init, update))
+        self._factory, self._arguments, self._structure, self._leaves = factory, arguments, structure, leaves
+        return self
+
+    @classmethod
+    def _make(cls, iterable: Iterable[Any]) -> optax.GradientTransformationExtraArgs:  # pyright: ignore
+        # A pair with another init or update, as from _replace, is no longer what the factory makes.
+        return optax.GradientTransformationExtraArgs(*iterable)
+
+    @property
+    def hyperparameters(self) -> Mapping[str, Any]:
+        """Every argument of the factory by its name, in the factory's order; read-only."""
+        return types.MappingProxyType(self._arguments)
+
+    def replace(self, **changes: Any) -> "Optimizer":
+        """The same optimizer with some hyperparameters changed.
+
+        Args:
+            **changes: new values by name. Numbers in place of numbers keep the structure, and so the trace.
+
+        Returns:
+            A new optimizer. The state of the old one goes on with it as long as the structure is the same.
+
+        Raises:
+            TypeError: if a name is not an argument of the factory, or a value has the wrong type.
+            ValueError: if a value is out of range.
+
+        Example:
+            >>> from jaxopt_adam import adam
+            >>> adam(1e-3, b2=0.99).replace(learning_rate=0.01)
+            adam(learning_rate=0.01, b2=0.99)
+        """
+        unknown = changes.keys() - self._arguments.keys()
+        if unknown:
+            raise TypeError(
+                f"{self._factory.__name__} has no hyperparameter {', '.join(sorted(unknown))}; it has "
+                f"{', '.join(self._arguments)}"
+            )
+        return Optimizer(self._factory, self._arguments | _checked(self._factory, changes))
+
+    def current_learning_rate(self, state: optax.OptState) -> Array | None:
+        """The learning rate that the next update will use; a schedule is evaluated at the state's `count`.
+
+        Args:
+            state: a state of this optimizer, or of a wrapper around it in which no other part keeps a `count`.
+
+        Returns:
+            A scalar array (batched, if the optimizer or the state is); None for an optimizer without one.
+
+        Raises:
+            ValueError: if the learning rate is a schedule and `state` has no `count`, or several.
+
+        Example:
+            >>> import optax
+            >>> from jaxopt_adam import sgd
+            >>> optimizer = sgd(optax.linear_schedule(1.0, 0.0, transition_steps=4))
+            >>> state = optimizer.init(2.0)
+            >>> _, state = optimizer.update(1.0, state)
+            >>> print(optimizer.current_learning_rate(state))
+            0.75
+        """
+        learning_rate = self._arguments.get("learning_rate")
+        if learning_rate is None:
+            return None
+        if not callable(learning_rate):
+            return jnp.asarray(learning_rate)
+        counts = [count for _, count in optax.tree.get_all_with_path(state, "count")]
+        if len(counts) != 1:
+            raise ValueError(
+                f"state must hold one count at which to evaluate the schedule, found {len(counts)}; pass the part of "
+                f"it that belongs to {self!r}"
+            )
+        return jnp.asarray(learning_rate(counts[0]))
+
+    def __repr__(self) -> str:
+        defaults = {name: each.default for name, each in inspect.signature(self._factory).parameters.items()}
+        given = (
+            f"{name}={getattr(value, '__name__', repr(value)) if callable(value) else repr(value)}"
+            for name, value in self._arguments.items()
+            if not _same(value, defaults[name])
+        )
+        return f"{self._factory.__name__}({', '.join(given)})"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Optimizer):
+            return False
+        return self._structure == other._structure and all(map(_same, self._leaves, other._leaves))
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        # Arrays have no hash; optimizers that differ in a number alone share theirs.
+        return hash(self._structure)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Optimizer, (self._factory, self._arguments)
+
+
+def _flatten_with_keys(optimizer: Optimizer) -> tuple[list[tuple[Any, Any]], tuple[Any, ...]]:
+    _, names, tree, numeric, _ = optimizer._structure
+    paths, _ = jax.tree_util.tree_flatten_with_path(jax.tree.unflatten(tree, numeric))
+    keys = [
+        jax.tree_util.GetAttrKey(names[path[0].idx] + jax.tree_util.keystr(path[1:])) for path, leaf in paths if leaf
+    ]
+    return list(zip(keys, optimizer._leaves, strict=True)), optimizer._structure
+
+
+jax.tree_util.register_pytree_with_keys(
+    Optimizer,
+    _flatten_with_keys,
+    Optimizer._unflatten,
+    lambda optimizer: (optimizer._leaves, optimizer._structure),
+)
+
+
+def optimizer(rule: Callable[P, optax.GradientTransformationExtraArgs]) -> Callable[P, Optimizer]:
+    """Make a factory of :class:`Optimizer` from a function of hyperparameters.
+
+    The function takes the hyperparameters and returns a gradient transformation, as optax's factories do. It is called
+    anew, with tracers where the optimizer is traced, each time that `init` or `update` is; so it must not look at the
+    value of a number.
+
+    Arguments annotated with a kind from :mod:`jaxopt_adam.hyperparameters` are checked when an optimizer is made.
+
+    Args:
+        rule: the function; every argument has a name (no ``*args``).
+
+    Returns:
+        The factory, with the name, the signature and the documentation of `rule`.
+
+    Example:
+        >>> import optax
+        >>> from jaxopt_adam import optimizer
+        >>> @optimizer
+        ... def clipped_sgd(learning_rate, limit=1.0):
+        ...     return optax.chain(optax.clip(limit), optax.sgd(learning_rate))
+        >>> clipped_sgd(0.1)
+        clipped_sgd(learning_rate=0.1)
+        >>> clipped_sgd(0.1, limit=2.0).hyperparameters["limit"]
+        2.0
+    """
+    signature = inspect.signature(rule)
+
+    @functools.wraps(rule)
+    def factory(*args: P.args, **kwargs: P.kwargs) -> Optimizer:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        return Optimizer(factory, _checked(factory, bound.arguments))
+
+    return factory
+
+
+def grid(factory: Callable[..., Optimizer], **axes: Any) -> tuple[Optimizer, list[dict[str, float]]]:
+    """One batched optimizer over the product of some hyperparameters' values.
+
+    Args:
+        factory: a factory, such as :func:`~jaxopt_adam.adam`.
+        **axes: by the names of the factory's arguments: a list or one-dimensional array of values makes an axis of the
+            grid, anything else is an argument that all rows share.
+
+    Returns:
+        A pair: the optimizer, each of whose leaves is an array of n rows, for ``jax.vmap`` over its first axis; and
+        the table, a list of n dictionaries that say which values each row has. The last axis varies fastest.
+
+    Raises:
+        ValueError: if there is no axis, or an axis is empty or not one-dimensional, or a value is out of range.
+        TypeError: if an axis is not of numbers, or an argument is unknown to the factory.
+
+    Example:
+        >>> import jax
+        >>> from jaxopt_adam import descend, grid, sgd
+        >>> optimizers, table = grid(sgd, learning_rate=[0.1, 0.4], momentum=[0.0, 0.5])
+        >>> table[1]
+        {'learning_rate': 0.1, 'momentum': 0.5}
+        >>> paths = jax.vmap(lambda each: descend(lambda x: x**2, 1.0, each, steps=20))(optimizers)
+        >>> paths.value.shape
+        (4, 21)
+    """
+    name = getattr(factory, "__name__", repr(factory))
+    columns: dict[str, list[float]] = {}
+    for axis, values in axes.items():
+        if isinstance(values, (list, tuple, range)) or np.ndim(values):
+            column = np.asarray(values)
+            if column.ndim != 1 or not column.size:
+                raise ValueError(f"grid: {axis} must be one row of at least one value, got shape {column.shape}")
+            if not np.issubdtype(column.dtype, np.number) or np.iscomplexobj(column):
+                raise TypeError(f"grid: {axis} must hold real numbers to be an axis, got {values!r}")
+            columns[axis] = [float(value) for value in column]
+    if not columns:
+        raise ValueError(f"grid: give at least one argument of {name} a list of values")
+    table = [dict(zip(columns, row, strict=True)) for row in itertools.product(*columns.values())]
+    batched = {axis: np.array([row[axis] for row in table]) for axis in columns}
+    made = factory(**(axes | batched))
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(jnp.asarray(leaf, float), (len(table),)), made), table
+
+
+@functools.cache
+def _checks(factory: Callable[..., Optimizer]) -> dict[str, Check]:
+    hints = typing.get_type_hints(factory, include_extras=True)
+    return {name: hint.__metadata__[0] for name, hint in hints.items() if hasattr(hint, "__metadata__")}
+
+
+def _checked(factory: Callable[..., Optimizer], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    checks = _checks(factory)
+    return {
+        name: checks[name](f"{factory.__name__}: {name}", value) if name in checks else value
+        for name, value in arguments.items()
+    }
+
+
+def _same(one: object, other: object) -> bool:
+    if one is other:
+        return True
+    if isinstance(one, Tracer) or isinstance(other, Tracer):
+        return False
+    if is_number(one) and is_number(other):
+        return np.array_equal(np.asarray(one), np.asarray(other))
+    return type(one) is type(other) and one == other

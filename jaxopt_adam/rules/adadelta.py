@@ -1,0 +1,84 @@
+"""AdaDelta (Zeiler, 2012)."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from jaxopt_adam.averages import abs_sq, ema
+from jaxopt_adam.hyperparameters import Decay, LearningRate, NonNegative, WeightDecay
+from jaxopt_adam.optimizer import optimizer
+from jaxopt_adam.transformation import Moment, per_leaf_transformation, positive
+
+
+class AdadeltaState(NamedTuple):
+    """The state of :func:`adadelta`.
+
+    Attributes:
+        count: the number of updates done, int32.
+        e_g: the average of |g|², a tree like the parameters, real.
+        e_x: the average of the squared steps |Δx|² (before the learning rate), likewise.
+    """
+
+    count: Array
+    e_g: Any
+    e_x: Any
+
+
+@optimizer
+def adadelta(
+    learning_rate: LearningRate = None,
+    rho: Decay = 0.9,
+    eps: NonNegative = 1e-6,
+    weight_decay: WeightDecay = 0.0,
+    weight_decay_mask: Any = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""AdaDelta: the step has the units of the parameter, since past steps set its size.
+
+    .. math::
+        E[g^2]_t &= \rho E[g^2]_{t-1} + (1 - \rho) |g_t|^2 \\
+        \Delta x_t &= \frac{\sqrt{E[\Delta x^2]_{t-1} + \varepsilon}}{\sqrt{E[g^2]_t + \varepsilon}} \, g_t \\
+        E[\Delta x^2]_t &= \rho E[\Delta x^2]_{t-1} + (1 - \rho) |\Delta x_t|^2 \\
+        u_t &= -\alpha \Delta x_t
+
+    Args:
+        learning_rate: α ≥ 0, a number, an array or a schedule; the paper's is 1. None gives :math:`+\Delta x_t`.
+        rho: ρ in [0, 1), the decay of both averages.
+        eps: ε ≥ 0; it gives the first steps their size, about :math:`\sqrt{\varepsilon / (1 - \rho)}`.
+        weight_decay: λ ≥ 0, a number or a schedule; :math:`\lambda x` is added to the gradient.
+        weight_decay_mask: which leaves decay: a tree of booleans, a prefix of one, or a function from the parameters
+            to one; None for all.
+
+    Returns:
+        An :class:`~jaxopt_adam.Optimizer` with :class:`AdadeltaState`. With a weight decay its `update` needs `params`.
+
+    References:
+        Zeiler, ADADELTA: An Adaptive Learning Rate Method, 2012, algorithm 1.
+
+    Example:
+        >>> from jaxopt_adam import adadelta, minimize
+        >>> print(minimize(lambda x: (x - 3.0) ** 2, 0.0, adadelta(10.0), tol=1e-9).x.round(2))
+        3.0
+    """
+
+    def per_step(_, rate):
+        return rate, positive(eps)
+
+    def per_leaf(grad, e_g, e_x, decay_term, rate, eps):
+        grad = grad + decay_term
+        e_g = ema(e_g, abs_sq(grad), rho)
+        delta = jnp.sqrt((e_x + eps) / (e_g + eps)) * grad
+        e_x = ema(e_x, abs_sq(delta), rho)
+        return rate * delta, e_g, e_x
+
+    return per_leaf_transformation(
+        AdadeltaState,
+        per_step,
+        per_leaf,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        weight_decay_mask=weight_decay_mask,
+        e_g=Moment(real=True),
+        e_x=Moment(real=True),
+    )

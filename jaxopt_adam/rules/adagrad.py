@@ -1,0 +1,71 @@
+"""AdaGrad (Duchi, Hazan & Singer, 2011)."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from jaxopt_adam.averages import abs_sq
+from jaxopt_adam.hyperparameters import LearningRate, NonNegative
+from jaxopt_adam.optimizer import optimizer
+from jaxopt_adam.transformation import Moment, per_leaf_transformation, positive
+
+
+class AdagradState(NamedTuple):
+    """The state of :func:`adagrad`.
+
+    Attributes:
+        count: the number of updates done, int32.
+        sum_of_squares: the sum of |g|² so far, a tree like the parameters, real.
+    """
+
+    count: Array
+    sum_of_squares: Any
+
+
+@optimizer
+def adagrad(
+    learning_rate: LearningRate,
+    initial_accumulator_value: NonNegative = 0.1,
+    eps: NonNegative = 1e-7,
+) -> optax.GradientTransformationExtraArgs:
+    r"""AdaGrad: each element's step is divided by the root of the sum of all its squared gradients.
+
+    .. math::
+        s_t &= s_{t-1} + |g_t|^2 \\
+        u_t &= -\alpha \frac{g_t}{\sqrt{s_t + \varepsilon}}
+
+    Rarely used features keep a large step; since the sum only grows, all steps shrink for ever.
+
+    Args:
+        learning_rate: α ≥ 0, a number, an array or a schedule; None gives the direction alone (positive).
+        initial_accumulator_value: :math:`s_0 \ge 0`.
+        eps: ε ≥ 0, in units of the squared gradient; with 0 an element without gradient still gets the update 0.
+
+    Returns:
+        An :class:`~jaxopt_adam.Optimizer` with :class:`AdagradState`.
+
+    References:
+        Duchi, Hazan & Singer, Adaptive Subgradient Methods for Online Learning and Stochastic Optimization, 2011.
+
+    Example:
+        >>> from jaxopt_adam import adagrad, minimize
+        >>> print(minimize(lambda x: (x - 3.0) ** 2, 0.0, adagrad(1.0), tol=1e-9).x.round(2))
+        3.0
+    """
+
+    def per_step(_, rate):
+        return rate, positive(eps)
+
+    def per_leaf(grad, sum_of_squares, rate, eps):
+        sum_of_squares = sum_of_squares + abs_sq(grad)
+        return rate * grad / jnp.sqrt(sum_of_squares + eps), sum_of_squares
+
+    return per_leaf_transformation(
+        AdagradState,
+        per_step,
+        per_leaf,
+        learning_rate=learning_rate,
+        sum_of_squares=Moment(initial_accumulator_value, real=True),
+    )

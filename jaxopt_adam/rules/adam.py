@@ -1,0 +1,92 @@
+"""Adam (Kingma & Ba, 2015) and, with Nesterov's look ahead, NAdam (Dozat, 2016)."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from jaxopt_adam.averages import abs_sq, bias_correction, ema
+from jaxopt_adam.hyperparameters import Decay, Flag, LearningRate, NonNegative, OptionalDtype
+from jaxopt_adam.optimizer import optimizer
+from jaxopt_adam.transformation import Moment, per_leaf_transformation, positive
+
+
+class AdamState(NamedTuple):
+    """The state of :func:`adam`.
+
+    Attributes:
+        count: the number of updates done, int32.
+        mu: the average of g, the first moment; a tree like the parameters.
+        nu: the average of |g|², the second moment; a tree like the parameters, real.
+    """
+
+    count: Array
+    mu: Any
+    nu: Any
+
+
+@optimizer
+def adam(
+    learning_rate: LearningRate,
+    b1: Decay = 0.9,
+    b2: Decay = 0.999,
+    eps: NonNegative = 1e-8,
+    eps_root: NonNegative = 0.0,
+    mu_dtype: OptionalDtype = None,
+    *,
+    nesterov: Flag = False,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Adam: momentum's average of the gradients, divided by the root of RMSProp's, both debiased.
+
+    .. math::
+        m_t &= \beta_1 m_{t-1} + (1 - \beta_1) g_t, & \hat m_t &= m_t / (1 - \beta_1^t) \\
+        v_t &= \beta_2 v_{t-1} + (1 - \beta_2) |g_t|^2, & \hat v_t &= v_t / (1 - \beta_2^t) \\
+        u_t &= -\alpha \frac{\hat m_t}{\sqrt{\hat v_t + \bar\varepsilon} + \varepsilon}
+
+    With `nesterov` (NAdam) the average looks one step ahead, and as in optax and PyTorch, but not in Dozat's algorithm,
+    :math:`\hat v_t` has no further factor :math:`\beta_2`:
+
+    .. math:: \hat m_t = \frac{\beta_1 m_t}{1 - \beta_1^{t+1}} + \frac{(1 - \beta_1) g_t}{1 - \beta_1^t}
+
+    Args:
+        learning_rate: α ≥ 0, a number, an array or a schedule; about the size of each element's step. The paper's is
+            0.001. None gives the direction alone (positive).
+        b1: β₁ in [0, 1), the decay of the average of the gradients.
+        b2: β₂ in [0, 1), the decay of the average of their squares.
+        eps: ε ≥ 0, in units of the gradient; elements whose gradients are far below it get smaller steps.
+        eps_root: ε̄ ≥ 0, in units of the squared gradient; makes the update differentiable where a gradient is zero.
+        mu_dtype: the dtype in which `mu` rests; None for float32, or the gradient's if that is wider. (optax's None
+            takes the parameter's, for both moments: in bfloat16 they forget.)
+        nesterov: whether to look ahead.
+
+    Returns:
+        An :class:`~jaxopt_adam.Optimizer` with :class:`AdamState`.
+
+    References:
+        Kingma & Ba, Adam: A Method for Stochastic Optimization, 2015, algorithm 1; Dozat, Incorporating Nesterov
+        Momentum into Adam, 2016.
+
+    Example:
+        >>> from jaxopt_adam import adam, minimize
+        >>> print(minimize(lambda x: (x - 3.0) ** 2, 0.0, adam(0.1), tol=1e-9).x.round(2))
+        3.0
+    """
+
+    def per_step(step, rate):
+        # α m̂ / (√(v̂ + ε̄) + ε) = (α √c₂/c₁) m / (√(v + c₂ ε̄) + √c₂ ε): two divisions fewer for each element.
+        c1, c2 = bias_correction(b1, step), bias_correction(b2, step)
+        scale = rate * jnp.sqrt(c2)
+        ahead = bias_correction(b1, optax.safe_increment(step))
+        weights = (scale * b1 / ahead, scale * (1 - b1) / c1) if nesterov else (scale / c1, 0.0)
+        return *weights, eps_root * c2, positive(eps * jnp.sqrt(c2))
+
+    def per_leaf(grad, mu, nu, weight_of_mu, weight_of_grad, eps_root, eps):
+        mu = ema(mu, grad, b1)
+        nu = ema(nu, abs_sq(grad), b2)
+        average = weight_of_mu * mu + weight_of_grad * grad if nesterov else weight_of_mu * mu
+        return average / (jnp.sqrt(nu + eps_root) + eps), mu, nu
+
+    return per_leaf_transformation(
+        AdamState, per_step, per_leaf, learning_rate=learning_rate, mu=Moment(dtype=mu_dtype), nu=Moment(real=True)
+    )

@@ -1,0 +1,108 @@
+"""RMSProp (Tieleman & Hinton, 2012), and centered (Graves, 2013)."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from jaxopt_adam import averages
+from jaxopt_adam.averages import abs_sq, accumulate, ema
+from jaxopt_adam.hyperparameters import Decay, Flag, LearningRate, NonNegative, OptionalDecay
+from jaxopt_adam.optimizer import optimizer
+from jaxopt_adam.transformation import Moment, per_leaf_transformation, positive
+
+
+class RmspropState(NamedTuple):
+    """The state of :func:`rmsprop`.
+
+    Attributes:
+        count: the number of updates done, int32.
+        nu: the average of |g|², a tree like the parameters, real.
+        mu: the average of g, a tree like the parameters; None unless centered.
+        trace: the decayed sum of the steps, a tree like the parameters; None without momentum.
+    """
+
+    count: Array
+    nu: Any
+    mu: Any = None
+    trace: Any = None
+
+
+@optimizer
+def rmsprop(
+    learning_rate: LearningRate,
+    decay: Decay = 0.9,
+    eps: NonNegative = 1e-8,
+    initial_scale: NonNegative = 0.0,
+    eps_in_sqrt: Flag = True,
+    centered: Flag = False,
+    momentum: OptionalDecay = None,
+    nesterov: Flag = False,
+    bias_correction: Flag = False,
+) -> optax.GradientTransformationExtraArgs:
+    r"""RMSProp: each element's step is divided by the root of an average of its squared gradients.
+
+    .. math::
+        v_t &= \beta v_{t-1} + (1 - \beta) |g_t|^2 \\
+        u_t &= -\alpha \frac{g_t}{\sqrt{\hat v_t + \varepsilon}} \quad\text{or}\quad
+               -\alpha \frac{g_t}{\sqrt{\hat v_t} + \varepsilon}
+
+    where :math:`\hat v_t` is :math:`v_t`, or :math:`v_t / (1 - \beta^t)` with `bias_correction`; `centered` takes from
+    it the squared average of the gradients, which leaves their variance: :math:`\hat v_t - |\hat m_t|^2` (never below
+    zero, where rounding would put it). With momentum :math:`\mu` the steps are added up:
+
+    .. math:: s_t = u_t + \mu s_{t-1}, \qquad u'_t = s_t \quad\text{or, with } \texttt{nesterov}, \quad u_t + \mu s_t
+
+    Args:
+        learning_rate: α ≥ 0, a number, an array or a schedule; None gives the direction alone (positive).
+        decay: β in [0, 1).
+        eps: ε ≥ 0, in units of the gradient, or of its square where it is in the root.
+        initial_scale: :math:`v_0 \ge 0`; PyTorch's is 0, TensorFlow 1's was 1.
+        eps_in_sqrt: whether ε is added within the root.
+        centered: whether to divide by the deviation of the gradients rather than by their size.
+        momentum: μ in [0, 1); None for none, without state for it.
+        nesterov: whether to look ahead as Nesterov does; has a meaning with momentum only.
+        bias_correction: whether to divide the averages by :math:`1 - \beta^t`; without, the first steps are larger
+            by up to :math:`1 / \sqrt{1 - \beta}`.
+
+    Returns:
+        An :class:`~jaxopt_adam.Optimizer` with :class:`RmspropState`.
+
+    References:
+        Tieleman & Hinton, Lecture 6.5, COURSERA: Neural Networks for Machine Learning, 2012; Graves, Generating
+        Sequences With Recurrent Neural Networks, 2013, equations 38–45 (centered).
+
+    Example:
+        >>> from jaxopt_adam import minimize, rmsprop
+        >>> print(minimize(lambda x: (x - 3.0) ** 2, 0.0, rmsprop(0.01), tol=1e-9).x.round(2))
+        3.0
+    """
+
+    def per_step(step, rate):
+        # With c = 1 - β^t, g / (√(v/c + ε) + ε') = √c g / (√(v + c ε) + √c ε'): a division fewer for each element.
+        correction = averages.bias_correction(decay, step) if bias_correction else 1.0
+        root = jnp.sqrt(correction)
+        eps_within, eps_beyond = (positive(eps * correction), 0.0) if eps_in_sqrt else (0.0, positive(eps * root))
+        return rate * root, correction, eps_within, eps_beyond, momentum
+
+    def per_leaf(grad, nu, mu, trace, scale, correction, eps_within, eps_beyond, momentum):
+        nu = ema(nu, abs_sq(grad), decay)
+        variance = nu
+        if centered:
+            mu = ema(mu, grad, decay)
+            variance = jnp.maximum(nu - abs_sq(mu) / correction, 0)
+        update = scale * grad / (jnp.sqrt(variance + eps_within) + eps_beyond)
+        if momentum is not None:
+            update, trace = accumulate(trace, update, momentum, nesterov=nesterov)
+        return update, nu, mu, trace
+
+    return per_leaf_transformation(
+        RmspropState,
+        per_step,
+        per_leaf,
+        learning_rate=learning_rate,
+        nu=Moment(initial_scale, real=True),
+        mu=Moment() if centered else None,
+        trace=None if momentum is None else Moment(),
+    )

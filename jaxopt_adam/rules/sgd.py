@@ -1,0 +1,80 @@
+"""Gradient descent, with momentum (Polyak, 1964) or Nesterov's."""
+
+from typing import Any, NamedTuple
+
+import optax
+from jax import Array
+
+from jaxopt_adam.averages import accumulate
+from jaxopt_adam.hyperparameters import Flag, LearningRate, OptionalDecay, OptionalDtype
+from jaxopt_adam.optimizer import optimizer
+from jaxopt_adam.transformation import Moment, per_leaf_transformation
+
+
+class SgdState(NamedTuple):
+    """The state of :func:`sgd`.
+
+    Attributes:
+        count: the number of updates done, int32.
+        trace: the decayed sum of the gradients, a tree like the parameters; None without momentum.
+    """
+
+    count: Array
+    trace: Any = None
+
+
+@optimizer
+def sgd(
+    learning_rate: LearningRate,
+    momentum: OptionalDecay = None,
+    nesterov: Flag = False,
+    accumulator_dtype: OptionalDtype = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Gradient descent: down the slope, by the gradient times the learning rate.
+
+    .. math:: u_t = -\alpha g_t
+
+    and with momentum :math:`\mu`, the step is a decayed sum of the gradients, along which what they have in common adds
+    up and their to and fro cancels:
+
+    .. math::
+        s_t &= g_t + \mu s_{t-1} \\
+        u_t &= -\alpha s_t \quad\text{or, with } \texttt{nesterov}, \quad u_t = -\alpha (g_t + \mu s_t)
+
+    Whether the gradient is that of all data (batch), of some (mini-batch) or of one example is the caller's choice.
+
+    Args:
+        learning_rate: α ≥ 0, a number, an array or a schedule; None gives the direction alone (:math:`+s_t`).
+        momentum: μ in [0, 1); None for none, without state for it.
+        nesterov: whether to look ahead as Nesterov does; has a meaning with momentum only.
+        accumulator_dtype: the dtype in which the trace rests; None for float32, or the gradient's if that is wider.
+            (optax's None takes the parameter's: in bfloat16 a sum forgets what is below a 256th of it.)
+
+    Returns:
+        An :class:`~jaxopt_adam.Optimizer` with :class:`SgdState`.
+
+    References:
+        Polyak, Some methods of speeding up the convergence of iteration methods, 1964; Nesterov, A method for solving
+        a convex programming problem with convergence rate O(1/k²), 1983, in the form of Sutskever et al., On the
+        importance of initialization and momentum in deep learning, 2013.
+
+    Example:
+        >>> from jaxopt_adam import minimize, sgd
+        >>> print(minimize(lambda x: (x - 3.0) ** 2, 0.0, sgd(0.1, momentum=0.5), tol=1e-9).x.round(2))
+        3.0
+    """
+
+    def per_step(_, rate):
+        return rate, momentum
+
+    def per_leaf(grad, trace, rate, momentum):
+        direction, trace = (grad, None) if momentum is None else accumulate(trace, grad, momentum, nesterov=nesterov)
+        return rate * direction, trace
+
+    return per_leaf_transformation(
+        SgdState,
+        per_step,
+        per_leaf,
+        learning_rate=learning_rate,
+        trace=None if momentum is None else Moment(dtype=accumulator_dtype),
+    )

@@ -1,0 +1,71 @@
+"""Trees of parameters and gradients: their leaves with their paths, and errors that name the leaf."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+__all__ = ["Path", "arithmetic_dtype", "array_like", "inexact_dtype", "leaves_like", "real_dtype"]
+
+Path = tuple[Any, ...]
+"""The way to a leaf, as in :func:`jax.tree_util.tree_flatten_with_path`."""
+
+
+def real_dtype(dtype: np.dtype) -> np.dtype:
+    """The dtype of the real part of numbers of a floating-point or complex `dtype`."""
+    return jnp.finfo(dtype).dtype
+
+
+def arithmetic_dtype(dtype: np.dtype) -> np.dtype:
+    """The dtype in which leaves of `dtype` are computed: float32 for the narrower ones, else their own."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def inexact_dtype(path: Path, leaf: Any) -> np.dtype:
+    """The dtype of a leaf, which must be a floating-point or complex one; TypeError if it is not."""
+    try:
+        dtype = jnp.result_type(leaf)
+    except TypeError:
+        raise TypeError(f"{_name(path)} must be an array, got {leaf!r} ({type(leaf).__name__})") from None
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        raise TypeError(
+            f"{_name(path)} must have a floating-point dtype, got {dtype}; leave it out with optax.masked or "
+            "optax.partition, or keep it out of the tree of parameters"
+        )
+    return dtype
+
+
+def array_like(path: Path, grad: Any, value: Any, dtype: np.dtype, what: str) -> Array:
+    """`value` as an array, which must have the shape of the gradient at `path`, and `dtype`."""
+    if np.shape(value) != np.shape(grad):
+        raise ValueError(f"{_name(path)}: the gradient has shape {np.shape(grad)}, but {what} {np.shape(value)}")
+    if jnp.result_type(value) != dtype:
+        raise TypeError(
+            f"{_name(path)}: for a gradient of dtype {jnp.result_type(grad)} {what} must have dtype {dtype}, got "
+            f"{jnp.result_type(value)}; give init parameters of the dtype that the gradients have"
+        )
+    return jnp.asarray(value)
+
+
+def leaves_like(tree: Any, other: Any, what: str) -> list[Any]:
+    """The leaves of `other`, which must have the structure `tree`, the gradients'; ValueError names what differs."""
+    try:
+        return tree.flatten_up_to(other)
+    except ValueError:
+        pass
+    expected = _paths(other)
+    given = _paths(jax.tree.unflatten(tree, range(tree.num_leaves)))
+    lacking = [f"they have no leaf {path}" for path in expected if path not in given]
+    lacking += [f"it has no leaf {path}" for path in given if path not in expected]
+    why = lacking[0] if lacking else f"they are {tree}, it is {jax.tree.structure(other)}"
+    raise ValueError(f"the gradients must have the same tree as {what}, but {why}")
+
+
+def _name(path: Path) -> str:
+    return f"leaf {jax.tree_util.keystr(path)}" if path else "the only leaf"
+
+
+def _paths(tree: Any) -> list[str]:
+    return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
