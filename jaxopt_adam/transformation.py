@@ -16,7 +16,7 @@ from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxopt_adam.hyperparameters import Schedule
-from jaxopt_adam.trees import arithmetic_dtype, array_like, inexact_dtype, leaves_like, real_dtype
+from jaxopt_adam.trees import arithmetic_dtype, array_like, inexact_dtype, leaves_like, real_dtype, scalar_like
 
 __all__ = ["Moment", "at", "per_leaf_transformation", "positive"]
 
@@ -117,7 +117,7 @@ def per_leaf_transformation(
                 jnp.asarray(grad, dtype),
                 *(awake.get(name) for name in moments),
                 *(() if decay_terms is None else decay_terms[i : i + 1]),
-                *(None if scalar is None else jnp.asarray(scalar, real_dtype(dtype)) for scalar in scalars),
+                *(None if scalar is None else scalar_like(path, grad, scalar, real_dtype(dtype)) for scalar in scalars),
             )
             new_updates.append(array_like(path, grad, change, dtype, "the update").astype(leaf))
             for name, value in zip(moments, values, strict=True):

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
-__all__ = ["Path", "arithmetic_dtype", "array_like", "inexact_dtype", "leaves_like", "real_dtype"]
+__all__ = ["Path", "arithmetic_dtype", "array_like", "inexact_dtype", "leaves_like", "real_dtype", "scalar_like"]
 
 Path = tuple[Any, ...]
 """The way to a leaf, as in :func:`jax.tree_util.tree_flatten_with_path`."""
@@ -47,6 +48,18 @@ def array_like(path: Path, grad: Any, value: Any, dtype: np.dtype, what: str) ->
             f"{jnp.result_type(value)}; give init parameters of the dtype that the gradients have"
         )
     return jnp.asarray(value)
+
+
+def scalar_like(path: Path, grad: Any, scalar: ArrayLike, dtype: np.dtype) -> Array:
+    """`scalar` in `dtype`; a number, or an array that broadcasts to the gradient at `path`."""
+    shape = np.shape(scalar)
+    pairs = zip(shape[::-1], np.shape(grad)[::-1], strict=False)
+    if len(shape) > np.ndim(grad) or any(size not in (1, whole) for size, whole in pairs):
+        raise ValueError(
+            f"{_name(path)}: a hyperparameter of shape {shape} does not broadcast to the gradient's shape "
+            f"{np.shape(grad)}; for a batch of optimizers use jax.vmap"
+        )
+    return jnp.asarray(scalar, dtype)
 
 
 def leaves_like(tree: Any, other: Any, what: str) -> list[Any]:

@@ -64,7 +64,8 @@ def rmsprop(
         momentum: μ in [0, 1); None for none, without state for it.
         nesterov: whether to look ahead as Nesterov does; has a meaning with momentum only.
         bias_correction: whether to divide the averages by :math:`1 - \beta^t`; without, the first steps are larger
-            by up to :math:`1 / \sqrt{1 - \beta}`.
+            by up to :math:`1 / \sqrt{1 - \beta}`. (Centered too, the first variance is that of one value, zero, so the
+            first step is all the gradient over ε or its root.)
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`RmspropState`.
@@ -80,19 +81,17 @@ def rmsprop(
     """
 
     def per_step(step, rate):
-        # With c = 1 - β^t, g / (√(v/c + ε) + ε') = √c g / (√(v + c ε) + √c ε'): a division fewer for each element.
-        correction = averages.bias_correction(decay, step) if bias_correction else 1.0
-        root = jnp.sqrt(correction)
-        eps_within, eps_beyond = (positive(eps * correction), 0.0) if eps_in_sqrt else (0.0, positive(eps * root))
-        return rate * root, correction, eps_within, eps_beyond, momentum
+        correction = averages.bias_correction(decay, step) if bias_correction else None
+        return rate, positive(eps), correction, momentum
 
-    def per_leaf(grad, nu, mu, trace, scale, correction, eps_within, eps_beyond, momentum):
+    def per_leaf(grad, nu, mu, trace, rate, eps, correction, momentum):
         nu = ema(nu, abs_sq(grad), decay)
-        variance = nu
+        variance = nu / correction if bias_correction else nu
         if centered:
             mu = ema(mu, grad, decay)
-            variance = jnp.maximum(nu - abs_sq(mu) / correction, 0)
-        update = scale * grad / (jnp.sqrt(variance + eps_within) + eps_beyond)
+            variance = jnp.maximum(variance - abs_sq(mu / correction if bias_correction else mu), 0)
+        deviation = jnp.sqrt(variance + eps) if eps_in_sqrt else jnp.sqrt(variance) + eps
+        update = rate * grad / deviation
         if momentum is not None:
             update, trace = accumulate(trace, update, momentum, nesterov=nesterov)
         return update, nu, mu, trace
