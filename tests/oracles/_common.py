@@ -1,0 +1,40 @@
+import numpy as np
+
+LAST_STEP = 2**31 - 1
+
+
+def following(count):
+    """The step after `count` updates; the counter stops at the largest int32."""
+    return min(count + 1, LAST_STEP)
+
+
+def signed_rate(learning_rate, count):
+    """What a direction is multiplied with: the negative learning rate, or one where there is none."""
+    if learning_rate is None:
+        return 1.0
+    return -float(learning_rate(count) if callable(learning_rate) else learning_rate)
+
+
+def square(value):
+    """|g|², real."""
+    return np.real(value) ** 2 + np.imag(value) ** 2
+
+
+def quotient(numerator, denominator):
+    """A quotient in which nought over nought is nought: without any gradient there is no step."""
+    still = (numerator == 0) & (denominator == 0)
+    return np.where(still, 0, numerator / np.where(still, 1, denominator))
+
+
+def wide(param, real=False):
+    """Zeros like the parameter, in float64 or complex128."""
+    return np.zeros(np.shape(param), np.complex128 if np.iscomplexobj(param) and not real else np.float64)
+
+
+def rounded(value, dtype):
+    """A value after it has rested in a dtype; None is for no rounding. The imaginary part is rounded likewise."""
+    if dtype is None:
+        return value
+    if np.iscomplexobj(value):
+        return rounded(value.real, dtype) + 1j * rounded(value.imag, dtype)
+    return value.astype(dtype).astype(np.float64)

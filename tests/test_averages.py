@@ -1,0 +1,319 @@
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import mpmath
+import numpy as np
+import pytest
+
+import jaxopt_adam
+from jaxopt_adam import bias_correction, debias, ema
+
+DECAYS = (0.0, 0.5, 0.9, 0.95, 0.99, 0.999, 0.9999, 0.99999, 0.999999)
+LAST_STEP = 2**31 - 1
+STEPS = np.unique(
+    np.concatenate(
+        [
+            np.arange(1, 129),
+            2 ** np.arange(8, 31) - 1,
+            2 ** np.arange(8, 31) + 1,
+            np.geomspace(130, LAST_STEP, 326).round().astype(np.int64),
+        ]
+    )
+).astype(np.int32)
+
+
+@functools.cache
+def exact_corrections(decay, steps):
+    with mpmath.workdps(40):
+        return [1 - mpmath.mpf(decay) ** step for step in steps]
+
+
+def ulps(values, decay, steps, dtype):
+    """The largest error of some bias corrections, in units of the last place of the right answer."""
+    values = np.asarray(values)
+    assert values.dtype == dtype
+    assert values.shape == np.shape(steps)
+    worst = 0.0
+    with mpmath.workdps(40):
+        for value, exact in zip(values.tolist(), exact_corrections(float(decay), tuple(steps.tolist())), strict=True):
+            ulp = float(np.spacing(dtype(float(exact))))
+            worst = max(worst, float(abs(mpmath.mpf(value) - exact) / ulp))
+    return worst
+
+
+class TestBiasCorrection:
+    def test_there_are_500_steps_from_the_first_to_the_last(self):
+        assert STEPS.size == 500
+        assert (STEPS[0], STEPS[-1]) == (1, LAST_STEP)
+
+    @pytest.mark.parametrize("decay", DECAYS)
+    def test_static_decay(self, decay):
+        assert ulps(bias_correction(decay, STEPS), decay, STEPS, np.float32) <= 2
+        assert ulps(jax.jit(lambda steps: bias_correction(decay, steps))(STEPS), decay, STEPS, np.float32) <= 2
+
+    def test_static_array_of_decays(self):
+        values = bias_correction(np.array(DECAYS)[:, None], STEPS)
+        for decay, row in zip(DECAYS, values, strict=True):
+            assert ulps(row, decay, STEPS, np.float32) <= 2
+
+    def test_traced_decay_is_the_float32_that_it_is(self):
+        traced = jax.jit(bias_correction)
+        for decay in DECAYS:
+            known = np.float32(decay)
+            assert ulps(traced(decay, STEPS), known, STEPS, np.float32) <= 2
+            assert ulps(traced(jnp.float32(decay), STEPS), known, STEPS, np.float32) <= 2
+            assert ulps(bias_correction(jnp.float32(decay), STEPS), known, STEPS, np.float32) <= 2
+
+    def test_vmapped_decay(self):
+        decays = np.array(DECAYS, np.float32)
+        eager = jax.vmap(bias_correction, in_axes=(0, None))
+        for values in (eager(decays, STEPS), jax.jit(eager)(decays, STEPS)):
+            for decay, row in zip(decays, values, strict=True):
+                assert ulps(row, decay, STEPS, np.float32) <= 2
+
+    def test_random_and_extreme_decays(self):
+        generator = np.random.default_rng(0)
+        near_one = 1 - 10 ** generator.uniform(-7, 0, 300)
+        uniform = generator.uniform(0, 1, 100)
+        tiny = 10 ** generator.uniform(-45, -1, 60)
+        edges = [np.nextafter(np.float32(1), np.float32(0)), np.finfo(np.float32).tiny, 2.0**-149, 0.5 + 2.0**-24]
+        decays = np.concatenate([near_one, uniform, tiny, edges])
+        steps = np.unique(np.geomspace(1, LAST_STEP, 24).round().astype(np.int64)).astype(np.int32)
+        static = bias_correction(decays[:, None], steps)
+        for decay, row in zip(decays, static, strict=True):
+            assert ulps(row, decay, steps, np.float32) <= 2
+        known = decays.astype(np.float32)
+        known = known[known < 1]
+        traced = jax.jit(jax.vmap(bias_correction, in_axes=(0, None)))(known, steps)
+        for decay, row in zip(known, traced, strict=True):
+            assert ulps(row, decay, steps, np.float32) <= 2
+
+    @pytest.mark.usefixtures("x64")
+    def test_float64(self):
+        decays = np.array(DECAYS)
+        vmapped = jax.vmap(bias_correction, in_axes=(0, None))(jnp.asarray(decays), STEPS)
+        traced = jax.jit(bias_correction)
+        for decay, row in zip(DECAYS, vmapped, strict=True):
+            assert ulps(bias_correction(decay, STEPS), decay, STEPS, np.float64) <= 4
+            assert ulps(traced(jnp.float64(decay), STEPS), decay, STEPS, np.float64) <= 4
+            assert ulps(row, decay, STEPS, np.float64) <= 4
+
+    @pytest.mark.usefixtures("x64")
+    def test_random_decays_in_float64(self):
+        generator = np.random.default_rng(7)
+        decays = np.concatenate([1 - 10 ** generator.uniform(-12, 0, 300), generator.uniform(0, 1, 100)])
+        steps = np.unique(np.geomspace(1, LAST_STEP, 24).round().astype(np.int64)).astype(np.int32)
+        static = bias_correction(decays[:, None], steps)
+        traced = jax.jit(jax.vmap(bias_correction, in_axes=(0, None)))(decays, steps)
+        for rows in (static, traced):
+            for decay, row in zip(decays, rows, strict=True):
+                assert ulps(row, decay, steps, np.float64) <= 4
+
+    @pytest.mark.usefixtures("x64")
+    def test_float32_decay_stays_float32_where_float64_is_on(self):
+        for decay in DECAYS:
+            known = np.float32(decay)
+            assert ulps(jax.jit(bias_correction)(jnp.float32(decay), STEPS), known, STEPS, np.float32) <= 2
+
+    def test_step_zero_is_zero(self):
+        for decay in DECAYS:
+            assert bias_correction(decay, 0) == 0
+            assert jax.jit(bias_correction)(decay, 0) == 0
+
+    @pytest.mark.parametrize("step_type", [int, np.int32, np.int64, jnp.int32, jnp.float32])
+    def test_step_of_any_type(self, step_type):
+        assert bias_correction(0.5, step_type(3)) == 0.875
+
+    @pytest.mark.parametrize("decay", DECAYS)
+    def test_derivative_with_respect_to_the_decay(self, decay):
+        known = np.float64(np.float32(decay))
+        steps = np.array([1, 2, 3, 7, 30, 100, 1000, 10_000, 100_000], np.int32)
+        slopes = jax.vmap(jax.grad(bias_correction), in_axes=(None, 0))(jnp.float32(decay), steps)
+        right = -steps * known ** (steps - 1.0)
+        np.testing.assert_allclose(slopes, right, rtol=1e-5, atol=1e-37)
+
+    @pytest.mark.usefixtures("x64")
+    @pytest.mark.parametrize("decay", DECAYS)
+    def test_derivative_in_float64(self, decay):
+        steps = np.array([1, 2, 3, 7, 30, 100, 1000, 10_000, 100_000], np.int32)
+        slopes = jax.vmap(jax.jit(jax.grad(bias_correction)), in_axes=(None, 0))(jnp.float64(decay), steps)
+        np.testing.assert_allclose(slopes, -steps * decay ** (steps - 1.0), rtol=1e-11, atol=1e-300)
+
+    @pytest.mark.parametrize(
+        "wrong", [1.0, 1, -0.1, -1e-30, 1.5, np.inf, np.nan, np.float64(1.0), np.array([0.5, 1.0])]
+    )
+    def test_decay_out_of_range(self, wrong):
+        with pytest.raises(ValueError, match=r"decay must be in \[0, 1\)"):
+            bias_correction(wrong, 1)
+
+    @pytest.mark.parametrize("wrong", [1.0, -0.5, np.nan])
+    def test_decay_out_of_range_in_a_jax_array_that_is_known(self, wrong):
+        with pytest.raises(ValueError, match=r"decay must be in \[0, 1\)"):
+            bias_correction(jnp.float32(wrong), 1)
+
+    def test_decay_out_of_range_cannot_be_seen_where_it_is_traced(self):
+        assert jax.jit(bias_correction)(1.0, 1) == 0
+
+
+CONSTANTS = np.concatenate(
+    [
+        np.random.default_rng(1).uniform(1, 2, 24) * np.array([1, -1] * 12),
+        np.random.default_rng(2).normal(size=8) * 10.0 ** np.arange(-4, 4),
+    ]
+)
+CONSTANT_STEPS = np.arange(1, 10_001, dtype=np.int32)
+
+
+def averages_by_ema(decay, constants):
+    def step(moments, _):
+        mu, nu = moments
+        moments = ema(mu, constants, decay), ema(nu, constants**2, decay)
+        return moments, moments
+
+    start = jnp.zeros_like(constants), jnp.zeros_like(constants)
+    return jax.lax.scan(step, start, length=CONSTANT_STEPS.size)[1]
+
+
+def averages_by_adam(decay, constants):
+    optimizer = jaxopt_adam.adam(1e-3, b1=decay, b2=decay)
+
+    def step(state, _):
+        _, state = optimizer.update(constants, state)
+        return state, (state.mu, state.nu)
+
+    return jax.lax.scan(step, optimizer.init(constants), length=CONSTANT_STEPS.size)[1]
+
+
+def debiased_moments(averages, decay, traced, dtype):
+    """Both moments of constant gradients, debiased, at each step: arrays of (step, constant)."""
+
+    def moments(decay):
+        mu, nu = averages(decay, jnp.asarray(CONSTANTS, dtype))
+        steps = CONSTANT_STEPS[:, None]
+        return debias(mu, decay, steps), debias(nu, decay, steps)
+
+    return jax.jit(moments)(dtype(decay)) if traced else jax.jit(lambda: moments(decay))()
+
+
+@pytest.mark.parametrize("averages", [averages_by_ema, averages_by_adam])
+@pytest.mark.parametrize("decay", DECAYS)
+class TestConstantGradient:
+    @pytest.mark.usefixtures("x64")
+    def test_float64(self, averages, decay):
+        first, second = debiased_moments(averages, decay, traced=False, dtype=np.float64)
+        for moment, right in ((first, CONSTANTS), (second, CONSTANTS**2)):
+            chex.assert_shape(moment, (10_000, CONSTANTS.size))
+            chex.assert_type(moment, np.float64)
+            chex.assert_trees_all_close(moment, np.broadcast_to(right, moment.shape), rtol=1e-11, atol=0)
+
+    @pytest.mark.parametrize("traced", [False, True])
+    def test_float32(self, averages, decay, traced):
+        first, second = debiased_moments(averages, decay, traced, dtype=np.float32)
+        constants = CONSTANTS.astype(np.float32)
+        known = float(np.float32(decay)) if traced else decay
+        # Each step that is remembered rounds the average by half an ulp; so does the constant approach its place.
+        remembered = np.minimum(CONSTANT_STEPS, 1 / (1 - known))
+        bound = np.where(CONSTANT_STEPS == 1, 2.0, remembered / 2 + 2)[:, None]
+        for moment, right in ((first, constants), (second, constants**2)):
+            chex.assert_shape(moment, (10_000, CONSTANTS.size))
+            chex.assert_type(moment, np.float32)
+            error = np.abs(np.float64(moment) - np.float64(right)) / np.spacing(np.abs(right))
+            assert (error <= bound).all(), (error / bound).max()
+
+
+class TestEma:
+    @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+    def test_low_precision_is_computed_in_float32_and_rounded_once(self, dtype):
+        generator = np.random.default_rng(3)
+        average, value = (jnp.asarray(generator.normal(size=1000), dtype) for _ in range(2))
+        new = ema(average, value, 0.999)
+        chex.assert_type(new, dtype)
+        exact = 0.999 * np.float64(average) + 0.001 * np.float64(value)
+        half_ulp = np.abs(exact) * float(jnp.finfo(dtype).eps) / 2
+        half_ulp = np.maximum(half_ulp, float(jnp.finfo(dtype).smallest_subnormal) / 2)
+        # Half an ulp for the one rounding, and a thousandth of one for the arithmetic in float32.
+        assert (np.abs(np.float64(new) - exact) <= half_ulp * 1.001 + 1e-7).all()
+
+    @pytest.mark.parametrize(
+        ("average", "value", "new"),
+        [
+            (jnp.bfloat16, jnp.bfloat16, jnp.bfloat16),
+            (jnp.float16, jnp.float16, jnp.float16),
+            (jnp.float32, jnp.float32, jnp.float32),
+            (jnp.float32, jnp.bfloat16, jnp.float32),
+            (jnp.bfloat16, jnp.float32, jnp.float32),
+            (jnp.complex64, jnp.complex64, jnp.complex64),
+            (jnp.complex64, jnp.float32, jnp.complex64),
+            (float, jnp.bfloat16, jnp.bfloat16),
+            (jnp.bfloat16, float, jnp.bfloat16),
+        ],
+    )
+    def test_dtype_is_the_common_one(self, average, value, new):
+        assert ema(average(1), value(2), 0.5).dtype == new
+
+    @pytest.mark.usefixtures("x64")
+    @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32, jnp.complex64])
+    @pytest.mark.parametrize("kind", [float, np.float64, np.array, jnp.float64])
+    def test_decay_never_widens(self, dtype, kind):
+        decay = kind(0.75)
+        average = ema(dtype(1), dtype(2), decay)
+        assert average.dtype == dtype
+        assert average == 1.25
+        assert debias(average, decay, 1).dtype == dtype
+        assert jax.jit(ema)(dtype(1), dtype(2), decay).dtype == dtype
+        assert jax.jit(debias)(dtype(1), decay, 1).dtype == dtype
+
+    @pytest.mark.usefixtures("x64")
+    @pytest.mark.parametrize("dtype", [jnp.float64, jnp.complex128])
+    def test_float64_is_computed_in_float64(self, dtype):
+        generator = np.random.default_rng(4)
+        average, value = (jnp.asarray(generator.normal(size=100), dtype) for _ in range(2))
+        new = ema(average, value, 0.999)
+        chex.assert_type(new, dtype)
+        np.testing.assert_allclose(new, 0.999 * np.array(average) + 0.001 * np.array(value), rtol=0, atol=1e-15)
+
+    @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32, jnp.complex64])
+    def test_constant_stays_where_it_is(self, dtype):
+        generator = np.random.default_rng(5)
+        constants = jnp.asarray(generator.normal(size=1000), dtype)
+        if dtype == jnp.complex64:
+            constants = constants * (1 + 2j)
+        decays = np.concatenate([DECAYS, 1 - 10 ** generator.uniform(-7, 0, 40)])
+        for decay in decays:
+            chex.assert_trees_all_equal(ema(constants, constants, decay), constants)
+        moved = jax.jit(jax.vmap(ema, in_axes=(None, None, 0)))(constants, constants, decays)
+        chex.assert_trees_all_equal(moved, jnp.broadcast_to(constants, moved.shape))
+
+    def test_no_past_and_all_past(self):
+        assert ema(5.0, 3.0, 0.0) == 3
+        assert ema(jnp.float32(5), jnp.float32(3), 1 - 2.0**-24) == 5
+
+    def test_static_decay_keeps_the_digits_of_its_distance_from_one(self):
+        # In float32, 1 - 0.999 is 0.00100004673; from zero the value shows the weight itself.
+        np.testing.assert_allclose(float(ema(jnp.float32(0), jnp.float32(1), 0.999)), 0.001, rtol=1e-7)
+
+    def test_complex(self):
+        np.testing.assert_allclose(ema(1 + 2j, 3 - 2j, 0.75), 1.5 + 1j, rtol=1e-7)
+
+
+class TestDebias:
+    @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32, jnp.complex64])
+    def test_dtype_is_the_averages(self, dtype):
+        average = jnp.asarray(np.random.default_rng(6).normal(size=100), dtype)
+        debiased = debias(average, 0.9, 3)
+        chex.assert_type(debiased, dtype)
+        wide = np.array(average).astype(np.complex128)
+        epsilon = float(jnp.finfo(dtype).eps)
+        np.testing.assert_allclose(
+            np.array(debiased).astype(np.complex128), wide / (1 - 0.9**3), rtol=epsilon / 2 + 3e-7
+        )
+
+    def test_undoes_the_start_at_zero(self):
+        for decay in DECAYS:
+            value = jnp.float32(1.7)
+            np.testing.assert_allclose(debias(ema(jnp.zeros_like(value), value, decay), decay, 1), value, rtol=3e-7)
+
+    def test_complex(self):
+        np.testing.assert_allclose(debias(jnp.complex64(0.25 - 0.5j), 0.75, 1), 1 - 2j, rtol=1e-6)
