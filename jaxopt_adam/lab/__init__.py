@@ -1,0 +1,1 @@
+"""Experiments on real data, their reports, and the command ``jaxopt-adam``; needs the ``lab`` extra."""

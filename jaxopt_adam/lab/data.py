@@ -1,0 +1,146 @@
+"""Handwritten digits: scikit-learn's, a folder of IDX files, or the whole of MNIST."""
+
+import dataclasses
+import gzip
+import math
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+__all__ = ["DataError", "Digits", "embedded", "from_folder", "from_openml", "read_idx"]
+
+
+class DataError(Exception):
+    """Data that cannot be read; the message says which and why, in one line."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Digits:
+    """Images and labels in three parts.
+
+    Args:
+        name: where they come from.
+        train: what the rules learn from, a pair of images, float32 in [0, 1] of shape (n, pixels), and labels, int32.
+        validation: what each rule's learning rate is chosen by.
+        test: what the accuracies are measured on.
+    """
+
+    name: str
+    train: tuple[np.ndarray, np.ndarray]
+    validation: tuple[np.ndarray, np.ndarray]
+    test: tuple[np.ndarray, np.ndarray]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The number of images in each part."""
+        return {part: len(getattr(self, part)[1]) for part in ("train", "validation", "test")}
+
+
+def embedded() -> Digits:
+    """The 1,797 digits of 8 × 8 pixels that come with scikit-learn, shuffled once and for all."""
+    from sklearn.datasets import load_digits  # slow to import, and not needed for other data
+
+    images, labels = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(labels))
+    images, labels = (images[order] / 16).astype(np.float32), labels[order].astype(np.int32)
+    return _divided("scikit-learn's digits", (images[:-360], labels[:-360]), (images[-360:], labels[-360:]))
+
+
+def from_folder(folder: Path) -> Digits:
+    """Digits from IDX files as MNIST is published, gzipped or not.
+
+    With both of MNIST's pairs of files, ``train-…`` and ``t10k-…``, the one is for training and the other for testing;
+    with one pair alone its first four fifths and its last.
+
+    Args:
+        folder: the folder, with ``train-images-idx3-ubyte`` and ``train-labels-idx1-ubyte``, or the same with ``t10k``,
+            each perhaps ending in ``.gz``.
+
+    Raises:
+        DataError: if the folder, a file or what is in it is not as expected.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder; expected one of IDX files")
+    pairs = {name: pair for name in ("train", "t10k") if (pair := _pair(folder, name)) is not None}
+    if not pairs:
+        raise DataError(
+            f"{folder} has no IDX files; expected train-images-idx3-ubyte[.gz] or t10k-images-idx3-ubyte[.gz]"
+        )
+    name = f"IDX files in {folder.name or folder}"
+    if len(pairs) == 2:
+        train, test = pairs["train"], pairs["t10k"]
+        if train[0].shape[1] != test[0].shape[1]:
+            raise DataError(
+                f"{folder}: training images have {train[0].shape[1]} pixels, test images {test[0].shape[1]}"
+            )
+        return _divided(name, train, test)
+    ((images, labels),) = pairs.values()
+    cut = len(labels) * 4 // 5
+    return _divided(name, (images[:cut], labels[:cut]), (images[cut:], labels[cut:]))
+
+
+def from_openml() -> Digits:
+    """The 70,000 images of MNIST, downloaded (and kept) by scikit-learn.
+
+    Raises:
+        DataError: if they are neither on disk nor to be had from the network.
+    """
+    from sklearn.datasets import fetch_openml
+
+    try:
+        images, labels = fetch_openml("mnist_784", version=1, return_X_y=True, as_frame=False, parser="liac-arff")
+    except OSError as error:  # urllib's errors are among them
+        raise DataError(f"MNIST could not be downloaded from OpenML, is there a network? ({error})") from None
+    images, labels = (images / 255).astype(np.float32), labels.astype(np.int32)
+    return _divided("MNIST from OpenML", (images[:60_000], labels[:60_000]), (images[60_000:], labels[60_000:]))
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """The array in an IDX file of unsigned bytes, gzipped if its name ends in ``.gz``.
+
+    Raises:
+        DataError: if it cannot be read, is no such file, or is longer or shorter than its header says.
+    """
+    try:
+        content = path.read_bytes()
+        if path.suffix == ".gz":
+            content = gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read: {error}") from None
+    if len(content) < 4 or content[:3] != b"\0\0\x08" or len(content) < 4 + 4 * content[3]:
+        raise DataError(f"{path} is not an IDX file of unsigned bytes: it starts with {content[:4].hex() or 'nothing'}")
+    shape = struct.unpack_from(f">{content[3]}I", content, 4)
+    body = content[4 + 4 * content[3] :]
+    if len(body) != math.prod(shape):
+        raise DataError(f"{path} should hold {math.prod(shape):,} bytes of shape {shape}, but holds {len(body):,}")
+    return np.frombuffer(body, np.uint8).reshape(shape)
+
+
+def _pair(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """The images and the labels of one of MNIST's two parts, if there are images."""
+    files = {}
+    for what, dimensions in (("images", 3), ("labels", 1)):
+        stems = [f"{name}-{what}{dot}idx{dimensions}-ubyte" for dot in "-."]
+        found = [path for stem in stems for end in ("", ".gz") if (path := folder / (stem + end)).is_file()]
+        if not found:
+            if what == "images":
+                return None
+            raise DataError(f"{folder} has {name}-images but no {stems[0]}[.gz]")
+        files[what] = found[0]
+    images, labels = read_idx(files["images"]), read_idx(files["labels"])
+    if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
+        raise DataError(f"{folder}: {name}-images has shape {images.shape} and {name}-labels {labels.shape}")
+    if len(labels) < 20:
+        raise DataError(f"{files['images']} has {len(labels)} images; at least 20 are needed")
+    if labels.max() > 9:
+        raise DataError(f"{files['labels']} has a label {labels.max()}; expected 0 to 9")
+    return images.reshape(len(images), -1).astype(np.float32) / 255, labels.astype(np.int32)
+
+
+def _divided(name: str, train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray]) -> Digits:
+    """The last eighth of the training data, and at most 5,000 images, becomes the validation data."""
+    images, labels = train
+    cut = len(labels) - min(len(labels) // 8, 5_000)
+    return Digits(name, (images[:cut], labels[:cut]), (images[cut:], labels[cut:]), test)

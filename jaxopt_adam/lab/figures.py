@@ -1,0 +1,139 @@
+"""The figures, in one style: labelled axes, legible in print and on a phone, safe for the colour-blind."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from jaxopt_adam import debias, ema
+from jaxopt_adam.lab.race import Outcome
+
+__all__ = ["accuracy_figure", "batches_figure", "cost_figure", "new_figure", "rates_figure", "save", "style"]
+
+# Okabe and Ito's palette, grey in place of its yellow, which is too light for a line on white.
+COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#7F7F7F", "#0072B2", "#D55E00", "#CC79A7")
+DASHES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (3, 1, 1, 1)), "-", (0, (5, 1.5)), (0, (1, 1)), "-")
+
+
+def style(index: int) -> dict:
+    """The colour and the dashes of the line of that index; lines differ in both where colours are close."""
+    return {"color": COLOURS[index % len(COLOURS)], "linestyle": DASHES[index % len(DASHES)], "linewidth": 1.8}
+
+
+def new_figure(
+    columns: int = 1, *, height: float = 4.2, width: float = 7.0, **options: object
+) -> tuple[Figure, Sequence[Axes]]:
+    """A figure with some axes side by side; made without pyplot, which keeps global state."""
+    figure = Figure(figsize=(width, height), layout="constrained", dpi=160)
+    axes = np.atleast_1d(figure.subplots(1, columns, **options))  # pyright: ignore[reportArgumentType]
+    for each in axes:
+        each.grid(visible=True, color="#dddddd", linewidth=0.6)
+        each.spines[["top", "right"]].set_visible(False)
+    return figure, list(axes)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, without the date and version that would make equal figures differ."""
+    figure.savefig(path, metadata={"Software": None})
+
+
+def cost_figure(outcomes: Sequence[Outcome]) -> Figure:
+    """The cost against iterations, each rule at its best learning rate, smoothed as the article smooths."""
+    figure, (axes,) = new_figure()
+    for index, outcome in enumerate(outcomes):
+        cost = _smooth(outcome.cost[outcome.best].mean(axis=0))
+        axes.plot(np.arange(1, len(cost) + 1), cost, label=_label(outcome), **style(index))
+    axes.set(
+        xlabel="iterations",
+        ylabel="cost of the batch (averaged, β = 0.9, debiased)",
+        yscale="log",
+        title="Cost against iterations, each rule at its best learning rate",
+    )
+    _legend(figure, axes)
+    return figure
+
+
+def accuracy_figure(outcomes: Sequence[Outcome]) -> Figure:
+    """The test accuracy against iterations, each rule at its best learning rate, with the spread over the seeds."""
+    figure, (axes,) = new_figure()
+    for index, outcome in enumerate(outcomes):
+        test = 100 * outcome.test[outcome.best]
+        axes.plot(outcome.at, test.mean(axis=0), label=_label(outcome), **style(index))
+        axes.fill_between(outcome.at, test.min(axis=0), test.max(axis=0), color=style(index)["color"], alpha=0.12, lw=0)
+    for accuracy in (90, 94):
+        axes.axhline(accuracy, color="#555555", linewidth=0.8, linestyle=":")
+        axes.annotate(
+            f"{accuracy} %", (1, accuracy), xycoords=("axes fraction", "data"), fontsize=8, va="bottom", ha="right"
+        )
+    axes.set(
+        xlabel="iterations",
+        ylabel="test accuracy (%)",
+        ylim=(50, 100),
+        title="Accuracy against iterations, each rule at its best learning rate",
+    )
+    _legend(figure, axes)
+    return figure
+
+
+def batches_figure(outcomes: Mapping[str, Outcome]) -> Figure:
+    """The cost of gradient descent with three batch sizes, side by side: the smaller the batch, the noisier the path."""
+    figure, panels = new_figure(len(outcomes), width=9.0, height=3.4, sharey=True)
+    for index, (axes, (title, outcome)) in enumerate(zip(panels, outcomes.items(), strict=True)):
+        cost = outcome.cost[outcome.best, 0]
+        steps = np.arange(1, len(cost) + 1)
+        axes.plot(steps, cost, color=COLOURS[5], linewidth=0.7, alpha=0.55, label="cost of the batch")
+        axes.plot(steps, _smooth(cost), color=COLOURS[6], linewidth=1.8, label="average, β = 0.9, debiased")
+        axes.set(
+            xlabel="iterations", title=f"{title}\nlearning rate {outcome.learning_rates[outcome.best]:g}", yscale="log"
+        )
+        if index == 0:
+            axes.set_ylabel("cost")
+    # A single example that is classified for certain costs next to nothing; that is not worth the paper.
+    lowest = min(_smooth(outcome.cost[outcome.best, 0]).min() for outcome in outcomes.values())
+    panels[0].set_ylim(bottom=max(lowest / 3, 1e-4))
+    panels[-1].legend(fontsize=8, frameon=False, loc="lower left")
+    return figure
+
+
+def rates_figure(outcomes: Sequence[Outcome]) -> Figure:
+    """The final test accuracy against the learning rate: how much each rule cares."""
+    figure, (axes,) = new_figure()
+    for index, outcome in enumerate(outcomes):
+        axes.plot(
+            outcome.learning_rates,
+            100 * outcome.test[..., -1].mean(axis=1),
+            marker="o",
+            markersize=4,
+            label=outcome.entry.name,
+            **style(index),
+        )
+    axes.set(
+        xlabel="learning rate",
+        xscale="log",
+        ylabel="final test accuracy (%)",
+        ylim=(0, 100),
+        title="Accuracy after the last iteration against the learning rate",
+    )
+    _legend(figure, axes)
+    return figure
+
+
+def _label(outcome: Outcome) -> str:
+    return f"{outcome.entry.name} ({outcome.learning_rates[outcome.best]:g})"
+
+
+def _legend(figure: Figure, axes: Axes) -> None:
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+
+
+def _smooth(values: np.ndarray, decay: float = 0.9) -> np.ndarray:
+    def step(average: jax.Array, value: jax.Array) -> tuple[jax.Array, jax.Array]:
+        average = ema(average, value, decay)
+        return average, average
+
+    averages = jax.lax.scan(step, jnp.zeros([]), jnp.asarray(values, jnp.float32))[1]
+    return np.asarray(debias(averages, decay, jnp.arange(1, len(values) + 1)))

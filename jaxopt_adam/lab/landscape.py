@@ -1,0 +1,143 @@
+"""Functions of two variables, and the paths of the rules down them."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from matplotlib.figure import Figure
+
+import jaxopt_adam
+from jaxopt_adam.lab import race
+from jaxopt_adam.lab.figures import new_figure, style
+
+__all__ = ["LANDSCAPES", "RULES", "Landscape", "Walk", "figure", "walk"]
+
+RULES = {name: rule for name, rule in race.RULES.items() if name != "batch"} | {
+    "sgd": ("gradient descent", jaxopt_adam.sgd, {})
+}
+"""The rules that walk: the race's, but there are no batches here."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Landscape:
+    """A function of two variables with what is known of it.
+
+    Args:
+        title: its name.
+        function: takes an array of shape (2,) to a scalar, its lowest value 0.
+        minima: where it is 0.
+        start: where walks start from if nothing else is said.
+        limits: the part that is shown: (left, right, bottom, top).
+    """
+
+    title: str
+    function: Callable[[Array], Array]
+    minima: Sequence[tuple[float, float]]
+    start: tuple[float, float]
+    limits: tuple[float, float, float, float]
+
+
+def _sphere(x: Array) -> Array:
+    return x[0] ** 2 + x[1] ** 2
+
+
+def _bowl(x: Array) -> Array:
+    return 0.5 * (x[0] ** 2 + 100 * x[1] ** 2)
+
+
+def _rosenbrock(x: Array) -> Array:
+    return (1 - x[0]) ** 2 + 100 * (x[1] - x[0] ** 2) ** 2
+
+
+def _beale(x: Array) -> Array:
+    return (
+        (1.5 - x[0] + x[0] * x[1]) ** 2 + (2.25 - x[0] + x[0] * x[1] ** 2) ** 2 + (2.625 - x[0] + x[0] * x[1] ** 3) ** 2
+    )
+
+
+def _himmelblau(x: Array) -> Array:
+    return (x[0] ** 2 + x[1] - 11) ** 2 + (x[0] + x[1] ** 2 - 7) ** 2
+
+
+LANDSCAPES: Mapping[str, Landscape] = {
+    "sphere": Landscape("Sphere", _sphere, [(0, 0)], (-2.5, 1.5), (-3, 3, -2.5, 2.5)),
+    "bowl": Landscape("Ill-conditioned bowl (condition number 100)", _bowl, [(0, 0)], (-8, 0.8), (-9, 4, -1.2, 1.2)),
+    "rosenbrock": Landscape("Rosenbrock", _rosenbrock, [(1, 1)], (-1.2, 1), (-2, 2, -1, 2.5)),
+    "beale": Landscape("Beale", _beale, [(3, 0.5)], (1, 1.5), (-0.5, 4.5, -1.5, 2)),
+    "himmelblau": Landscape(
+        "Himmelblau",
+        _himmelblau,
+        [(3, 2), (-2.805118, 3.131312), (-3.779310, -3.283186), (3.584428, -1.848126)],
+        (0, -1),
+        (-5, 5, -5, 5),
+    ),
+}
+"""The functions by the names that the command takes."""
+
+LEARNING_RATES = tuple(float(f"{10**exponent:.1g}") for exponent in np.arange(-5, 1.1, 0.5))
+
+
+@dataclasses.dataclass(frozen=True)
+class Walk:
+    """One rule's way down a landscape.
+
+    Args:
+        rule: its name.
+        learning_rate: the one of the grid that got it lowest.
+        path: the points, shape (steps + 1, 2), the start first.
+        values: the function at each.
+    """
+
+    rule: str
+    learning_rate: float
+    path: np.ndarray
+    values: np.ndarray
+
+
+def walk(
+    landscape: Landscape,
+    rule: str,
+    *,
+    start: tuple[float, float] | None = None,
+    steps: int = 200,
+    learning_rates: Sequence[float] = LEARNING_RATES,
+) -> Walk:
+    """The path of a rule at the best of some learning rates, all tried in one program.
+
+    Args:
+        landscape: where.
+        rule: a key of :data:`RULES`.
+        start: the first point; None for the landscape's own.
+        steps: how many steps, 0 or more.
+        learning_rates: those that are tried.
+    """
+    title, factory, arguments = RULES[rule]
+    optimizers, table = jaxopt_adam.grid(factory, learning_rate=list(learning_rates), **arguments)
+    first = jnp.asarray(landscape.start if start is None else start, float)
+    paths = jax.vmap(lambda each: jaxopt_adam.descend(landscape.function, first, each, steps))(optimizers)
+    values = np.asarray(paths.value)
+    best = int(np.argmin(np.where(np.isfinite(values).all(axis=1), values[:, -1], np.inf)))
+    return Walk(title, table[best]["learning_rate"], np.asarray(paths.x)[best], values[best])
+
+
+def figure(landscape: Landscape, walks: Sequence[Walk]) -> Figure:
+    """The paths over the function's contours, and the function's value along each."""
+    drawn, (left, right) = new_figure(2, width=10.5, height=4.8, width_ratios=(1.25, 1))
+    x, y = np.meshgrid(np.linspace(*landscape.limits[:2], 300), np.linspace(*landscape.limits[2:], 300))
+    z = np.asarray(jax.vmap(landscape.function)(jnp.stack([x.ravel(), y.ravel()], axis=1))).reshape(x.shape)
+    levels = np.geomspace(max(z.min(), z.max() * 1e-5), z.max(), 18)
+    left.contour(x, y, z, levels=levels, colors="#bbbbbb", linewidths=0.7)
+    for index, each in enumerate(walks):
+        left.plot(*each.path.T, marker=".", markersize=3, label=f"{each.rule} ({each.learning_rate:g})", **style(index))
+        right.plot(np.arange(len(each.values)), np.maximum(each.values, 1e-12), **style(index))
+    left.plot(*walks[0].path[0], "o", color="black", markersize=8, fillstyle="none", label="start")
+    left.plot(*np.transpose(landscape.minima), "*", color="black", markersize=11, linestyle="none", label="minimum")
+    left.set(xlabel="x", ylabel="y", xlim=landscape.limits[:2], ylim=landscape.limits[2:], title=landscape.title)
+    right.set(
+        xlabel="steps", ylabel="value (values below 10⁻¹² drawn there)", yscale="log", title="Value along the path"
+    )
+    drawn.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    return drawn

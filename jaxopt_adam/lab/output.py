@@ -1,0 +1,53 @@
+"""Writing a folder of files so that nothing is ever there half-written."""
+
+import contextlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+__all__ = ["new_folder", "write_json"]
+
+
+@contextlib.contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A temporary folder beside `out` whose files move into `out` when the block ends well, and vanish otherwise.
+
+    Files of the same names are replaced, others in `out` are left alone.
+
+    Args:
+        out: the folder to write; it and its parents are made if need be.
+
+    Raises:
+        OSError: if `out` cannot be written; before the block is entered.
+    """
+    if out.exists() and not out.is_dir():
+        raise NotADirectoryError(f"{out} is not a folder")
+    missing = [folder for folder in (out, *out.parents) if not folder.exists()]
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=out) as temporary:
+            yield Path(temporary)
+            for path in sorted(Path(temporary).iterdir()):
+                path.replace(out / path.name)
+    except BaseException:
+        if missing:
+            shutil.rmtree(missing[-1], ignore_errors=True)
+        raise
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` as JSON for people and programs alike; NaN and infinity, which JSON lacks, become null."""
+    path.write_text(json.dumps(_finite(content), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_finite(value) for value in content]
+    if isinstance(content, float):
+        return content if abs(content) < float("inf") else None
+    return content

@@ -1,0 +1,218 @@
+"""The race: every rule over a grid of learning rates and several seeds, one compiled program for each."""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+
+import jaxopt_adam
+from jaxopt_adam.lab.data import Digits
+
+__all__ = ["RULES", "Entry", "Outcome", "Settings", "entries", "run"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One entrant of the race.
+
+    Args:
+        name: its name in tables and figures.
+        factory: makes its optimizer from a learning rate.
+        arguments: the factory's other arguments.
+        batch_size: examples in a step; None for all of them.
+    """
+
+    name: str
+    factory: Callable[..., jaxopt_adam.Optimizer]
+    arguments: Mapping[str, Any]
+    batch_size: int | None
+
+
+RULES: Mapping[str, tuple[str, Callable[..., jaxopt_adam.Optimizer], Mapping[str, Any]]] = {
+    "batch": ("batch gradient descent", jaxopt_adam.sgd, {}),
+    "sgd": ("mini-batch gradient descent", jaxopt_adam.sgd, {}),
+    "momentum": ("momentum", jaxopt_adam.sgd, {"momentum": 0.9}),
+    "nesterov": ("Nesterov momentum", jaxopt_adam.sgd, {"momentum": 0.9, "nesterov": True}),
+    "adagrad": ("AdaGrad", jaxopt_adam.adagrad, {}),
+    "adadelta": ("AdaDelta", jaxopt_adam.adadelta, {}),
+    "rmsprop": ("RMSProp", jaxopt_adam.rmsprop, {}),
+    "adam": ("Adam", jaxopt_adam.adam, {}),
+}
+"""The rules by the names that the command takes: the name to show, the factory and its arguments."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What every entrant of a race has in common.
+
+    Args:
+        learning_rates: the grid.
+        seeds: how many initial weights and orders of the examples each learning rate is tried with.
+        steps: iterations.
+        every: iterations between two measurements of the accuracy.
+        batch_size: examples in a mini-batch.
+        hidden: units in the one hidden layer.
+    """
+
+    learning_rates: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+    seeds: int = 3
+    steps: int = 600
+    every: int = 10
+    batch_size: int = 64
+    hidden: int = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of one entrant; the arrays have an axis of learning rates and one of seeds before the last.
+
+    Args:
+        entry: the entrant.
+        learning_rates: those of the first axis, shape (rates,).
+        cost: the cost of the batch at each iteration, shape (rates, seeds, steps).
+        at: the iterations at which the accuracies were measured, shape (points,).
+        validation: accuracies on the validation data, shape (rates, seeds, points), from 0 to 1.
+        test: accuracies on the test data, likewise.
+        seconds: how long it took, compilation included.
+    """
+
+    entry: Entry
+    learning_rates: np.ndarray
+    cost: np.ndarray
+    at: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+    seconds: float
+
+    @functools.cached_property
+    def best(self) -> int:
+        """The learning rate with the best final validation accuracy, as an index; of equals the lower cost."""
+        accuracy = self.validation[..., -1].mean(axis=1)
+        tail = max(1, self.cost.shape[-1] // 20)
+        cost = np.nan_to_num(self.cost[..., -tail:].mean(axis=(1, 2)), nan=np.inf)
+        return int(np.lexsort((cost, -accuracy))[0])
+
+    def iterations_to(self, accuracy: float, rate: int | None = None) -> float | None:
+        """The iterations after which the mean test accuracy over the seeds first reached `accuracy`, if ever."""
+        reached = self.test[self.best if rate is None else rate].mean(axis=0) >= accuracy
+        return int(self.at[np.argmax(reached)]) if reached.any() else None
+
+
+def entries(names: list[str], settings: Settings) -> list[Entry]:
+    """The entrants by the command's names of their rules."""
+    return [
+        Entry(title, factory, arguments, None if name == "batch" else settings.batch_size)
+        for name in names
+        for title, factory, arguments in [RULES[name]]
+    ]
+
+
+def run(entry: Entry, digits: Digits, settings: Settings, *, chunks: int = 10) -> Iterator[float | Outcome]:
+    """Train an entrant over the grid; yields the fraction done from time to time, and its :class:`Outcome` last.
+
+    The optimizer is an argument of the program, batched over the learning rates, so that one compilation serves the
+    whole grid. The program trains for `every` iterations and measures; the loop over it is Python's.
+    """
+    start = time.perf_counter()
+    optimizers, table = jaxopt_adam.grid(entry.factory, learning_rate=list(settings.learning_rates), **entry.arguments)
+    train, validation, test = (
+        jax.tree.map(jnp.asarray, part) for part in (digits.train, digits.validation, digits.test)
+    )
+    keys = jax.random.split(jax.random.key(0), settings.seeds)
+    params = jax.vmap(lambda key: _initial(key, train[0].shape[1], settings.hidden))(keys)
+    over_seeds = jax.vmap(lambda optimizer, params: (params, optimizer.init(params)), in_axes=(None, 0))
+    carry = jax.jit(jax.vmap(over_seeds, in_axes=(0, None)))(optimizers, params)
+    measure = functools.partial(_measure, validation=validation, test=test)
+    costs, accuracies = [], [measure(carry[0])]
+    orders = _orders(settings, len(digits.train[1]), entry.batch_size)
+    points = range(0, settings.steps, settings.every)
+    for done in points:
+        order = orders[:, done : done + settings.every]
+        carry, cost = _train(optimizers, carry, train, order)
+        costs.append(cost)
+        accuracies.append(measure(carry[0]))
+        if (done // settings.every) % max(1, len(points) // chunks) == 0:
+            jax.block_until_ready(cost)
+            yield done / settings.steps
+    validation_accuracy, test_accuracy = (
+        np.stack([np.asarray(pair[i]) for pair in accuracies], axis=-1) for i in (0, 1)
+    )
+    yield Outcome(
+        entry,
+        np.array([row["learning_rate"] for row in table]),
+        np.concatenate([np.asarray(cost) for cost in costs], axis=-1),
+        np.minimum(np.arange(len(accuracies)) * settings.every, settings.steps),
+        validation_accuracy,
+        test_accuracy,
+        time.perf_counter() - start,
+    )
+
+
+def _orders(settings: Settings, examples: int, batch_size: int | None) -> np.ndarray:
+    """Which examples are in which step, shape (seeds, steps, batch): each is seen once before any is seen again."""
+    if batch_size is None:
+        return np.zeros((settings.seeds, settings.steps, 0), np.int32)
+    batch_size = min(batch_size, examples)
+    per_epoch = examples // batch_size
+    epochs = -(-settings.steps // per_epoch)
+
+    def order(seed: int) -> np.ndarray:
+        generator = np.random.default_rng(seed)
+        whole = [generator.permutation(examples)[: per_epoch * batch_size] for _ in range(epochs)]
+        return np.concatenate(whole).reshape(-1, batch_size)[: settings.steps].astype(np.int32)
+
+    return np.stack([order(seed) for seed in range(settings.seeds)])
+
+
+def _initial(key: Array, pixels: int, hidden: int) -> list[dict[str, Array]]:
+    """He-initialized weights of a network with one hidden layer."""
+    sizes = (pixels, hidden, 10)
+    return [
+        {"w": jax.random.normal(each, (n, m)) * jnp.sqrt(2 / n), "b": jnp.zeros(m)}
+        for each, n, m in zip(jax.random.split(key, 2), sizes[:-1], sizes[1:], strict=True)
+    ]
+
+
+def _logits(params: list[dict[str, Array]], images: Array) -> Array:
+    hidden, out = params
+    return jax.nn.relu(images @ hidden["w"] + hidden["b"]) @ out["w"] + out["b"]
+
+
+def _cost(params: list[dict[str, Array]], images: Array, labels: Array) -> Array:
+    return optax.softmax_cross_entropy_with_integer_labels(_logits(params, images), labels).mean()
+
+
+@jax.jit
+def _train(
+    optimizers: jaxopt_adam.Optimizer, carry: Any, train: tuple[Array, Array], orders: Array
+) -> tuple[Any, Array]:
+    """Some iterations for every learning rate (axis 0) and every seed (axis 1); also the cost at each."""
+
+    def one(optimizer: jaxopt_adam.Optimizer, carry: Any, order: Array) -> tuple[Any, Array]:
+        def step(carry: Any, batch: Array) -> tuple[Any, Array]:
+            params, state = carry
+            images, labels = (part[batch] for part in train) if batch.size else train
+            cost, grads = jax.value_and_grad(_cost)(params, images, labels)
+            updates, state = optimizer.update(grads, state, params)
+            return (optax.apply_updates(params, updates), state), cost
+
+        return jax.lax.scan(step, carry, order)
+
+    over_seeds = jax.vmap(one, in_axes=(None, 0, 0))
+    return jax.vmap(over_seeds, in_axes=(0, 0, None))(optimizers, carry, orders)
+
+
+@jax.jit
+def _measure(params: Any, validation: tuple[Array, Array], test: tuple[Array, Array]) -> tuple[Array, Array]:
+    def accuracy(params: Any, part: tuple[Array, Array]) -> Array:
+        return jnp.mean(jnp.argmax(_logits(params, part[0]), axis=-1) == part[1])
+
+    each = jax.vmap(jax.vmap(lambda params: (accuracy(params, validation), accuracy(params, test))))
+    return each(params)

@@ -1,0 +1,193 @@
+"""The report of a race: a page, its figures, and the figures' numbers."""
+
+import base64
+import html
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxopt_adam.lab import figures
+from jaxopt_adam.lab.claim import Comparison
+from jaxopt_adam.lab.data import Digits
+from jaxopt_adam.lab.output import write_json
+from jaxopt_adam.lab.race import Outcome, Settings
+
+__all__ = ["COLUMNS", "row", "write"]
+
+COLUMNS = ("rule", "best learning rate", "iterations to 90 %", "to 94 %", "final accuracy (%)", "seconds")
+
+
+def row(outcome: Outcome) -> tuple[str, ...]:
+    """One line of the table: what an entrant reached at its best learning rate, on the test data."""
+    final = 100 * outcome.test[outcome.best, :, -1]
+    reached = [outcome.iterations_to(accuracy) for accuracy in (0.90, 0.94)]
+    return (
+        outcome.entry.name,
+        f"{outcome.learning_rates[outcome.best]:g}",
+        *("never" if iterations is None else f"{iterations:g}" for iterations in reached),
+        f"{final.mean():.1f} ± {final.std():.1f}",
+        f"{outcome.seconds:.1f}",
+    )
+
+
+def write(
+    folder: Path,
+    digits: Digits,
+    settings: Settings,
+    outcomes: Sequence[Outcome],
+    batches: Mapping[str, Outcome],
+    comparisons: Sequence[Comparison],
+    verdict: str,
+) -> None:
+    """Write ``report.html``, ``results.json`` and the figures into `folder`."""
+    pictures = {
+        "accuracy.png": (figures.accuracy_figure(outcomes), "Test accuracy of each rule against iterations"),
+        "cost.png": (figures.cost_figure(outcomes), "Training cost of each rule against iterations"),
+        "rates.png": (figures.rates_figure(outcomes), "Final test accuracy of each rule against the learning rate"),
+    }
+    if batches:
+        pictures["batches.png"] = (figures.batches_figure(batches), "Cost of gradient descent with three batch sizes")
+    for name, (figure, _) in pictures.items():
+        figures.save(figure, folder / name)
+    write_json(folder / "results.json", _results(digits, settings, outcomes, batches, comparisons, verdict))
+    page = _page(
+        digits,
+        settings,
+        outcomes,
+        comparisons,
+        verdict,
+        {
+            name: (alternative, base64.b64encode((folder / name).read_bytes()).decode())
+            for name, (_, alternative) in pictures.items()
+        },
+    )
+    (folder / "report.html").write_text(page, encoding="utf-8")
+
+
+def _results(
+    digits: Digits,
+    settings: Settings,
+    outcomes: Sequence[Outcome],
+    batches: Mapping[str, Outcome],
+    comparisons: Sequence[Comparison],
+    verdict: str,
+) -> dict[str, Any]:
+    def entrant(outcome: Outcome) -> dict[str, Any]:
+        best = outcome.best
+        final = outcome.test[best, :, -1]
+        return {
+            "rule": outcome.entry.name,
+            "arguments": dict(outcome.entry.arguments),
+            "batch_size": outcome.entry.batch_size or digits.sizes["train"],
+            "best_learning_rate": float(outcome.learning_rates[best]),
+            "iterations_to_90_percent": outcome.iterations_to(0.90),
+            "iterations_to_94_percent": outcome.iterations_to(0.94),
+            "final_test_accuracy": {"mean": float(final.mean()), "spread": float(final.std()), "seeds": final.tolist()},
+            "seconds": outcome.seconds,
+            "learning_rates": outcome.learning_rates.tolist(),
+            "final_test_accuracy_by_learning_rate": outcome.test[..., -1].mean(axis=1).tolist(),
+            "final_validation_accuracy_by_learning_rate": outcome.validation[..., -1].mean(axis=1).tolist(),
+            "at_best_learning_rate": {
+                "iterations": outcome.at.tolist(),
+                "test_accuracy": np.round(outcome.test[best].astype(float), 6).tolist(),
+                "cost_by_iteration": np.round(outcome.cost[best].astype(float), 6).tolist(),
+            },
+        }
+
+    return {
+        "data": {"name": digits.name, **digits.sizes},
+        "settings": {
+            "steps": settings.steps,
+            "seeds": settings.seeds,
+            "batch_size": settings.batch_size,
+            "hidden": settings.hidden,
+        },
+        "verdict": verdict,
+        "comparisons": [
+            {
+                "setting": each.setting,
+                "held": each.held,
+                "gradient_descent": {
+                    "learning_rate": each.descent_rate,
+                    "iterations": each.iterations,
+                    "test_accuracy": each.descent_accuracy,
+                },
+                "adam": {
+                    "learning_rate": each.adam_rate,
+                    "iterations_to_94_percent": each.adam_iterations,
+                    "test_accuracy_after_a_third_of_the_iterations": each.adam_accuracy,
+                },
+                "sentence": each.sentence,
+            }
+            for each in comparisons
+        ],
+        "rules": [entrant(outcome) for outcome in outcomes],
+        "batch_sizes": {name: entrant(outcome) for name, outcome in batches.items()},
+    }
+
+
+def _page(
+    digits: Digits,
+    settings: Settings,
+    outcomes: Sequence[Outcome],
+    comparisons: Sequence[Comparison],
+    verdict: str,
+    pictures: Mapping[str, tuple[str, str]],
+) -> str:
+    heads = "".join(f'<th scope="col">{html.escape(column)}</th>' for column in COLUMNS)
+    lines = "\n".join(
+        "<tr>"
+        + f'<th scope="row">{html.escape(cells[0])}</th>'
+        + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells[1:])
+        + "</tr>"
+        for cells in map(row, outcomes)
+    )
+    judged = "".join(f"<li>{html.escape(each.sentence)}</li>" for each in comparisons)
+    shown = "\n".join(
+        f'<figure><img src="data:image/png;base64,{content}" alt="{html.escape(alternative)}"></figure>'
+        for alternative, content in pictures.values()
+    )
+    sizes = digits.sizes
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>The race on handwritten digits</title>
+<style>
+:root {{ color-scheme: light dark; }}
+body {{ font: 1rem/1.5 system-ui, sans-serif; max-width: 52rem; margin: 2rem auto; padding: 0 1rem; }}
+.scroll {{ overflow-x: auto; }}
+table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
+th, td {{ padding: .3rem .7rem; border-bottom: 1px solid #8886; text-align: right; }}
+th:first-child {{ text-align: left; }}
+figure {{ margin: 1.5rem 0; }}
+img {{ max-width: 100%; height: auto; background: white; }}
+.verdict {{ font-size: 1.15rem; border-left: .3rem solid #0072b2; padding-left: 1rem; }}
+</style>
+</head>
+<body>
+<h1>The race on handwritten digits</h1>
+<p class="verdict">{html.escape(verdict)}</p>
+<ul>{judged}</ul>
+<h2>Each rule at its best learning rate</h2>
+<div class="scroll">
+<table>
+<thead><tr>{heads}</tr></thead>
+<tbody>
+{lines}
+</tbody>
+</table>
+</div>
+<p>{html.escape(digits.name)}: {sizes["train"]:,} images to train on, {sizes["validation"]:,} to choose each rule's
+learning rate by, {sizes["test"]:,} to test on. A network with one hidden layer of {settings.hidden} units,
+{settings.steps} iterations, mini-batches of {settings.batch_size}, {settings.seeds} seeds. Every rule was tried with the
+learning rates {", ".join(f"{rate:g}" for rate in settings.learning_rates)}; accuracies are means over the seeds, ± their
+standard deviation; the seconds are those of the whole grid, compilation included.</p>
+<h2>Figures</h2>
+{shown}
+</body>
+</html>
+"""
