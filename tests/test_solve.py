@@ -1,0 +1,566 @@
+"""The loops: where they end, why they say that they did, and what they can be put into."""
+
+import enum
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxopt_adam import Result, Status, Trajectory, adadelta, adagrad, adam, descend, grid, minimize, rmsprop, sgd
+
+
+def sphere(x):
+    return jnp.sum(x**2)
+
+
+def bowl(x):
+    return x[0] ** 2 + 100 * x[1] ** 2
+
+
+def rosenbrock(x):
+    return (1 - x[0]) ** 2 + 100 * (x[1] - x[0] ** 2) ** 2
+
+
+def beale(x):
+    a, b = x
+    return (1.5 - a + a * b) ** 2 + (2.25 - a + a * b**2) ** 2 + (2.625 - a + a * b**3) ** 2
+
+
+def himmelblau(x):
+    return (x[0] ** 2 + x[1] - 11) ** 2 + (x[0] + x[1] ** 2 - 7) ** 2
+
+
+def square(x):
+    return x**2
+
+
+def shifted(x, target=3.0):
+    return jnp.sum((x - target) ** 2)
+
+
+HIMMELBLAU = [[3, 2], [-2.805118086952745, 3.131312518250573], [-3.779310253377747, -3.283185991286170]]
+HIMMELBLAU += [[3.584428340330492, -1.848126526964404]]
+
+# The function, its minima, and the corners of the box of starts. Beale's has a valley that falls for ever towards
+# x = −∞ for y > 1, in which no descent finds the minimum; its box keeps out of it.
+FUNCTIONS = [
+    (sphere, [[0, 0]], (-5, -5), (5, 5)),
+    (bowl, [[0, 0]], (-5, -5), (5, 5)),
+    (rosenbrock, [[1, 1]], (-2, -1), (2, 3)),
+    (beale, [[3, 0.5]], (0, -1), (4.5, 0.9)),
+    (himmelblau, HIMMELBLAU, (-5, -5), (5, 5)),
+]
+
+
+class TestMinima:
+    @pytest.mark.parametrize(
+        ("function", "minima", "low", "high"), FUNCTIONS, ids=lambda value: getattr(value, "__name__", "")
+    )
+    def test_from_a_thousand_starts(self, function, minima, low, high, x64):
+        starts = jax.random.uniform(jax.random.key(0), (1000, 2), minval=jnp.array(low), maxval=jnp.array(high))
+        solve = jax.jit(
+            jax.vmap(lambda start: minimize(function, start, adam(0.1, b1=0.97), tol=1e-14, max_steps=10_000))
+        )
+        result = solve(starts)
+        assert result.x.shape == (1000, 2)
+        assert np.all(result.status == Status.CONVERGED)
+        assert np.all(result.status_name == "CONVERGED")
+        assert np.all((result.steps > 1) & (result.steps < 10_000))
+        distances = np.abs(np.asarray(result.x)[:, None] - np.array(minima)).max(-1)
+        assert distances.min(1).max() < 1e-3
+        assert np.all(distances.min(0) < 1e-3)  # of several minima, each is found
+        np.testing.assert_allclose(result.value, jax.vmap(function)(result.x), rtol=1e-5, atol=1e-15)
+        assert result.value.max() < 1e-6
+
+    @pytest.mark.parametrize(
+        "made",
+        [sgd(0.1), sgd(0.05, momentum=0.8, nesterov=True), adagrad(1.0), adadelta(10.0), rmsprop(0.01), adam(0.1)],
+        ids=repr,
+    )
+    def test_with_every_rule(self, made):
+        result = minimize(shifted, jnp.array([0.0, 5.0]), made, tol=1e-9)
+        assert result.status_name == "CONVERGED"
+        np.testing.assert_allclose(result.x, [3.0, 3.0], atol=0.02)
+
+    @pytest.mark.parametrize(
+        "made",
+        [
+            optax.adam(0.1),
+            optax.chain(optax.clip(1.0), adam(0.1)),
+            optax.lbfgs(),
+            optax.polyak_sgd(),
+            optax.chain(adam(0.1), optax.contrib.reduce_on_plateau(patience=50)),
+        ],
+        ids=["adam", "chain", "lbfgs", "polyak_sgd", "reduce_on_plateau"],
+    )
+    def test_with_optax(self, made):
+        result = jax.jit(lambda x0: minimize(shifted, x0, made, tol=1e-9))(jnp.array([0.0, 5.0]))
+        assert result.status_name == "CONVERGED"
+        np.testing.assert_allclose(result.x, [3.0, 3.0], atol=1e-3)
+
+    def test_line_search_on_rosenbrock(self, x64):
+        result = minimize(rosenbrock, jnp.array([-1.2, 1.0]), optax.lbfgs(), tol=1e-20, max_steps=100)
+        assert result.status_name == "CONVERGED"
+        assert result.steps < 60
+        np.testing.assert_allclose(result.x, [1.0, 1.0], atol=1e-6)
+
+    def test_line_search_sees_args_and_not_aux(self):
+        def with_aux(x, target):
+            return shifted(x, target), {"x": x}
+
+        result = minimize(with_aux, jnp.zeros(2), optax.lbfgs(), args=(5.0,), tol=1e-9, has_aux=True)
+        np.testing.assert_allclose(result.x, [5.0, 5.0], rtol=1e-4)
+        np.testing.assert_array_equal(result.aux["x"], result.x)
+
+    def test_complex_numbers(self):
+        def distance(z):
+            return jnp.abs(z["z"] - (1 + 2j)) ** 2 + (z["x"] - 3) ** 2
+
+        for made in (sgd(0.1), adam(0.1)):
+            result = minimize(distance, {"z": 0j, "x": 0.0}, made, tol=1e-9)
+            assert result.status_name == "CONVERGED"
+            assert result.x["z"].dtype == jnp.complex64
+            assert result.x["x"].dtype == jnp.float32
+            assert result.value.dtype == jnp.float32
+            np.testing.assert_allclose(result.x["z"], 1 + 2j, atol=1e-3)
+            np.testing.assert_allclose(result.x["x"], 3, atol=1e-3)
+
+
+def python_minimize(function, x, made, tol, max_steps):
+    """What minimize promises, as a loop in Python; also every x and value on the way."""
+    value_and_grad = jax.jit(jax.value_and_grad(function))
+    value, grad = value_and_grad(x)
+    state = made.init(x)
+    way = [(x, value)]
+    for _ in range(max_steps):
+        updates, state = made.update(grad, state, x)
+        x = optax.apply_updates(x, updates)
+        value, grad = value_and_grad(x)
+        way.append((x, value))
+        if abs(float(value) - float(way[-2][1])) < tol:
+            return way, Status.CONVERGED
+    return way, Status.MAX_STEPS
+
+
+class TestStoppingRule:
+    # With sgd(1/4) on x² from 1, x halves: f is 4⁻ⁱ and its differences are 3·4⁻ⁱ, all exact.
+    @pytest.mark.parametrize("i", [1, 2, 5, 9])
+    def test_stops_at_the_first_difference_below_tol(self, i):
+        difference = 3 * 0.25**i
+        result = minimize(square, 1.0, sgd(0.25), tol=np.nextafter(np.float32(difference), np.float32(1)))
+        assert result.steps == i
+        assert result.x == 0.5**i
+        assert result.value == 0.25**i
+        assert result.status == Status.CONVERGED
+
+    @pytest.mark.parametrize("i", [1, 2, 5, 9])
+    def test_a_difference_equal_to_tol_is_not_below_it(self, i):
+        result = minimize(square, 1.0, sgd(0.25), tol=3 * 0.25**i)
+        assert result.steps == i + 1
+        assert result.x == 0.5 ** (i + 1)
+
+    def test_zero_tol_never_converges(self):
+        result = minimize(square, 0.0, sgd(0.25), tol=0, max_steps=17)
+        assert result.status_name == "MAX_STEPS"
+        assert result.steps == 17
+        assert result.value == 0
+
+    def test_a_rise_counts_as_a_difference(self):
+        # From 1, sgd(1.5) goes to −2, 4, −8, …: the value rises, by more each step.
+        result = minimize(square, 1.0, sgd(1.5), tol=2.0, max_steps=5)
+        assert result.status_name == "MAX_STEPS"
+        assert result.x == -32
+
+    def test_a_small_rise_ends_it(self):
+        # f = |x|, from 1/8 to −1/4: up by 1/8.
+        result = minimize(jnp.abs, 0.125, sgd(0.375), tol=0.25, max_steps=5)
+        assert result.status_name == "CONVERGED"
+        assert result.steps == 1
+        assert result.x == -0.25
+
+    def test_converged_at_the_last_step(self):
+        for max_steps, status in ((3, "MAX_STEPS"), (4, "CONVERGED"), (5, "CONVERGED")):
+            result = minimize(square, 1.0, sgd(0.25), tol=3 * 0.25**3, max_steps=max_steps)
+            assert result.status_name == status
+            assert result.steps == min(max_steps, 4)
+
+    @pytest.mark.parametrize(
+        ("function", "x0", "made", "tol"),
+        [
+            (shifted, [0.0, 5.0], adam(0.1), 1e-4),
+            (shifted, [0.0, 5.0], adam(0.1), 1e-7),
+            (bowl, [2.0, -1.0], rmsprop(0.05), 1e-3),
+            (himmelblau, [0.0, 0.0], adagrad(0.5), 1e-5),
+            (rosenbrock, [-1.0, 1.0], sgd(1e-3, momentum=0.9), 1e-5),
+        ],
+        ids=lambda value: getattr(value, "__name__", None),
+    )
+    def test_equals_a_loop_in_python(self, function, x0, made, tol):
+        x0 = jnp.array(x0)
+        way, status = python_minimize(function, x0, made, tol, 2000)
+        result = minimize(function, x0, made, tol=tol, max_steps=2000)
+        assert status == Status.CONVERGED
+        assert result.status == status
+        assert result.steps == len(way) - 1 > 10
+        x, value = way[-1]
+        np.testing.assert_allclose(result.x, x, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(result.value, value, rtol=1e-4, atol=1e-9)
+
+    def test_tol_and_max_steps_may_be_traced(self):
+        solve = jax.jit(lambda tol, max_steps: minimize(square, 1.0, sgd(0.25), tol=tol, max_steps=max_steps))
+        assert solve(3 * 0.25**4, 100).steps == 5
+        assert solve(3 * 0.25**4, 2).steps == 2
+        batched = jax.vmap(solve, in_axes=(0, None))(3 * 0.25 ** jnp.arange(1.0, 5.0), 4)
+        np.testing.assert_array_equal(batched.steps, [2, 3, 4, 4])
+        np.testing.assert_array_equal(batched.status_name, ["CONVERGED", "CONVERGED", "CONVERGED", "MAX_STEPS"])
+
+
+class TestStatus:
+    def test_values(self):
+        assert issubclass(Status, enum.IntEnum)
+        assert {status.name: status.value for status in Status} == {"CONVERGED": 0, "MAX_STEPS": 1, "NONFINITE": 2}
+
+    def test_max_steps(self):
+        result = minimize(square, 1.0, sgd(0.25), max_steps=3)
+        assert result.status_name == "MAX_STEPS"
+        assert result.steps == 3
+        assert result.x == 0.125
+        assert result.value == 0.125**2
+
+    def test_no_steps(self):
+        result = minimize(square, 3.0, sgd(0.25), max_steps=0)
+        assert result.status_name == "MAX_STEPS"
+        assert result.steps == 0
+        assert result.x == 3
+        assert result.value == 9
+
+    def test_divergence_keeps_the_last_finite_point(self):
+        # x doubles and changes its sign, so f = 4ⁱ: finite in float32 up to i = 63.
+        result = minimize(square, 1.0, sgd(1.5))
+        assert result.status_name == "NONFINITE"
+        assert result.steps == 63
+        assert result.x == -(2.0**63)
+        assert result.value == 2.0**126
+
+    def test_an_element_that_overflows(self):
+        # The value does not depend on the second element's size, only the gradient does.
+        def function(x):
+            return x["a"] ** 2 + jnp.where(x["b"] > 0, 1.0, 2.0) + 0 * x["b"]
+
+        def blow_up(updates, state, params=None):
+            return {"a": -0.25 * updates["a"], "b": params["b"] * 1e20}, state
+
+        made = optax.GradientTransformation(lambda params: optax.EmptyState(), blow_up)
+        result = minimize(function, {"a": 1.0, "b": 1.0}, made, tol=0)
+        assert result.status_name == "NONFINITE"
+        assert result.steps == 1
+        assert result.x["a"] == 0.5
+        np.testing.assert_allclose(result.x["b"], 1e20, rtol=1e-6)
+
+    def test_an_infinite_gradient_at_a_finite_point(self):
+        result = minimize(lambda x: jnp.sqrt(x) - x, 0.0, sgd(0.1))
+        assert result.status_name == "NONFINITE"
+        assert (result.steps, result.x, result.value) == (0, 0, 0)
+
+    def test_aux_is_that_of_the_last_finite_point(self):
+        result = minimize(lambda x: (x**2, {"x": x}), 1.0, sgd(1.5), has_aux=True)
+        assert result.status_name == "NONFINITE"
+        assert result.aux["x"] == result.x == -(2.0**63)
+
+    @pytest.mark.parametrize("start", [np.nan, np.inf, -np.inf, 1e30])
+    def test_nonfinite_start(self, start):
+        result = minimize(square, start, sgd(0.1))
+        assert result.status_name == "NONFINITE"
+        assert result.steps == 0
+        np.testing.assert_array_equal(result.x, np.float32(start))
+        assert not np.isfinite(result.value)
+
+    def test_nonfinite_start_of_a_finite_value(self):
+        result = minimize(lambda x: jnp.where(jnp.isfinite(x), x, 0.0), np.inf, sgd(0.1))
+        assert result.status_name == "NONFINITE"
+        assert result.value == 0
+
+    def test_nonfinite_start_without_steps(self):
+        assert minimize(square, np.nan, sgd(0.1), max_steps=0).status_name == "NONFINITE"
+
+    def test_each_of_a_batch_has_its_own(self):
+        starts = jnp.array([0.001, 1.0, np.nan, 1e18])
+        result = jax.vmap(lambda x0: minimize(square, x0, sgd(1.5), tol=1e-3, max_steps=5))(starts)
+        expected = ["CONVERGED", "MAX_STEPS", "NONFINITE", "NONFINITE"]
+        assert result.status_name.tolist() == expected
+        np.testing.assert_array_equal(result.steps, [1, 5, 0, 4])
+        for start, x, steps in zip(starts, result.x, result.steps, strict=True):
+            np.testing.assert_allclose(x, start * (-2.0) ** steps, rtol=1e-6)
+
+    def test_name_of_a_grid_of_results(self):
+        result = Result(x=None, value=None, steps=None, status=jnp.array([[0, 1], [2, 0]]))
+        assert result.status_name.tolist() == [["CONVERGED", "MAX_STEPS"], ["NONFINITE", "CONVERGED"]]
+        assert type(minimize(square, 1.0, sgd(0.25)).status_name) is str
+
+    def test_types(self):
+        result = minimize(square, 1.0, sgd(0.25))
+        assert isinstance(result, Result)
+        assert result._fields == ("x", "value", "steps", "status", "aux")
+        assert result.steps.dtype == result.status.dtype == jnp.int32
+        assert result.aux is None
+
+
+class TestMinimizeForms:
+    def test_aux_at_x(self):
+        def function(x, target):
+            return shifted(x, target), {"twice": 2 * x, "count": 3, "nothing": None}
+
+        result = minimize(function, jnp.zeros(2), adam(0.1), args=(5.0,), has_aux=True, max_steps=20)
+        np.testing.assert_array_equal(result.aux["twice"], 2 * result.x)
+        assert result.aux["count"] == 3
+        assert result.aux["nothing"] is None
+        plain = minimize(shifted, jnp.zeros(2), adam(0.1), args=(5.0,), max_steps=20)
+        np.testing.assert_array_equal(plain.x, result.x)
+
+    def test_aux_of_no_steps(self):
+        result = minimize(lambda x: (x**2, x + 1), 1.0, adam(0.1), has_aux=True, max_steps=0)
+        assert result.aux == 2
+
+    def test_args_are_not_varied(self):
+        args = ({"target": jnp.array([1.0, 2.0]), "count": jnp.array([2, 2])}, 4.0)
+
+        def function(x, options, scale):
+            return scale * jnp.sum((x - options["target"]) ** 2 * options["count"])
+
+        result = minimize(function, jnp.zeros(2), adam(0.1), args=args, tol=1e-9)
+        np.testing.assert_allclose(result.x, [1.0, 2.0], atol=1e-3)
+
+    def test_trees(self):
+        def function(x):
+            return shifted(x["a"], 1.0) + shifted(x["b"][0], 2.0) + shifted(x["b"][1], 3.0)
+
+        x0 = {"a": np.zeros((2, 3), np.float32), "b": (0.0, np.float16(0))}
+        result = minimize(function, x0, adam(0.1), tol=1e-9)
+        assert jax.tree.structure(result.x) == jax.tree.structure(x0)
+        assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype.name), result.x) == {
+            "a": ((2, 3), "float32"),
+            "b": (((), "float32"), ((), "float16")),
+        }
+        for leaf, target in zip(jax.tree.leaves(result.x), (1.0, 2.0, 3.0), strict=True):
+            np.testing.assert_allclose(leaf, np.full(leaf.shape, target), atol=0.02)
+
+    @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+    def test_keeps_the_dtype(self, dtype):
+        result = minimize(square, jnp.array(1.0, dtype), sgd(0.25), tol=1e-3)
+        assert result.x.dtype == result.value.dtype == dtype
+        assert result.status_name == "CONVERGED"
+        assert result.steps == 6
+        assert result.x == 0.5**6
+
+    def test_tol_below_the_smallest_float16(self):
+        # No change at all is a change below any tol but 0.
+        result = minimize(square, jnp.array(0.0, jnp.float16), sgd(0.1), tol=1e-9, max_steps=5)
+        assert result.status_name == "CONVERGED"
+        assert result.steps == 1
+
+    def test_float64(self, x64):
+        result = minimize(square, 1.0, sgd(0.25), tol=1e-30)
+        assert result.x.dtype == result.value.dtype == np.float64
+        assert result.steps.dtype == result.status.dtype == jnp.int32
+        assert result.status_name == "CONVERGED"
+        assert abs(result.x) < 1e-15
+
+    def test_jit_shares_one_trace(self):
+        traces = []
+
+        @jax.jit
+        def solve(x0, made, target):
+            traces.append(None)
+            return minimize(shifted, x0, made, args=(target,), tol=1e-9)
+
+        for rate, target in ((0.1, 1.0), (0.2, 2.0), (0.4, 3.0)):
+            result = solve(0.0, adam(rate), target)
+            np.testing.assert_allclose(result.x, target, atol=1e-3)
+        assert len(traces) == 1
+
+    def test_vmap_over_args(self):
+        targets = jnp.array([1.0, 2.0, 4.0])
+        batched = jax.vmap(lambda target: minimize(shifted, 0.0, adam(0.1), args=(target,), tol=1e-6))(targets)
+        assert len(set(batched.steps.tolist())) == 3
+        for i, target in enumerate(targets):
+            one = minimize(shifted, 0.0, adam(0.1), args=(target,), tol=1e-6)
+            assert one.steps == batched.steps[i]
+            np.testing.assert_allclose(one.x, batched.x[i], rtol=1e-5)
+            np.testing.assert_allclose(batched.x[i], target, atol=0.01)
+
+    def test_vmap_over_optimizers(self):
+        optimizers, table = grid(adam, learning_rate=[0.05, 0.1, 0.5], b1=[0.5, 0.9])
+
+        def solve(made):
+            return minimize(shifted, jnp.array([0.0, 5.0]), made, tol=1e-6)
+
+        batched = jax.jit(jax.vmap(solve))(optimizers)
+        assert np.all(batched.status == Status.CONVERGED)
+        one_by_one = jax.jit(solve)
+        for i, row in enumerate(table):
+            result = one_by_one(adam(**row))
+            assert result.steps == batched.steps[i]
+            np.testing.assert_allclose(result.x, batched.x[i], rtol=1e-5)
+        assert len(set(batched.steps.tolist())) > 3
+
+    def test_schedules_count_the_steps(self):
+        rates = jnp.array([0.5, 0.25, 0.125])
+        result = minimize(lambda x: x, 0.0, sgd(lambda count: rates[count]), tol=0, max_steps=3)
+        assert result.x == -0.875
+
+    def test_forward_derivative(self):
+        def end(start):
+            return minimize(square, start, sgd(0.25), tol=0, max_steps=4).x
+
+        assert jax.jvp(end, (1.0,), (1.0,))[1] == 0.5**4
+
+
+class TestErrors:
+    @pytest.mark.parametrize("loop", [minimize, lambda *args: descend(*args, steps=3)], ids=["minimize", "descend"])
+    @pytest.mark.parametrize(
+        ("x0", "name"),
+        [
+            ({"a": 1.0, "b": 1}, r"leaf \['b'\] must have a floating-point dtype, got int32"),
+            ((1.0, [True]), r"leaf \[1\]\[0\] must have a floating-point dtype, got bool"),
+            (np.array([1, 2]), "the only leaf must have a floating-point dtype, got int"),
+            ({"a": "text"}, r"leaf \['a'\] must be an array, got 'text' \(str\)"),
+        ],
+    )
+    def test_leaf_without_floating_point_dtype(self, loop, x0, name):
+        with pytest.raises(TypeError, match=name):
+            loop(lambda x: 1.0, x0, adam(0.1))
+
+    @pytest.mark.parametrize("loop", [minimize, lambda *args: descend(*args, steps=3)], ids=["minimize", "descend"])
+    @pytest.mark.parametrize(
+        "function", [lambda x: x, lambda x: 1j * x[0], lambda x: 3], ids=["vector", "complex", "int"]
+    )
+    def test_function_without_real_scalar(self, loop, function):
+        with pytest.raises(TypeError):
+            loop(function, jnp.ones(2), adam(0.1))
+
+    @pytest.mark.parametrize("tol", [-1e-9, -np.inf, np.nan, np.array(-1.0), jnp.array(-1.0)])
+    def test_negative_tol(self, tol):
+        with pytest.raises(ValueError, match=r"tol must be 0 or more, got (-|nan)"):
+            minimize(square, 1.0, adam(0.1), tol=tol)
+
+    @pytest.mark.parametrize("max_steps", [-1, np.int32(-5)])
+    def test_negative_max_steps(self, max_steps):
+        with pytest.raises(ValueError, match="max_steps must be 0 or more, got -"):
+            minimize(square, 1.0, adam(0.1), max_steps=max_steps)
+
+    def test_negative_steps(self):
+        with pytest.raises(ValueError, match="steps must be 0 or more, got -1"):
+            descend(square, 1.0, adam(0.1), -1)
+
+
+class TestDescend:
+    @pytest.mark.parametrize(
+        "made",
+        [sgd(0.01, momentum=0.5), adagrad(0.5), adadelta(10.0), rmsprop(0.1), adam(0.1), optax.adam(0.1)],
+        ids=["sgd", "adagrad", "adadelta", "rmsprop", "adam", "optax"],
+    )
+    def test_equals_a_loop_in_python(self, made):
+        x0 = jnp.array([2.0, -1.0])
+        way, _ = python_minimize(himmelblau, x0, made, tol=0, max_steps=30)
+        path = descend(himmelblau, x0, made, 30)
+        assert isinstance(path, Trajectory)
+        assert path.x.shape == (31, 2)
+        assert path.value.shape == (31,)
+        np.testing.assert_array_equal(path.x[0], x0)
+        np.testing.assert_allclose(path.x, [x for x, _ in way], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(path.value, [value for _, value in way], rtol=1e-4, atol=1e-4)
+        assert path.value[-1] < 0.9 * path.value[0]
+
+    def test_exact(self):
+        path = descend(square, 1.0, sgd(0.25), 5)
+        np.testing.assert_array_equal(path.x, 0.5 ** np.arange(6))
+        np.testing.assert_array_equal(path.value, 0.25 ** np.arange(6))
+
+    def test_is_the_way_of_minimize(self):
+        path = descend(himmelblau, jnp.array([2.0, -1.0]), adam(0.1), 40)
+        for steps in (1, 7, 40):
+            result = minimize(himmelblau, jnp.array([2.0, -1.0]), adam(0.1), tol=0, max_steps=steps)
+            np.testing.assert_allclose(path.x[steps], result.x, rtol=1e-6)
+            np.testing.assert_allclose(path.value[steps], result.value, rtol=1e-5)
+
+    def test_no_steps(self):
+        path = descend(square, 3.0, adam(0.1), 0)
+        np.testing.assert_array_equal(path.x, [3.0])
+        np.testing.assert_array_equal(path.value, [9.0])
+
+    def test_trees_and_args(self):
+        path = descend(
+            lambda x, target: shifted(x["a"], target) + x["b"] ** 2,
+            {"a": np.zeros(3, np.float32), "b": 1.0},
+            sgd(0.25),
+            2,
+            args=(4.0,),
+        )
+        np.testing.assert_array_equal(path.x["a"], np.repeat([[0.0], [2.0], [3.0]], 3, axis=1))
+        np.testing.assert_array_equal(path.x["b"], [1.0, 0.5, 0.25])
+        np.testing.assert_array_equal(path.value, [49.0, 12.25, 3 + 0.0625])
+
+    def test_complex_numbers(self):
+        path = descend(lambda z: jnp.abs(z - (4 + 8j)) ** 2, 0j, sgd(0.25), 2)
+        np.testing.assert_allclose(path.x, [0, 2 + 4j, 3 + 6j], rtol=1e-6)
+
+    def test_extra_arguments(self):
+        path = descend(himmelblau, jnp.array([0.0, 0.0]), optax.lbfgs(), 15)
+        np.testing.assert_allclose(path.x[-1], HIMMELBLAU[0], atol=1e-3)
+
+    def test_goes_on_through_nonfinite_points(self):
+        path = descend(square, 1.0, sgd(1.5), 70)
+        assert np.isfinite(path.value[63])
+        assert not np.isfinite(path.value[64])
+
+    def test_derivative_of_the_start(self):
+        # x halves in each step, whatever the start.
+        for derivative in (jax.jacrev, jax.jacfwd):
+            slopes = derivative(lambda x0: descend(square, x0, sgd(0.25), 3).x)(1.0)
+            np.testing.assert_array_equal(slopes, 0.5 ** np.arange(4))
+
+    def test_derivative_of_the_start_against_differences(self, x64):
+        @jax.jit
+        def end(x0):
+            return descend(himmelblau, x0, adam(0.1, eps_root=1e-3), 10).value[-1]
+
+        # Here the second partial derivative is zero, where without eps_root the root of the second moment has no slope.
+        x0 = jnp.array([2.0, -1.0])
+        assert jax.grad(himmelblau)(x0)[1] == 0
+        gradient = jax.grad(end)(x0)
+        for i in range(2):
+            width = 1e-6 * np.eye(2)[i]
+            np.testing.assert_allclose(gradient[i], (end(x0 + width) - end(x0 - width)) / 2e-6, rtol=1e-6)
+
+    def test_derivative_of_the_optimizer(self):
+        # One step from 1: (1 − 2α)², whose slope at α = 1/4 is −2; two steps: (1 − 2α)⁴, −1.
+        for steps, slope in ((0, 0.0), (1, -2.0), (2, -1.0)):
+            gradient = jax.grad(lambda made, steps=steps: descend(square, 1.0, made, steps).value[-1])(sgd(0.25))
+            assert gradient.hyperparameters["learning_rate"] == slope
+
+    def test_derivative_of_args(self):
+        # After a step from 0 with rate 1/4, x is half the target.
+        assert jax.grad(lambda target: descend(shifted, 0.0, sgd(0.25), 1, args=(target,)).x[-1])(3.0) == 0.5
+
+    def test_vmap_over_optimizers(self):
+        optimizers, table = grid(sgd, learning_rate=[0.125, 0.25, 0.5], momentum=[0.0, 0.5])
+        batched = jax.vmap(lambda made: descend(square, 1.0, made, 6))(optimizers)
+        assert batched.x.shape == (6, 7)
+        for i, row in enumerate(table):
+            path = descend(square, 1.0, sgd(**row), 6)
+            np.testing.assert_allclose(batched.x[i], path.x, rtol=1e-6)
+            np.testing.assert_allclose(batched.value[i], path.value, rtol=1e-6)
+
+    def test_jit_shares_one_trace(self):
+        traces = []
+
+        @jax.jit
+        def walk(x0, made):
+            traces.append(None)
+            return descend(square, x0, made, 3).x
+
+        for rate in (0.25, 0.125):
+            np.testing.assert_allclose(walk(1.0, sgd(rate)), (1 - 2 * rate) ** np.arange(4))
+        assert len(traces) == 1
