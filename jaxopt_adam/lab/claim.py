@@ -4,7 +4,7 @@ import dataclasses
 
 from jaxopt_adam.lab.race import Outcome
 
-__all__ = ["Comparison", "compare", "verdict"]
+__all__ = ["Comparison", "compare", "telling", "verdict"]
 
 BEFORE, AFTER = 0.79, 0.94
 # "About" a third, and "about" 79 %: up to two fifths of the iterations, and up to five points more.
@@ -56,50 +56,62 @@ class Comparison:
             if self.descent_rate == self.adam_rate
             else f"learning rates {self.descent_rate:g} and {self.adam_rate:g}"
         )
-        descent = f"mini-batch gradient descent was at {self.descent_accuracy:.1%} after {self.iterations} iterations"
+        descent = (
+            f"mini-batch gradient descent was at {100 * self.descent_accuracy:.1f} % after {self.iterations} iterations"
+        )
         adam = (
-            f"Adam reached 94 % after {self.adam_iterations} ({self.adam_iterations / self.iterations:.0%} of them)"
+            f"Adam reached 94 % after {self.adam_iterations} ({100 * self.adam_iterations / self.iterations:.0f} %)"
             if self.adam_iterations is not None
-            else f"Adam never reached 94 % and was at {self.adam_accuracy:.1%} after a third of them"
+            else f"Adam never reached 94 %, and was at {100 * self.adam_accuracy:.1f} % after a third of them"
         )
         if self.held:
             judgement = "The claim held"
         elif self.adam_part:
-            judgement = "The claim held for Adam's part alone: gradient descent did better than about 79 %"
+            judgement = "The claim did not hold, since gradient descent did better than about 79 %"
         else:
             judgement = "The claim did not hold"
         return f"{self.setting} ({rates}): {descent}; {adam}. {judgement}."
 
 
 def compare(descent: Outcome, adam: Outcome) -> list[Comparison]:
-    """Judge the claim at equal learning rate (Adam's best, as when one changes nothing but the rule) and at each best."""
+    """Judge the claim with each learning rate for both, and last with each rule's best."""
 
-    def one(setting: str, descent_rate: int) -> Comparison:
-        mean = adam.test[adam.best].mean(axis=0)
+    def one(setting: str, descent_rate: int, adam_rate: int) -> Comparison:
         third = int((adam.at <= adam.at[-1] / 3).sum()) - 1
         return Comparison(
             setting=setting,
             descent_rate=float(descent.learning_rates[descent_rate]),
-            adam_rate=float(adam.learning_rates[adam.best]),
+            adam_rate=float(adam.learning_rates[adam_rate]),
             iterations=int(descent.at[-1]),
             descent_accuracy=float(descent.test[descent_rate].mean(axis=0)[-1]),
-            adam_iterations=adam.iterations_to(AFTER),
-            adam_accuracy=float(mean[third]),
+            adam_iterations=adam.iterations_to(AFTER, adam_rate),
+            adam_accuracy=float(adam.test[adam_rate].mean(axis=0)[third]),
         )
 
-    return [one("At equal learning rate", adam.best), one("At each rule's best learning rate", descent.best)]
+    equal = [one("At equal learning rate", rate, rate) for rate in range(len(adam.learning_rates))]
+    return [*equal, one("At each rule's best learning rate", descent.best, adam.best)]
+
+
+def telling(comparison: Comparison, comparisons: list[Comparison]) -> bool:
+    """Whether a comparison is one of the two to show first: at Adam's best learning rate for both, and at each best."""
+    return comparison.adam_rate == comparisons[-1].adam_rate
 
 
 def verdict(comparisons: list[Comparison], data: str) -> str:
-    """One sentence for the whole."""
+    """The judgement of the whole, in a sentence or two."""
     if not comparisons:
         return "The article's claim was not judged: that takes both mini-batch gradient descent and Adam."
-    held = [comparison.held for comparison in comparisons]
-    what = "The article's claim (94 % with Adam in about a third of the iterations, 79 % before)"
-    if all(held):
-        return f"{what} held on {data}, at equal learning rate and at each rule's best."
-    if held[0]:
-        return f"{what} held on {data} at equal learning rate, but not once each rule has its own best learning rate."
-    if held[1]:
-        return f"{what} held on {data} at each rule's best learning rate, but not at equal learning rate."
-    return f"{what} did not hold on {data}."
+    *equal, best = comparisons
+    what = f"The article's claim (94 % with Adam in about a third of the iterations, 79 % before): on {data}"
+    held = [f"{each.adam_rate:g}" for each in equal if each.held]
+    if held:
+        first = f"it held at equal learning rate for {_listed(held)} of the {len(equal)} learning rates tried"
+    else:
+        first = f"it held at equal learning rate for none of the {len(equal)} learning rates tried"
+    second = "held" if best.held else "did not hold"
+    but = "and it" if bool(held) == best.held else "but it"
+    return f"{what} {first}, {but} {second} with each rule at its own best learning rate."
+
+
+def _listed(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

@@ -101,7 +101,7 @@ def digits(
         ),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(help="Iterations; 600 by default, 100 if quick.", callback=at_least(1))
+        int | None, typer.Option(help="Iterations; 300 by default, 100 if quick.", callback=at_least(1))
     ] = None,
     seeds: Annotated[
         int | None,
@@ -146,7 +146,10 @@ def digits(
         comparisons = claim.compare(finished["sgd"], finished["adam"]) if {"sgd", "adam"} <= set(names) else []
         verdict = claim.verdict(comparisons, images.name)
         report.write(unfinished, images, settings, outcomes, batches, comparisons, verdict)
-    _show(outcomes, [*(comparison.sentence for comparison in comparisons), verdict], out / "report.html")
+    _print_table(report.COLUMNS, [report.row(outcome) for outcome in outcomes])
+    for sentence in (*(each.sentence for each in comparisons if claim.telling(each, comparisons)), verdict):
+        console.print(sentence, highlight=False)
+    _print_path(out / "report.html")
 
 
 @app.command()
@@ -257,7 +260,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     try:
         code = app(arguments, prog_name="jaxopt-adam", standalone_mode=False)
     except (typer.TyperException, data.DataError) as error:
-        _fail(getattr(error, "format_message", lambda: str(error))())
+        _fail(error.format_message() if isinstance(error, typer.TyperException) else str(error))
     except OSError as error:
         _fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
     except (KeyboardInterrupt, typer.Abort):
@@ -288,17 +291,10 @@ def _race(entrants: list[race.Entry], images: data.Digits, settings: race.Settin
     return outcomes
 
 
-def _show(outcomes: list[race.Outcome], sentences: list[str], page: Path) -> None:
-    _print_table(report.COLUMNS, [report.row(outcome) for outcome in outcomes])
-    for sentence in sentences:
-        console.print(sentence, highlight=False)
-    _print_path(page)
-
-
 def _print_table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    table = Table(*columns)
-    for column in table.columns[1:]:
-        column.justify = "right"
+    table = Table(pad_edge=False)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index else "left", no_wrap=not index)
     for row in rows:
         table.add_row(*row)
     console.print(table)

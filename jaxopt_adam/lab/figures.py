@@ -49,7 +49,7 @@ def cost_figure(outcomes: Sequence[Outcome]) -> Figure:
         axes.plot(np.arange(1, len(cost) + 1), cost, label=_label(outcome), **style(index))
     axes.set(
         xlabel="iterations",
-        ylabel="cost of the batch (averaged, β = 0.9, debiased)",
+        ylabel="cost of the batch, averaged (β = 0.9)",
         yscale="log",
         title="Cost against iterations, each rule at its best learning rate",
     )
@@ -80,7 +80,7 @@ def accuracy_figure(outcomes: Sequence[Outcome]) -> Figure:
 
 
 def batches_figure(outcomes: Mapping[str, Outcome]) -> Figure:
-    """The cost of gradient descent with three batch sizes, side by side: the smaller the batch, the noisier the path."""
+    """The cost of gradient descent with three batch sizes: the smaller the batch, the noisier the path."""
     figure, panels = new_figure(len(outcomes), width=9.0, height=3.4, sharey=True)
     for index, (axes, (title, outcome)) in enumerate(zip(panels, outcomes.items(), strict=True)):
         cost = outcome.cost[outcome.best, 0]

@@ -86,7 +86,7 @@ class Walk:
 
     Args:
         rule: its name.
-        learning_rate: the one of the grid that got it lowest.
+        learning_rate: the one of the grid that got it lowest without climbing far above the start.
         path: the points, shape (steps + 1, 2), the start first.
         values: the function at each.
     """
@@ -119,7 +119,9 @@ def walk(
     first = jnp.asarray(landscape.start if start is None else start, float)
     paths = jax.vmap(lambda each: jaxopt_adam.descend(landscape.function, first, each, steps))(optimizers)
     values = np.asarray(paths.value)
-    best = int(np.argmin(np.where(np.isfinite(values).all(axis=1), values[:, -1], np.inf)))
+    # A walk that climbs high above its start may end low by luck, and makes a picture of nothing but luck.
+    calm = np.isfinite(values).all(axis=1) & (values.max(axis=1) <= 1.5 * values[:, :1].max(axis=1))
+    best = int(np.argmin(np.where(calm if calm.any() else np.isfinite(values[:, -1]), values[:, -1], np.inf)))
     return Walk(title, table[best]["learning_rate"], np.asarray(paths.x)[best], values[best])
 
 
@@ -131,7 +133,7 @@ def figure(landscape: Landscape, walks: Sequence[Walk]) -> Figure:
     levels = np.geomspace(max(z.min(), z.max() * 1e-5), z.max(), 18)
     left.contour(x, y, z, levels=levels, colors="#bbbbbb", linewidths=0.7)
     for index, each in enumerate(walks):
-        left.plot(*each.path.T, marker=".", markersize=3, label=f"{each.rule} ({each.learning_rate:g})", **style(index))
+        left.plot(*each.path.T, marker=".", markersize=2, label=f"{each.rule} ({each.learning_rate:g})", **style(index))
         right.plot(np.arange(len(each.values)), np.maximum(each.values, 1e-12), **style(index))
     left.plot(*walks[0].path[0], "o", color="black", markersize=8, fillstyle="none", label="start")
     left.plot(*np.transpose(landscape.minima), "*", color="black", markersize=11, linestyle="none", label="minimum")

@@ -63,8 +63,8 @@ class Settings:
 
     learning_rates: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
     seeds: int = 3
-    steps: int = 600
-    every: int = 10
+    steps: int = 300
+    every: int = 5
     batch_size: int = 64
     hidden: int = 32
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxopt_adam.lab import figures
-from jaxopt_adam.lab.claim import Comparison
+from jaxopt_adam.lab.claim import Comparison, telling
 from jaxopt_adam.lab.data import Digits
 from jaxopt_adam.lab.output import write_json
 from jaxopt_adam.lab.race import Outcome, Settings
@@ -144,7 +144,10 @@ def _page(
         + "</tr>"
         for cells in map(row, outcomes)
     )
-    judged = "".join(f"<li>{html.escape(each.sentence)}</li>" for each in comparisons)
+    first, more = (
+        "".join(f"<li>{html.escape(each.sentence)}</li>" for each in comparisons if telling(each, comparisons) is which)
+        for which in (True, False)
+    )
     shown = "\n".join(
         f'<figure><img src="data:image/png;base64,{content}" alt="{html.escape(alternative)}"></figure>'
         for alternative, content in pictures.values()
@@ -171,7 +174,8 @@ img {{ max-width: 100%; height: auto; background: white; }}
 <body>
 <h1>The race on handwritten digits</h1>
 <p class="verdict">{html.escape(verdict)}</p>
-<ul>{judged}</ul>
+<ul>{first}</ul>
+<details><summary>At the other learning rates</summary><ul>{more}</ul></details>
 <h2>Each rule at its best learning rate</h2>
 <div class="scroll">
 <table>
@@ -183,9 +187,9 @@ img {{ max-width: 100%; height: auto; background: white; }}
 </div>
 <p>{html.escape(digits.name)}: {sizes["train"]:,} images to train on, {sizes["validation"]:,} to choose each rule's
 learning rate by, {sizes["test"]:,} to test on. A network with one hidden layer of {settings.hidden} units,
-{settings.steps} iterations, mini-batches of {settings.batch_size}, {settings.seeds} seeds. Every rule was tried with the
-learning rates {", ".join(f"{rate:g}" for rate in settings.learning_rates)}; accuracies are means over the seeds, ± their
-standard deviation; the seconds are those of the whole grid, compilation included.</p>
+{settings.steps} iterations, mini-batches of {settings.batch_size}, {settings.seeds} seeds. Every rule was tried with
+the learning rates {", ".join(f"{rate:g}" for rate in settings.learning_rates)}; accuracies are means over the
+seeds, ± their standard deviation; the seconds are those of the whole grid, compilation included.</p>
 <h2>Figures</h2>
 {shown}
 </body>
