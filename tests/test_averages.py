@@ -286,6 +286,21 @@ class TestEma:
         moved = jax.jit(jax.vmap(ema, in_axes=(None, None, 0)))(constants, constants, decays)
         chex.assert_trees_all_equal(moved, jnp.broadcast_to(constants, moved.shape))
 
+    @pytest.mark.parametrize("traced", [False, True])
+    def test_without_past_the_average_is_the_value(self, traced):
+        # As rmsprop's and adam's second moments meet it: a large gradient, then a small one.
+        average, value = jnp.float32([1e4, 3.0, -1e8]), jnp.float32([1e-6, 1e-9, 0.7])
+        new = jax.jit(ema)(average, value, 0.0) if traced else ema(average, value, 0.0)
+        chex.assert_trees_all_equal(new, value)
+
+    def test_no_digits_are_lost_between_averages_and_values_of_any_size(self):
+        generator = np.random.default_rng(8)
+        average, value = (np.float32(10 ** generator.uniform(-8, 8, 2000)) for _ in range(2))
+        decay = np.float32(generator.uniform(0, 1, 2000) ** 4)
+        exact = np.float64(decay) * average + (1 - np.float64(decay)) * value
+        new = jax.jit(ema)(average, value, decay)
+        assert (np.abs(new - exact) <= 3 * np.spacing(np.float32(exact))).all()
+
     def test_no_past_and_all_past(self):
         assert ema(5.0, 3.0, 0.0) == 3
         assert ema(jnp.float32(5), jnp.float32(3), 1 - 2.0**-24) == 5

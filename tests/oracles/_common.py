@@ -32,9 +32,7 @@ def wide(param, real=False):
 
 
 def rounded(value, dtype):
-    """A value after it has rested in a dtype; None is for no rounding. The imaginary part is rounded likewise."""
+    """A value after it has rested in a dtype; None is for no rounding. As the compiler does, by way of float32."""
     if dtype is None:
         return value
-    if np.iscomplexobj(value):
-        return rounded(value.real, dtype) + 1j * rounded(value.imag, dtype)
-    return value.astype(dtype).astype(np.float64)
+    return value.astype(np.float32).astype(dtype).astype(np.float64)

@@ -1,0 +1,730 @@
+import inspect
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from oracles import ORACLES, walk
+
+import jaxopt_adam
+
+LAST_STEP = 2**31 - 1
+
+
+def falling(count):
+    return 0.1 / (1 + 0.01 * count)
+
+
+def rising(count):
+    return 0.001 * (1 + 0.1 * count)
+
+
+# Graves's variance is a difference, and at the first step with bias correction it is that of one value: zero on paper,
+# a rounding error of g² in floating point. A tiny ε in the root would divide by that error, so ε is large. Outside of
+# the root even that would not do, since the root of the error is taken first; there the average starts far above zero.
+CENTERED = {"centered": True, "bias_correction": True, "eps": 100.0}
+
+CASES = [
+    ("sgd", {"learning_rate": 0.1}),
+    ("sgd", {"learning_rate": falling}),
+    ("sgd", {"learning_rate": None}),
+    ("sgd", {"learning_rate": 0.1, "momentum": 0.0}),
+    ("sgd", {"learning_rate": 0.1, "momentum": 0.9}),
+    ("sgd", {"learning_rate": 0.01, "momentum": 0.99, "nesterov": True}),
+    ("sgd", {"learning_rate": 0.1, "nesterov": True}),
+    ("sgd", {"learning_rate": falling, "momentum": 0.9, "nesterov": True}),
+    ("sgd", {"learning_rate": None, "momentum": 0.9, "nesterov": True}),
+    ("adagrad", {"learning_rate": 0.1}),
+    ("adagrad", {"learning_rate": falling}),
+    ("adagrad", {"learning_rate": None}),
+    ("adagrad", {"learning_rate": 0.1, "initial_accumulator_value": 0.0}),
+    ("adagrad", {"learning_rate": 0.1, "initial_accumulator_value": 3.0}),
+    ("adagrad", {"learning_rate": 0.1, "eps": 0.01}),
+    ("adagrad", {"learning_rate": 0.1, "initial_accumulator_value": 0.0, "eps": 0.0}),
+    ("adadelta", {}),
+    ("adadelta", {"learning_rate": 1.0}),
+    ("adadelta", {"learning_rate": falling}),
+    ("adadelta", {"learning_rate": 1.0, "rho": 0.0}),
+    ("adadelta", {"learning_rate": 1.0, "rho": 0.99}),
+    ("adadelta", {"learning_rate": 1.0, "eps": 0.01}),
+    ("adadelta", {"learning_rate": 1.0, "weight_decay": 0.1}),
+    ("adadelta", {"learning_rate": 1.0, "weight_decay": rising}),
+    ("rmsprop", {"learning_rate": 0.01}),
+    ("rmsprop", {"learning_rate": falling}),
+    ("rmsprop", {"learning_rate": None}),
+    ("rmsprop", {"learning_rate": 0.01, "decay": 0.0}),
+    ("rmsprop", {"learning_rate": 0.01, "decay": 0.99}),
+    ("rmsprop", {"learning_rate": 0.01, "eps": 0.01}),
+    ("rmsprop", {"learning_rate": 0.01, "eps_in_sqrt": False}),
+    ("rmsprop", {"learning_rate": 0.01, "eps_in_sqrt": False, "eps": 0.01}),
+    ("rmsprop", {"learning_rate": 0.01, "initial_scale": 1.0}),
+    ("rmsprop", {"learning_rate": 0.01, "centered": True}),
+    ("rmsprop", {"learning_rate": 0.01, "centered": True, "initial_scale": 1.0, "decay": 0.95, "eps": 1e-4}),
+    ("rmsprop", {"learning_rate": 0.01, "centered": True, "eps_in_sqrt": False}),
+    ("rmsprop", {"learning_rate": 0.01, "momentum": 0.9}),
+    ("rmsprop", {"learning_rate": 0.01, "momentum": 0.9, "nesterov": True}),
+    ("rmsprop", {"learning_rate": falling, "momentum": 0.9}),
+    ("rmsprop", {"learning_rate": None, "momentum": 0.5, "nesterov": True}),
+    ("rmsprop", {"learning_rate": 0.01, "bias_correction": True}),
+    ("rmsprop", {"learning_rate": 0.01, "bias_correction": True, "decay": 0.999, "eps_in_sqrt": False}),
+    ("rmsprop", {"learning_rate": 0.01, **CENTERED}),
+    ("rmsprop", {"learning_rate": 0.01, **CENTERED, "momentum": 0.9, "nesterov": True}),
+    ("rmsprop", {"learning_rate": 0.01, **CENTERED, "eps_in_sqrt": False, "initial_scale": 1e4}),
+    ("adam", {"learning_rate": 0.01}),
+    ("adam", {"learning_rate": falling}),
+    ("adam", {"learning_rate": None}),
+    ("adam", {"learning_rate": 0.01, "b1": 0.0}),
+    ("adam", {"learning_rate": 0.01, "b1": 0.99}),
+    ("adam", {"learning_rate": 0.01, "b2": 0.0, "eps": 0.01}),
+    ("adam", {"learning_rate": 0.01, "b2": 0.95}),
+    ("adam", {"learning_rate": 0.01, "b2": 0.99999}),
+    ("adam", {"learning_rate": 0.01, "eps": 0.01}),
+    ("adam", {"learning_rate": 0.01, "eps_root": 1e-3}),
+    ("adam", {"learning_rate": 0.01, "nesterov": True}),
+    ("adam", {"learning_rate": falling, "b1": 0.95, "b2": 0.98, "eps": 1e-4, "eps_root": 1e-6, "nesterov": True}),
+    ("adam", {"learning_rate": None, "nesterov": True}),
+]
+
+# Optax multiplies what rests in a low precision before it widens it, so these are held against the oracles only.
+NARROW_CASES = [
+    ("sgd", {"learning_rate": 0.1, "momentum": 0.9, "accumulator_dtype": "float32"}),
+    ("sgd", {"learning_rate": 0.1, "momentum": 0.9, "nesterov": True, "accumulator_dtype": jnp.bfloat16}),
+    ("sgd", {"learning_rate": 0.1, "momentum": 0.9, "accumulator_dtype": np.float16}),
+    ("adam", {"learning_rate": 0.01, "mu_dtype": "float32"}),
+    ("adam", {"learning_rate": 0.01, "mu_dtype": "bfloat16"}),
+    ("adam", {"learning_rate": 0.01, "mu_dtype": jnp.float16, "nesterov": True}),
+]
+
+
+def name_of(case):
+    if not isinstance(case, dict):
+        return getattr(case, "__name__", str(case))
+    return ",".join(f"{name}={getattr(value, '__name__', value)}" for name, value in case.items()) or "defaults"
+
+
+def over(cases):
+    return pytest.mark.parametrize(("rule", "arguments"), cases, ids=name_of)
+
+
+def noisy_gradients(steps, seed=0, imaginary=False):
+    """A slope that drifts, under heavy-tailed noise, of sizes from 1e-4 to 100; the last ten are mostly zero."""
+    generator = np.random.default_rng(seed)
+    size = 40
+    drift = generator.normal(size=size) * np.cos(np.linspace(0, 3, steps))[:, None]
+    gradients = (drift + generator.standard_t(4, size=(steps, size))) * 10 ** np.linspace(-4, 2, size)
+    if imaginary:
+        gradients = gradients + 1j * noisy_gradients(steps, seed + 100)
+    gradients[:, -10:] *= generator.random((steps, 10)) < 0.1
+    return gradients
+
+
+def start(imaginary=False):
+    generator = np.random.default_rng(99)
+    return generator.normal(size=40) + (1j * generator.normal(size=40) if imaginary else 0)
+
+
+def scan_updates(transformation, params, gradients, state=None):
+    """As the oracles' `walk`; to be called within jit."""
+    state = transformation.init(params) if state is None else state
+
+    def step(carry, grad):
+        params, state = carry
+        updates, state = transformation.update(grad, state, params)
+        return (params + updates, state), updates
+
+    (_, state), updates = jax.lax.scan(step, (params, state), gradients)
+    return updates, state
+
+
+def library_updates(transformation, params, gradients, state=None):
+    gradients, params = jnp.asarray(gradients), jnp.asarray(params)
+    return jax.jit(lambda: scan_updates(transformation, params, gradients, state))()
+
+
+def deviation(updates, right):
+    """How far two walks are apart at most, for each element as a share of the distance that it travelled."""
+    chex.assert_equal_shape([updates, right])
+    updates, right = (np.asarray(each).astype(np.complex128) for each in (updates, right))
+    assert np.isfinite(updates).all()
+    distance = np.abs(right).sum(0)
+    apart = np.abs(updates - right).sum(0)  # at least as much as at any step between
+    assert (distance > 0).all()
+    return (apart / distance).max()
+
+
+def make(rule, arguments):
+    return getattr(jaxopt_adam, rule)(**arguments)
+
+
+def make_optax(rule, arguments):
+    if arguments.get("learning_rate", "default") is not None:
+        return getattr(optax, rule)(**arguments)
+    # Without a learning rate optax has a direction beside each alias, and momentum apart.
+    arguments = {name: value for name, value in arguments.items() if name != "learning_rate"}
+    momentum, nesterov = arguments.pop("momentum", None), arguments.pop("nesterov", False)
+    if rule == "adam":
+        return optax.scale_by_adam(**arguments, nesterov=nesterov)
+    direction = {"sgd": optax.identity, "adagrad": optax.scale_by_rss, "rmsprop": optax.scale_by_rms}[rule](**arguments)
+    return direction if momentum is None else optax.chain(direction, optax.trace(momentum, nesterov))
+
+
+class TestAgreement:
+    @over(CASES)
+    @pytest.mark.usefixtures("x64")
+    def test_float64_with_the_oracle_and_with_optax(self, rule, arguments):
+        params, gradients = start(), noisy_gradients(1000)
+        updates, state = library_updates(make(rule, arguments), params, gradients)
+        right, right_state = walk(ORACLES[rule](**arguments), params, gradients)
+        assert deviation(updates, right) <= 1e-12
+        for name, value in state._asdict().items():
+            if value is not None:
+                np.testing.assert_allclose(value, right_state[name], rtol=1e-9)
+        optax_updates, _ = library_updates(make_optax(rule, arguments), params, gradients)
+        assert deviation(updates, optax_updates) <= 1e-12
+
+    @over(NARROW_CASES)
+    @pytest.mark.usefixtures("x64")
+    def test_float64_that_rests_in_less(self, rule, arguments):
+        params, gradients = start(), noisy_gradients(1000)
+        updates, state = library_updates(make(rule, arguments), params, gradients)
+        right, _ = walk(ORACLES[rule](**arguments), params, gradients)
+        assert deviation(updates, right) <= 1e-12
+        moment, dtype = (state.trace, "accumulator_dtype") if rule == "sgd" else (state.mu, "mu_dtype")
+        chex.assert_type(moment, jnp.dtype(arguments[dtype]))
+        chex.assert_type(updates, np.float64)
+
+    @over(CASES)
+    def test_float32(self, rule, arguments):
+        params, gradients = start().astype(np.float32), noisy_gradients(100).astype(np.float32)
+        updates, state = library_updates(make(rule, arguments), params, gradients)
+        chex.assert_type(updates, np.float32)
+        chex.assert_type([leaf for leaf in jax.tree.leaves(state) if leaf.ndim], np.float32)
+        right, _ = walk(ORACLES[rule](**arguments), np.float64(params), np.float64(gradients))
+        assert deviation(updates, right) <= 1e-5
+
+    @over(CASES)
+    def test_float32_with_traced_hyperparameters(self, rule, arguments):
+        params, gradients = start().astype(np.float32), noisy_gradients(100).astype(np.float32)
+        updates, _ = jax.jit(scan_updates)(make(rule, arguments), params, gradients)
+        # A traced hyperparameter is the float32 number that it is, and so must the oracle's be.
+        known = {name: float(np.float32(x)) if isinstance(x, float) else x for name, x in arguments.items()}
+        for parameter in inspect.signature(ORACLES[rule]).parameters.values():
+            if isinstance(parameter.default, float):
+                known.setdefault(parameter.name, float(np.float32(parameter.default)))
+        right, _ = walk(ORACLES[rule](**known), np.float64(params), np.float64(gradients))
+        assert deviation(updates, right) <= 1e-5
+
+
+MASKS = {
+    "tree": {"layer": {"w": True, "b": False}, "scale": True},
+    "prefix": {"layer": False, "scale": True},
+    "function": lambda params: jax.tree.map(lambda x: x.ndim > 1, params),
+}
+
+
+class TestWeightDecayMask:
+    @pytest.mark.usefixtures("x64")
+    @pytest.mark.parametrize("mask", MASKS)
+    @pytest.mark.parametrize("weight_decay", [0.1, rising], ids=name_of)
+    def test_of_adadelta(self, mask, weight_decay):
+        generator = np.random.default_rng(10)
+        shapes = {"layer": {"w": (4, 3), "b": (3,)}, "scale": (5,)}
+        draw = lambda *lead: jax.tree.map(
+            lambda shape: generator.normal(size=(*lead, *shape)), shapes, is_leaf=lambda node: isinstance(node, tuple)
+        )
+        params, gradients = draw(), draw(1000)
+        arguments = {"learning_rate": 1.0, "weight_decay": weight_decay, "weight_decay_mask": MASKS[mask]}
+        run = lambda transformation: jax.jit(lambda: walk_tree(transformation, params, gradients))()
+        updates, optax_updates = run(jaxopt_adam.adadelta(**arguments)), run(optax.adadelta(**arguments))
+        decays = {
+            "tree": {"layer": {"w": True, "b": False}, "scale": True},
+            "prefix": {"layer": {"w": False, "b": False}, "scale": True},
+            "function": {"layer": {"w": True, "b": False}, "scale": False},
+        }[mask]
+
+        def compare(update, optax_update, decay, param, grads):
+            oracle = ORACLES["adadelta"](1.0, weight_decay=weight_decay if decay else 0.0)
+            assert deviation(update, walk(oracle, param, grads)[0]) <= 1e-12
+            assert deviation(update, optax_update) <= 1e-12
+
+        jax.tree.map(compare, updates, optax_updates, decays, params, gradients)
+
+
+def walk_tree(transformation, params, gradients):
+    def step(carry, grad):
+        params, state = carry
+        updates, state = transformation.update(grad, state, params)
+        return (optax.apply_updates(params, updates), state), updates
+
+    params = jax.tree.map(jnp.asarray, params)
+    return jax.lax.scan(step, (params, transformation.init(params)), gradients)[1]
+
+
+@pytest.mark.parametrize("rule", ORACLES)
+def test_signature_is_that_of_optax(rule):
+    ours = inspect.signature(getattr(jaxopt_adam, rule)).parameters
+    theirs = inspect.signature(getattr(optax, rule)).parameters
+    shared = [name for name in ours if name in theirs]
+    assert shared == list(theirs)
+    for name in shared:
+        assert (ours[name].default, ours[name].kind) == (theirs[name].default, theirs[name].kind)
+    # What optax has not can be given by name only, so that it never takes a place that optax may need.
+    assert all(ours[name].kind is inspect.Parameter.KEYWORD_ONLY for name in ours if name not in theirs)
+
+
+# One of each rule with all the state that it can have.
+FULL = [
+    ("sgd", {"learning_rate": 0.1, "momentum": 0.9}),
+    ("sgd", {"learning_rate": 0.1, "momentum": 0.9, "nesterov": True}),
+    ("adagrad", {"learning_rate": 0.1}),
+    ("adadelta", {"learning_rate": 1.0}),
+    ("rmsprop", {"learning_rate": 0.01, "centered": True, "momentum": 0.9}),
+    ("rmsprop", {"learning_rate": 0.01, **CENTERED, "momentum": 0.9, "nesterov": True}),
+    ("adam", {"learning_rate": 0.01}),
+    ("adam", {"learning_rate": 0.01, "nesterov": True}),
+]
+BARE = [("sgd", {"learning_rate": 0.1}), ("rmsprop", {"learning_rate": 0.01})]
+FIELDS = {
+    "sgd": {"trace"},
+    "adagrad": {"sum_of_squares"},
+    "adadelta": {"e_g", "e_x"},
+    "rmsprop": {"nu", "mu", "trace"},
+    "adam": {"mu", "nu"},
+}
+REAL_FIELDS = {"sum_of_squares", "e_g", "e_x", "nu"}
+
+
+def moments_of(state):
+    return {name: value for name, value in state._asdict().items() if name != "count" and value is not None}
+
+
+class TestDtypes:
+    @over(FULL + BARE)
+    @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+    def test_low_precision_is_the_float32_run_rounded(self, rule, arguments, dtype):
+        params = jnp.asarray(start(), dtype)
+        gradients = jnp.asarray(noisy_gradients(100), dtype)
+        updates, state = library_updates(make(rule, arguments), params, gradients)
+        chex.assert_type(updates, dtype)
+        chex.assert_type([leaf for leaf in jax.tree.leaves(state) if leaf.ndim], np.float32)
+        wide_updates, wide_state = library_updates(
+            make(rule, arguments), params.astype(jnp.float32), gradients.astype(jnp.float32)
+        )
+        chex.assert_trees_all_equal(updates, wide_updates.astype(dtype))
+        chex.assert_trees_all_equal(state, wide_state)
+        right, _ = walk(ORACLES[rule](**arguments), np.float64(params), np.float64(gradients))
+        assert deviation(wide_updates, right) <= 1e-5
+
+    @over(FULL + BARE)
+    @pytest.mark.parametrize(
+        ("param", "grad", "moment"),
+        [
+            (jnp.float32, jnp.bfloat16, jnp.float32),
+            (jnp.bfloat16, jnp.float32, jnp.float32),
+            (jnp.float16, jnp.bfloat16, jnp.float32),
+        ],
+    )
+    def test_update_has_the_dtype_of_its_gradient(self, rule, arguments, param, grad, moment):
+        optimizer = make(rule, arguments)
+        params, grads = jnp.ones(3, param), jnp.ones(3, grad)
+        state = optimizer.init(params)
+        chex.assert_type(list(moments_of(state).values()), moment)
+        updates, state = optimizer.update(grads, state, params)
+        chex.assert_type(updates, grad)
+        chex.assert_type(list(moments_of(state).values()), moment)
+
+    @pytest.mark.usefixtures("x64")
+    @over(FULL + BARE)
+    def test_where_float64_is_on_each_leaf_keeps_its_own_dtype(self, rule, arguments):
+        optimizer = make(rule, arguments)
+        dtypes = {"a": jnp.float64, "b": jnp.float32, "c": jnp.bfloat16}
+        params = {name: jnp.ones(3, dtype) for name, dtype in dtypes.items()}
+        updates, state = optimizer.update(params, optimizer.init(params), params)
+        assert {name: leaf.dtype for name, leaf in updates.items()} == dtypes
+        for moment in moments_of(state).values():
+            assert {name: leaf.dtype for name, leaf in moment.items()} == {**dtypes, "c": jnp.float32}
+
+    @over(FULL + BARE)
+    def test_complex64(self, rule, arguments):
+        params, gradients = (each.astype(np.complex64) for each in (start(True), noisy_gradients(100, imaginary=True)))
+        updates, state = library_updates(make(rule, arguments), params, gradients)
+        chex.assert_type(updates, np.complex64)
+        for name, moment in moments_of(state).items():
+            chex.assert_type(moment, np.float32 if name in REAL_FIELDS else np.complex64)
+        right, _ = walk(ORACLES[rule](**arguments), np.complex128(params), np.complex128(gradients))
+        assert deviation(updates, right) <= 1e-5
+
+    @pytest.mark.usefixtures("x64")
+    @over(FULL + BARE)
+    def test_complex128(self, rule, arguments):
+        params, gradients = start(True), noisy_gradients(1000, imaginary=True)
+        updates, state = library_updates(make(rule, arguments), params, gradients)
+        chex.assert_type(updates, np.complex128)
+        for name, moment in moments_of(state).items():
+            chex.assert_type(moment, np.float64 if name in REAL_FIELDS else np.complex128)
+        right, _ = walk(ORACLES[rule](**arguments), params, gradients)
+        assert deviation(updates, right) <= 1e-12
+        if rule != "adadelta":  # optax's squares g there, rather than |g|
+            optax_updates, _ = library_updates(make_optax(rule, arguments), params, gradients)
+            assert deviation(updates, optax_updates) <= 1e-12
+
+
+WITHOUT_EPS = [
+    ("adagrad", {"learning_rate": 0.1, "eps": 0.0, "initial_accumulator_value": 0.0}),
+    ("adadelta", {"learning_rate": 1.0, "eps": 0.0}),
+    ("rmsprop", {"learning_rate": 0.01, "eps": 0.0}),
+    ("rmsprop", {"learning_rate": 0.01, "eps": 0.0, "eps_in_sqrt": False}),
+    ("rmsprop", {"learning_rate": 0.01, "eps": 0.0, "centered": True, "momentum": 0.9, "nesterov": True}),
+    ("rmsprop", {"learning_rate": 0.01, "eps": 0.0, "centered": True, "eps_in_sqrt": False}),
+    ("rmsprop", {"learning_rate": 0.01, "eps": 0.0, "bias_correction": True}),
+    ("adam", {"learning_rate": 0.01, "eps": 0.0}),
+    ("adam", {"learning_rate": 0.01, "eps": 0.0, "nesterov": True}),
+    ("adam", {"learning_rate": None, "eps": 0.0, "b1": 0.0, "b2": 0.0}),
+]
+
+
+class TestZeroGradient:
+    @over(FULL + BARE + WITHOUT_EPS)
+    def test_gives_a_zero_update_at_first_and_finite_ones_ever_after(self, rule, arguments):
+        path = np.zeros((400, 3))
+        path[3], path[5] = [1.0, -0.01, 100.0], [0.5, -0.5, 0.0]
+        dtypes = [jnp.float16, jnp.bfloat16, jnp.float32, jnp.complex64]
+        gradients = {np.dtype(dtype).name: jnp.asarray(path, dtype) for dtype in dtypes}
+        params = {name: jnp.zeros(3, leaf.dtype) for name, leaf in gradients.items()}
+        updates = jax.jit(lambda: walk_tree(make(rule, arguments), params, gradients))()
+        chex.assert_tree_all_finite(updates)
+        # Without eps nothing sets the size of AdaDelta's first step, so it never starts.
+        starts = rule != "adadelta" or "eps" not in arguments
+        for name, update in updates.items():
+            chex.assert_type(update, gradients[name].dtype)
+            assert (update[:3] == 0).all()
+            assert (update[3] != 0).all() == starts
+
+    @over(FULL + BARE)
+    def test_of_one_leaf_does_not_touch_another(self, rule, arguments):
+        optimizer = make(rule, arguments)
+        params = {"still": jnp.zeros(2), "moving": jnp.ones(2)}
+        updates, _ = optimizer.update(params, optimizer.init(params), params)
+        assert (updates["still"] == 0).all()
+        assert (updates["moving"] < 0).all()
+
+
+class TestCounter:
+    @over(FULL + BARE)
+    def test_counts_updates(self, rule, arguments):
+        optimizer = make(rule, arguments)
+        state = optimizer.init(jnp.ones(2))
+        chex.assert_type(state.count, np.int32)
+        for count in range(3):
+            assert state.count == count
+            _, state = optimizer.update(jnp.ones(2), state, jnp.ones(2))
+
+    @over([*FULL, ("sgd", {"learning_rate": falling}), ("adam", {"learning_rate": falling, "nesterov": True})])
+    def test_stops_at_its_maximum_and_the_updates_stay_right(self, rule, arguments):
+        params, gradients = start().astype(np.float32), noisy_gradients(20).astype(np.float32)
+        optimizer, oracle = make(rule, arguments), ORACLES[rule](**arguments)
+        late = LAST_STEP - 3
+        late_state = optimizer.init(params)._replace(count=jnp.int32(late))
+        updates, last_state = library_updates(optimizer, params, gradients, late_state)
+        wide = np.float64(params)
+        right, _ = walk(oracle, wide, np.float64(gradients), {**oracle.init(wide), "count": late})
+        chex.assert_type(last_state.count, np.int32)
+        assert last_state.count == LAST_STEP
+        assert deviation(updates, right) <= 1e-5
+
+
+def layers(dtype=jnp.float32):
+    return {"layer": {"w": jnp.ones((2, 3), dtype), "b": jnp.ones(3, dtype)}}
+
+
+class TestErrors:
+    @over(FULL + BARE)
+    @pytest.mark.parametrize("wrong", [np.int32, np.uint8, np.bool_])
+    def test_leaf_that_is_not_of_a_floating_point_dtype(self, rule, arguments, wrong):
+        params = {"layer": {"w": jnp.ones(2), "steps": jnp.ones(2, wrong)}}
+        with pytest.raises(TypeError, match=rf"\['layer'\]\['steps'\].*floating.*{np.dtype(wrong).name}"):
+            make(rule, arguments).init(params)
+
+    @over(FULL + BARE)
+    def test_leaf_that_is_no_array(self, rule, arguments):
+        with pytest.raises(TypeError, match=r"\['layer'\]\['name'\].*'dense'"):
+            make(rule, arguments).init({"layer": {"w": jnp.ones(2), "name": "dense"}})
+
+    @over(FULL)
+    def test_gradients_without_a_leaf(self, rule, arguments):
+        optimizer, params = make(rule, arguments), layers()
+        with pytest.raises(ValueError, match=r"same tree.*\['layer'\]\['b'\]"):
+            optimizer.update({"layer": {"w": params["layer"]["w"]}}, optimizer.init(params), params)
+
+    @over(FULL)
+    def test_gradients_with_a_leaf_too_many(self, rule, arguments):
+        optimizer, params = make(rule, arguments), layers()
+        gradients = {"layer": {**params["layer"], "gain": jnp.ones(3)}}
+        with pytest.raises(ValueError, match=r"same tree.*\['layer'\]\['gain'\]"):
+            optimizer.update(gradients, optimizer.init(params), params)
+
+    @over(FULL)
+    def test_gradient_of_another_shape(self, rule, arguments):
+        optimizer, params = make(rule, arguments), layers()
+        gradients = {"layer": {**params["layer"], "b": jnp.ones(4)}}
+        with pytest.raises(ValueError, match=r"\['layer'\]\['b'\].*\(4,\).*\(3,\)"):
+            optimizer.update(gradients, optimizer.init(params), params)
+
+    @over(FULL)
+    def test_gradient_whose_shape_would_broadcast(self, rule, arguments):
+        optimizer, params = make(rule, arguments), layers()
+        gradients = {"layer": {**params["layer"], "b": jnp.ones((1, 3))}}
+        with pytest.raises(ValueError, match=r"\['layer'\]\['b'\].*\(1, 3\).*\(3,\)"):
+            optimizer.update(gradients, optimizer.init(params), params)
+
+    @over(FULL + BARE)
+    def test_gradient_that_is_of_integers(self, rule, arguments):
+        optimizer, params = make(rule, arguments), layers()
+        gradients = {"layer": {**params["layer"], "b": jnp.ones(3, jnp.int32)}}
+        with pytest.raises(TypeError, match=r"\['layer'\]\['b'\].*floating.*int32"):
+            optimizer.update(gradients, optimizer.init(params), params)
+
+    @over([case for case in FULL if case[0] in ("sgd", "adam") or case[1].get("centered")])
+    def test_complex_gradient_of_a_real_parameter(self, rule, arguments):
+        optimizer, params = make(rule, arguments), layers()
+        gradients = {"layer": {**params["layer"], "b": jnp.ones(3, jnp.complex64)}}
+        with pytest.raises(TypeError, match=r"\['layer'\]\['b'\].*complex64.*float32"):
+            optimizer.update(gradients, optimizer.init(params), params)
+
+    @over(FULL)
+    def test_errors_come_from_within_jit_too(self, rule, arguments):
+        optimizer, params = make(rule, arguments), layers()
+        gradients = {"layer": {**params["layer"], "b": jnp.ones(4)}}
+        with pytest.raises(ValueError, match=r"\['layer'\]\['b'\].*\(4,\).*\(3,\)"):
+            jax.jit(optimizer.update)(gradients, optimizer.init(params), params)
+
+    @pytest.mark.parametrize("weight_decay", [0.1, rising], ids=name_of)
+    def test_weight_decay_without_parameters(self, weight_decay):
+        optimizer, params = jaxopt_adam.adadelta(1.0, weight_decay=weight_decay), layers()
+        with pytest.raises(ValueError, match=r"weight_decay needs the parameters.*params"):
+            optimizer.update(params, optimizer.init(params))
+
+    def test_weight_decay_with_parameters_of_another_tree(self):
+        optimizer, params = jaxopt_adam.adadelta(1.0, weight_decay=0.1), layers()
+        with pytest.raises(ValueError, match=r"same tree.*\['layer'\]\['b'\]"):
+            optimizer.update(params, optimizer.init(params), {"layer": {"w": params["layer"]["w"]}})
+
+    @pytest.mark.parametrize("shape", [(4,), (1, 3)])
+    def test_weight_decay_with_a_parameter_of_another_shape(self, shape):
+        optimizer, params = jaxopt_adam.adadelta(1.0, weight_decay=0.1), layers()
+        wrong = {"layer": {**params["layer"], "b": jnp.ones(shape)}}
+        with pytest.raises(ValueError, match=r"\['layer'\]\['b'\]"):
+            optimizer.update(params, optimizer.init(params), wrong)
+
+    @over(FULL + BARE)
+    def test_batched_hyperparameter_without_vmap(self, rule, arguments):
+        learning_rates = jnp.array([0.1, 0.2])
+        optimizer, params = make(rule, {**arguments, "learning_rate": learning_rates}), layers()
+        with pytest.raises(ValueError, match=r"\['layer'\]\['b'\].*\(2,\).*\(3,\).*vmap"):
+            optimizer.update(params, optimizer.init(params), params)
+
+    def test_batched_decay_without_vmap(self):
+        optimizer, params = jaxopt_adam.adam(0.1, b2=np.array([0.9, 0.99])), layers()
+        with pytest.raises(ValueError, match=r"\['layer'\]\['b'\].*\(2,\).*\(3,\).*vmap"):
+            optimizer.update(params, optimizer.init(params), params)
+
+    @over(FULL + BARE)
+    def test_failed_update_changes_nothing(self, rule, arguments):
+        optimizer, params = make(rule, arguments), layers()
+        state = optimizer.init(params)
+        before = jax.tree.map(np.array, state)
+        gradients = {"layer": {**params["layer"], "b": jnp.ones(3, jnp.int32)}}
+        with pytest.raises(TypeError):
+            optimizer.update(gradients, state, params)
+        chex.assert_trees_all_equal(state, before)
+
+
+RATE, DECAY, NOT_NEGATIVE = [-0.1, np.nan, np.inf], [-0.1, 1.0, 1.5, np.nan], [-1e-9, np.nan, np.inf]
+RANGES = [
+    *(("sgd", "learning_rate", wrong) for wrong in RATE),
+    *(("sgd", "momentum", wrong) for wrong in DECAY),
+    *(("adagrad", "learning_rate", wrong) for wrong in RATE),
+    *(("adagrad", "initial_accumulator_value", wrong) for wrong in NOT_NEGATIVE),
+    *(("adagrad", "eps", wrong) for wrong in NOT_NEGATIVE),
+    *(("adadelta", "learning_rate", wrong) for wrong in RATE),
+    *(("adadelta", "rho", wrong) for wrong in DECAY),
+    *(("adadelta", "eps", wrong) for wrong in NOT_NEGATIVE),
+    *(("adadelta", "weight_decay", wrong) for wrong in NOT_NEGATIVE),
+    *(("rmsprop", "learning_rate", wrong) for wrong in RATE),
+    *(("rmsprop", "decay", wrong) for wrong in DECAY),
+    *(("rmsprop", "eps", wrong) for wrong in NOT_NEGATIVE),
+    *(("rmsprop", "initial_scale", wrong) for wrong in NOT_NEGATIVE),
+    *(("rmsprop", "momentum", wrong) for wrong in DECAY),
+    *(("adam", "learning_rate", wrong) for wrong in RATE),
+    *(("adam", "b1", wrong) for wrong in DECAY),
+    *(("adam", "b2", wrong) for wrong in DECAY),
+    *(("adam", "eps", wrong) for wrong in NOT_NEGATIVE),
+    *(("adam", "eps_root", wrong) for wrong in NOT_NEGATIVE),
+]
+TYPES = [
+    ("sgd", "learning_rate", "fast"),
+    ("sgd", "nesterov", 1),
+    ("sgd", "accumulator_dtype", "nonsense"),
+    ("adagrad", "eps", None),
+    ("adadelta", "rho", falling),
+    ("rmsprop", "decay", None),
+    ("rmsprop", "centered", None),
+    ("rmsprop", "eps_in_sqrt", "no"),
+    ("rmsprop", "bias_correction", 0),
+    ("rmsprop", "nesterov", "yes"),
+    ("adam", "b1", None),
+    ("adam", "learning_rate", 1j),
+    ("adam", "nesterov", np.array([True, False])),
+]
+
+
+class TestHyperparameters:
+    @pytest.mark.parametrize(("rule", "name", "wrong"), RANGES)
+    @pytest.mark.parametrize("kind", [float, np.float32, jnp.float32, lambda value: np.array([0.5, value])])
+    def test_out_of_range_fails_when_the_optimizer_is_made(self, rule, name, wrong, kind):
+        with pytest.raises(ValueError, match=f"{rule}: {name} must be"):
+            make(rule, {"learning_rate": 0.1, name: kind(wrong)})
+
+    @pytest.mark.parametrize(("rule", "name", "wrong"), RANGES)
+    def test_out_of_range_cannot_be_seen_where_it_is_traced(self, rule, name, wrong):
+        @jax.jit
+        def use(value):
+            optimizer = make(rule, {"learning_rate": 0.1, name: value})
+            return optimizer.update(jnp.ones(2), optimizer.init(jnp.ones(2)), jnp.ones(2))[0]
+
+        chex.assert_shape(jax.eval_shape(use, wrong), (2,))
+
+    @pytest.mark.parametrize(("rule", "name", "wrong"), TYPES)
+    def test_of_a_wrong_type_fails_when_the_optimizer_is_made(self, rule, name, wrong):
+        with pytest.raises(TypeError, match=f"{rule}: {name} must be"):
+            make(rule, {"learning_rate": 0.1, name: wrong})
+
+    @pytest.mark.parametrize(("rule", "name"), [("sgd", "accumulator_dtype"), ("adam", "mu_dtype")])
+    def test_dtype_that_is_not_of_floating_point(self, rule, name):
+        with pytest.raises(ValueError, match=f"{rule}: {name} must be a floating-point dtype or None, got int32"):
+            make(rule, {"learning_rate": 0.1, name: "int32"})
+
+    @pytest.mark.parametrize("rule", ["sgd", "adagrad", "rmsprop", "adam"])
+    def test_learning_rate_must_be_given(self, rule):
+        with pytest.raises(TypeError, match="learning_rate"):
+            make(rule, {})
+
+
+class TestTrees:
+    @over(FULL + BARE)
+    def test_none_and_masked_nodes_stay_where_they_are(self, rule, arguments):
+        optimizer = make(rule, arguments)
+        params = {"a": jnp.ones(2), "nothing": None, "masked": optax.MaskedNode(), "empty": {}, "tuple": ()}
+        state = optimizer.init(params)
+        updates, state = optimizer.update(params, state, params)
+        chex.assert_trees_all_equal_structs(updates, params)
+        for moment in moments_of(state).values():
+            chex.assert_trees_all_equal_structs(moment, params)
+        alone, _ = optimizer.update(jnp.ones(2), optimizer.init(jnp.ones(2)), jnp.ones(2))
+        chex.assert_trees_all_equal(updates["a"], alone)
+
+    @over(FULL + BARE)
+    def test_masked_and_chained(self, rule, arguments):
+        params = {"w": jnp.ones((2, 3)), "steps": jnp.ones(2, jnp.int32)}
+        inner = optax.chain(optax.scale(2.0), make(rule, arguments))
+        optimizer = optax.masked(inner, {"w": True, "steps": False})
+        updates, _ = optimizer.update(params, optimizer.init(params), params)
+        alone = make(rule, arguments)
+        right, _ = alone.update(2 * params["w"], alone.init(params["w"]), params["w"])
+        chex.assert_trees_all_equal(updates, {"w": right, "steps": params["steps"]})
+
+    @over(FULL + BARE)
+    @pytest.mark.parametrize("params", [{}, (), None, [], {"a": {}}], ids=repr)
+    def test_empty_tree(self, rule, arguments, params):
+        optimizer = make(rule, arguments)
+        updates, state = optimizer.update(params, optimizer.init(params), params)
+        assert updates == params
+        assert state.count == 1
+
+    @over(FULL + BARE)
+    def test_scalars_and_leaves_without_elements(self, rule, arguments):
+        optimizer = make(rule, arguments)
+        params = {"scalar": jnp.float32(1), "none": jnp.ones((0, 3)), "one": jnp.ones((1, 1))}
+        state = optimizer.init(params)
+        updates, state = optimizer.update(params, state, params)
+        chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
+        for moment in moments_of(state).values():
+            chex.assert_trees_all_equal_shapes_and_dtypes(moment, params)
+        assert updates["scalar"] == updates["one"]
+        assert updates["scalar"] < 0
+
+    @over(FULL + BARE)
+    def test_update_does_not_depend_on_the_other_leaves(self, rule, arguments):
+        gradient = jnp.asarray(noisy_gradients(1)[0], jnp.float32)
+        optimizer = make(rule, arguments)
+        whole, _ = optimizer.update(gradient, optimizer.init(gradient), gradient)
+        parts = [gradient[:7], {"rest": gradient[7:].reshape(11, 3)}]
+        apart, _ = optimizer.update(parts, optimizer.init(parts), parts)
+        chex.assert_trees_all_close(jnp.concatenate([apart[0], apart[1]["rest"].ravel()]), whole, rtol=3e-7, atol=0)
+
+    @over(FULL)
+    def test_state_is_read_by_the_names_of_its_fields(self, rule, arguments):
+        optimizer, params = make(rule, arguments), layers()
+        state = optimizer.init(params)
+        assert set(moments_of(state)) == FIELDS[rule]
+        for name in FIELDS[rule]:
+            chex.assert_trees_all_equal(optax.tree.get(state, name), getattr(state, name))
+            chex.assert_trees_all_equal_shapes_and_dtypes(getattr(state, name), params)
+        chained = optax.chain(optax.clip(1.0), optimizer).init(params)
+        assert optax.tree.get(chained, "count") == 0
+
+    def test_state_that_is_not_needed_is_not_there(self):
+        assert jaxopt_adam.sgd(0.1).init(jnp.ones(2)).trace is None
+        state = jaxopt_adam.rmsprop(0.1).init(jnp.ones(2))
+        assert (state.mu, state.trace) == (None, None)
+
+    def test_initial_values(self):
+        np.testing.assert_array_equal(jaxopt_adam.adagrad(0.1).init(jnp.ones(2)).sum_of_squares, np.float32([0.1, 0.1]))
+        np.testing.assert_array_equal(jaxopt_adam.rmsprop(0.1, initial_scale=3.0).init(jnp.ones(2)).nu, [3, 3])
+        for rule, arguments in FULL:
+            for name, moment in moments_of(make(rule, arguments).init(jnp.ones(2))).items():
+                assert name == "sum_of_squares" or (moment == 0).all()
+
+
+class TestCompilation:
+    @over(FULL + BARE)
+    def test_jitted_update_is_the_eager_one_and_is_traced_once(self, rule, arguments):
+        optimizer = make(rule, arguments)
+        # Of one sign, so that no cancellation enlarges the difference between two orders of rounding.
+        gradients = jnp.asarray(np.abs(noisy_gradients(3)) + 1e-4, jnp.float32)
+        params = jnp.asarray(start(), jnp.float32)
+        traces = []
+
+        @jax.jit
+        def jitted(*inputs):
+            traces.append(inputs)
+            return optimizer.update(*inputs)
+
+        state = jitted_state = optimizer.init(params)
+        for grad in gradients:
+            updates, state = optimizer.update(grad, state, params)
+            jitted_updates, jitted_state = jitted(grad, jitted_state, params)
+            chex.assert_trees_all_close(jitted_updates, updates, rtol=2e-6, atol=0)
+        chex.assert_trees_all_close(jitted_state, state, rtol=2e-6, atol=0)
+        assert len(traces) == 1
+
+    @over(FULL + BARE)
+    def test_hundred_learning_rates_need_one_trace(self, rule, arguments):
+        traces = []
+
+        @jax.jit
+        def step(optimizer, params, state):
+            traces.append(rule)
+            return optimizer.update(params, state, params)
+
+        params = jnp.ones(3)
+        kinds = [float, np.float32, np.float64]
+        along = make(rule, {**arguments, "learning_rate": None})
+        direction, _ = along.update(params, along.init(params), params)
+        for index, learning_rate in enumerate(np.geomspace(1e-4, 1, 100)):
+            optimizer = make(rule, {**arguments, "learning_rate": kinds[index % 3](learning_rate)})
+            updates, _ = step(optimizer, params, optimizer.init(params))
+            np.testing.assert_allclose(updates, -learning_rate * direction, rtol=1e-4)
+        assert len(traces) == 1
