@@ -256,7 +256,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     Args:
         arguments: the words after the command's name; None for those of the process.
     """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what is unfinished is cleared away then too
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         code = app(arguments, prog_name="jaxopt-adam", standalone_mode=False)
     except (typer.TyperException, data.DataError) as error:
@@ -264,10 +264,20 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except OSError as error:
         _fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
     except (KeyboardInterrupt, typer.Abort):
-        code = 130
-    if code == 130:
+        code = 128 + signal.SIGINT
+    except _Terminated:
+        code = 128 + signal.SIGTERM
+    if code:
         _fail("interrupted; nothing was written", code)
-    sys.exit(code or 0)
+    sys.exit(0)
+
+
+class _Terminated(BaseException):
+    """The process was told to end; raised so that what is unfinished is cleared away."""
+
+
+def _terminate(*_: object) -> NoReturn:
+    raise _Terminated
 
 
 def _fail(message: str, code: int = 2) -> NoReturn:

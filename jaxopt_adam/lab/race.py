@@ -15,7 +15,7 @@ from jax import Array
 import jaxopt_adam
 from jaxopt_adam.lab.data import Digits
 
-__all__ = ["RULES", "Entry", "Outcome", "Settings", "entries", "run"]
+__all__ = ["RULES", "Entry", "Outcome", "Settings", "entries", "initial", "run", "seed_keys"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,8 +125,7 @@ def run(entry: Entry, digits: Digits, settings: Settings, *, chunks: int = 10) -
     train, validation, test = (
         jax.tree.map(jnp.asarray, part) for part in (digits.train, digits.validation, digits.test)
     )
-    keys = jax.random.split(jax.random.key(0), settings.seeds)
-    params = jax.vmap(lambda key: _initial(key, train[0].shape[1], settings.hidden))(keys)
+    params = jax.vmap(lambda key: initial(key, train[0].shape[1], settings.hidden))(seed_keys(settings))
     over_seeds = jax.vmap(lambda optimizer, params: (params, optimizer.init(params)), in_axes=(None, 0))
     carry = jax.jit(jax.vmap(over_seeds, in_axes=(0, None)))(optimizers, params)
     measure = functools.partial(_measure, validation=validation, test=test)
@@ -171,7 +170,12 @@ def _orders(settings: Settings, examples: int, batch_size: int | None) -> np.nda
     return np.stack([order(seed) for seed in range(settings.seeds)])
 
 
-def _initial(key: Array, pixels: int, hidden: int) -> list[dict[str, Array]]:
+def seed_keys(settings: Settings) -> Array:
+    """The random keys of the initial weights, one a seed."""
+    return jax.random.split(jax.random.key(0), settings.seeds)
+
+
+def initial(key: Array, pixels: int, hidden: int) -> list[dict[str, Array]]:
     """He-initialized weights of a network with one hidden layer."""
     sizes = (pixels, hidden, 10)
     return [

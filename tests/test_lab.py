@@ -1,0 +1,413 @@
+"""The experiments: data, the race, the claim, and the command as a person would call it."""
+
+import gzip
+import json
+import os
+import re
+import signal
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxopt_adam import descend, sgd
+from jaxopt_adam.lab import averages, claim, data, landscape, output, race
+from jaxopt_adam.lab.cli import main
+
+
+def idx(array: np.ndarray) -> bytes:
+    return b"\0\0\x08" + bytes([array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+
+
+def write_digits(folder: Path, name: str = "train", count: int = 200, *, zipped: bool = False) -> None:
+    generator = np.random.default_rng(0)
+    labels = generator.integers(10, size=count).astype(np.uint8)
+    images = generator.integers(100, size=(count, 4, 5)).astype(np.uint8)
+    images[np.arange(count), labels % 4, labels // 4] = 255
+    for what, array in (("images-idx3", images), ("labels-idx1", labels)):
+        content = idx(array)
+        path = folder / f"{name}-{what}-ubyte{'.gz' if zipped else ''}"
+        path.write_bytes(gzip.compress(content) if zipped else content)
+
+
+@pytest.fixture
+def mnist() -> Path:
+    if "JAXOPT_ADAM_MNIST" not in os.environ:
+        pytest.skip("JAXOPT_ADAM_MNIST names no folder of IDX files")
+    return Path(os.environ["JAXOPT_ADAM_MNIST"])
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as stop:
+        main(list(arguments))
+    captured = capsys.readouterr()
+    return int(stop.value.code or 0), captured.out, captured.err
+
+
+# Data.
+
+
+def test_the_embedded_digits_are_divided_without_overlap():
+    digits = data.embedded()
+    assert sum(digits.sizes.values()) == 1797
+    images = np.concatenate([part[0] for part in (digits.train, digits.validation, digits.test)])
+    assert images.shape == (1797, 64)
+    assert images.min() == 0
+    assert images.max() == 1
+    assert len(np.unique(images, axis=0)) == 1797
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_folder_of_idx_files_is_read_as_it_was_written(tmp_path, zipped):
+    write_digits(tmp_path, "train", 200, zipped=zipped)
+    write_digits(tmp_path, "t10k", 50, zipped=zipped)
+    digits = data.from_folder(tmp_path)
+    assert digits.sizes == {"train": 175, "validation": 25, "test": 50}
+    assert digits.train[0].dtype == np.float32
+    np.testing.assert_array_equal(digits.train[1][:5], np.random.default_rng(0).integers(10, size=200)[:5])
+    assert (digits.train[0].max(axis=1) == 1).all()
+
+
+def test_one_pair_of_files_gives_its_first_four_fifths_to_train_on(tmp_path):
+    write_digits(tmp_path, "t10k", 200)
+    assert data.from_folder(tmp_path).sizes == {"train": 140, "validation": 20, "test": 40}
+
+
+def test_mnist_is_read(mnist):
+    digits = data.from_folder(mnist)
+    assert digits.train[0].shape[1] == 784
+    assert set(digits.test[1]) == set(range(10))
+    if not (mnist / "train-images-idx3-ubyte.gz").exists():
+        assert digits.sizes == {"train": 7000, "validation": 1000, "test": 2000}
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda content: content[:-3], r"should hold 4,000 bytes of shape \(200, 4, 5\), but holds 3,997"),
+        (lambda content: content + b"\0", "but holds 4,001"),
+        (lambda content: b"\0\0\x0d" + content[3:], "not an IDX file of unsigned bytes: it starts with 00000d03"),
+        (lambda content: content[:7], "not an IDX file"),
+        (lambda _: b"", "starts with nothing"),
+    ],
+)
+def test_a_damaged_idx_file_is_named(tmp_path, damage, message):
+    write_digits(tmp_path)
+    path = tmp_path / "train-images-idx3-ubyte"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(data.DataError, match=message) as error:
+        data.from_folder(tmp_path)
+    assert str(path) in str(error.value)
+
+
+def test_a_truncated_gzip_file_is_named(tmp_path):
+    write_digits(tmp_path, zipped=True)
+    path = tmp_path / "train-images-idx3-ubyte.gz"
+    for content in (path.read_bytes()[:-20], b"no gzip"):
+        path.write_bytes(content)
+        with pytest.raises(data.DataError, match="cannot be read"):
+            data.from_folder(tmp_path)
+
+
+def test_missing_files_are_named(tmp_path):
+    with pytest.raises(data.DataError, match="not a folder"):
+        data.from_folder(tmp_path / "nowhere")
+    with pytest.raises(data.DataError, match="has no IDX files"):
+        data.from_folder(tmp_path)
+    write_digits(tmp_path)
+    (tmp_path / "train-labels-idx1-ubyte").unlink()
+    with pytest.raises(data.DataError, match="no train-labels-idx1-ubyte"):
+        data.from_folder(tmp_path)
+
+
+def test_files_that_do_not_belong_together_are_refused(tmp_path):
+    write_digits(tmp_path)
+    for labels, message in ((np.zeros(100, np.uint8), r"\(100,\)"), (np.full(200, 11, np.uint8), "label 11")):
+        (tmp_path / "train-labels-idx1-ubyte").write_bytes(idx(labels))
+        with pytest.raises(data.DataError, match=message):
+            data.from_folder(tmp_path)
+
+
+def test_openml_without_a_network_says_so(monkeypatch):
+    def refuse(*_, **__):
+        raise OSError("no route")
+
+    monkeypatch.setattr("sklearn.datasets.fetch_openml", refuse)
+    with pytest.raises(data.DataError, match=r"is there a network\? \(no route\)"):
+        data.from_openml()
+
+
+# The race.
+
+SETTINGS = race.Settings(learning_rates=(0.003, 0.1, 30.0), seeds=2, steps=40, every=15, batch_size=32, hidden=8)
+
+
+@pytest.fixture(scope="module")
+def outcomes() -> dict[str, race.Outcome]:
+    digits = data.embedded()
+    return {
+        name: list(race.run(entry, digits, SETTINGS))[-1]
+        for name, entry in zip(race.RULES, race.entries(list(race.RULES), SETTINGS), strict=True)
+    }
+
+
+def test_every_rule_learns(outcomes):
+    for name, outcome in outcomes.items():
+        assert outcome.cost.shape == (3, 2, 40), name
+        assert outcome.test.shape == outcome.validation.shape == (3, 2, 4), name
+        np.testing.assert_array_equal(outcome.at, [0, 15, 30, 40])
+        assert outcome.cost[outcome.best, :, -5:].mean() < 0.9 * outcome.cost[outcome.best, :, :5].mean(), name
+
+
+def test_batch_gradient_descent_is_what_numpy_makes_of_it():
+    digits = data.embedded()
+    settings = race.Settings(learning_rates=(0.1,), seeds=1, steps=3, every=3, hidden=4)
+    (entry,) = race.entries(["batch"], settings)
+    *_, outcome = race.run(entry, digits, settings)
+    images, labels = digits.train
+    (w1, b1), (w2, b2) = ((layer["w"], layer["b"]) for layer in race.initial(race.seed_keys(settings)[0], 64, 4))
+    w1, b1, w2, b2 = (np.asarray(each, np.float64) for each in (w1, b1, w2, b2))
+    costs = []
+    for _ in range(3):
+        before = images @ w1 + b1
+        hidden = np.maximum(before, 0)
+        logits = hidden @ w2 + b2
+        probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
+        probabilities /= probabilities.sum(axis=1, keepdims=True)
+        costs.append(-np.log(probabilities[np.arange(len(labels)), labels]).mean())
+        d_logits = (probabilities - np.eye(10)[labels]) / len(labels)
+        d_before = (d_logits @ w2.T) * (before > 0)
+        w2 -= 0.1 * hidden.T @ d_logits
+        b2 -= 0.1 * d_logits.sum(axis=0)
+        w1 -= 0.1 * images.T @ d_before
+        b1 -= 0.1 * d_before.sum(axis=0)
+    np.testing.assert_allclose(outcome.cost[0, 0], costs, rtol=1e-5)
+
+
+def test_the_best_learning_rate_is_chosen_on_validation_data(outcomes):
+    outcome = outcomes["adam"]
+    validation = outcome.validation[..., -1].mean(axis=1)
+    assert validation[outcome.best] == validation.max()
+
+
+def test_a_diverged_learning_rate_is_never_the_best(outcomes):
+    for name in ("sgd", "momentum", "adam", "rmsprop"):
+        assert not outcomes[name].test[-1, :, -1].mean() > 0.5
+        assert outcomes[name].best < 2
+
+
+def outcome_of(test: list[list[float]], at: list[int]) -> race.Outcome:
+    accuracies = np.array(test)[:, None, :]
+    return race.Outcome(
+        race.Entry("rule", sgd, {}, None),
+        np.array([0.01, 0.1])[: len(test)],
+        np.ones((len(test), 1, at[-1])),
+        np.array(at),
+        accuracies,
+        accuracies,
+        1.0,
+    )
+
+
+def test_iterations_to_an_accuracy():
+    outcome = outcome_of([[0.1, 0.92, 0.91, 0.95]], [0, 10, 20, 30])
+    assert outcome.iterations_to(0.90) == 10
+    assert outcome.iterations_to(0.94) == 30
+    assert outcome.iterations_to(0.96) is None
+
+
+@pytest.mark.parametrize(
+    ("descent", "adam", "held", "words"),
+    [
+        ([0.1, 0.5, 0.7, 0.79], [0.1, 0.95, 0.95, 0.96], True, "The claim held."),
+        ([0.1, 0.5, 0.7, 0.93], [0.1, 0.95, 0.95, 0.96], False, "gradient descent did better"),
+        ([0.1, 0.5, 0.7, 0.79], [0.1, 0.80, 0.95, 0.96], False, "did not hold."),
+        ([0.1, 0.5, 0.7, 0.79], [0.1, 0.80, 0.85, 0.86], False, "Adam never reached 94 %, and was at 80.0 %"),
+    ],
+)
+def test_the_claim_is_judged_by_its_figures(descent, adam, held, words):
+    at = [0, 100, 200, 300]
+    equal, best = claim.compare(outcome_of([descent], at), outcome_of([adam], at))
+    assert equal.held is best.held is held
+    assert words in equal.sentence
+    assert f"{100 * descent[-1]:.1f} % after 300 iterations" in equal.sentence
+    assert ("held at equal learning rate for 0.01" in claim.verdict([equal, best], "data")) is held
+
+
+# Landscapes and averages.
+
+
+@pytest.mark.parametrize("name", landscape.LANDSCAPES)
+def test_the_minima_are_minima(name):
+    chosen = landscape.LANDSCAPES[name]
+    for minimum in chosen.minima:
+        at = jnp.array(minimum, float)
+        assert chosen.function(at) < 1e-6
+        assert all(
+            chosen.function(at + jnp.array(step)) > 1e-6 for step in ((0.01, 0), (-0.01, 0), (0, 0.01), (0, -0.01))
+        )
+
+
+def test_a_walk_is_the_best_learning_rates_path():
+    bowl = landscape.LANDSCAPES["bowl"]
+    found = landscape.walk(bowl, "sgd", steps=20, learning_rates=(0.001, 0.01, 0.1))
+    assert found.learning_rate == 0.01
+    path = descend(bowl.function, jnp.array(bowl.start), sgd(0.01), 20)
+    np.testing.assert_allclose(found.path, path.x, rtol=1e-5)
+
+
+def test_averages_with_and_without_bias_correction():
+    result = averages.average((0.0, 0.9), length=50, noise=1.0, seed=3)
+    np.testing.assert_allclose(result.biased[0], result.signal, rtol=1e-6)
+    weights = 0.1 * 0.9 ** np.arange(50)[::-1]
+    np.testing.assert_allclose(result.biased[1, -1], weights @ result.signal, rtol=1e-5)
+    np.testing.assert_allclose(result.debiased[1, -1], weights @ result.signal / weights.sum(), rtol=1e-5)
+    np.testing.assert_allclose(result.debiased[1, 0], result.signal[0], rtol=1e-6)
+
+
+# Output.
+
+
+def half_write(out: Path, error: BaseException) -> None:
+    with output.new_folder(out) as unfinished:
+        (unfinished / "figure").write_text("new")
+        raise error
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    out = tmp_path / "deep" / "report"
+    with pytest.raises(KeyboardInterrupt):
+        half_write(out, KeyboardInterrupt())
+    assert not (tmp_path / "deep").exists()
+    with output.new_folder(out) as unfinished:
+        (unfinished / "whole").write_text("x")
+        assert not (out / "whole").exists()
+    assert [path.name for path in out.iterdir()] == ["whole"]
+
+
+def test_other_files_in_the_folder_are_left_alone(tmp_path):
+    (tmp_path / "mine").write_text("precious")
+    (tmp_path / "figure").write_text("old")
+    with pytest.raises(RuntimeError):
+        half_write(tmp_path, RuntimeError())
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"mine": "precious", "figure": "old"}
+    with output.new_folder(tmp_path) as unfinished:
+        (unfinished / "figure").write_text("new")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"mine": "precious", "figure": "new"}
+
+
+# The command.
+
+
+def test_digits_writes_a_report(tmp_path, capsys):
+    out = tmp_path / "report"
+    code, stdout, stderr = run(capsys, "digits", "--quick", "--steps", "30", "--out", str(out))
+    assert (code, stderr) == (0, "")
+    assert {path.name for path in out.iterdir()} == {
+        "report.html", "results.json", "accuracy.png", "cost.png", "rates.png", "batches.png",
+    }  # fmt: skip
+    results = json.loads((out / "results.json").read_text())
+    assert [each["rule"] for each in results["rules"]] == [title for title, *_ in race.RULES.values()]
+    assert results["settings"]["steps"] == 30
+    assert all(title in stdout for title, *_ in race.RULES.values())
+    page = (out / "report.html").read_text()
+    assert results["verdict"].replace("'", "&#x27;") in page
+    assert page.count("data:image/png;base64,") == 4
+    assert not re.search(r"(src|href)=\"(?!data:)", page)
+
+
+def test_digits_races_the_rules_that_are_asked_for(tmp_path, capsys):
+    write_digits(tmp_path)
+    out = tmp_path / "out"
+    arguments = ["--rule", "adam", "--learning-rate", "0.01", "--steps", "5", "--seeds", "1", "--hidden", "4"]
+    code, stdout, _ = run(capsys, "digits", "--data", str(tmp_path), *arguments, "--out", str(out))
+    assert code == 0
+    assert "was not judged" in " ".join(stdout.split())
+    assert not (out / "batches.png").exists()
+
+
+def test_digits_on_mnist(mnist, tmp_path, capsys):
+    arguments = ["--rule", "sgd", "--rule", "adam", "--quick", "--steps", "60", "--out", str(tmp_path)]
+    code, _, _ = run(capsys, "digits", "--data", str(mnist), *arguments)
+    assert code == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["rules"][1]["final_test_accuracy"]["mean"] > 0.85
+
+
+def test_landscape_and_averages_write_their_figures(tmp_path, capsys):
+    assert run(capsys, "landscape", "beale", "--rule", "adam", "--steps", "5", "--out", str(tmp_path))[0] == 0
+    assert run(capsys, "averages", "--beta", "0.9", "--length", "20", "--out", str(tmp_path))[0] == 0
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"landscape-beale.png", "landscape-beale.json", "averages.png", "averages.json"}
+    for name in ("landscape-beale.png", "averages.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("command", [[], ["digits"], ["landscape"], ["averages"]])
+def test_help(command, capsys):
+    code, stdout, stderr = run(capsys, *command, "--help")
+    assert (code, stderr) == (0, "")
+    assert "Usage" in stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["digits", "--rule", "adamm"], "'adamm' is unknown (did you mean adam?); known are batch, sgd"),
+        (["digits", "--steps", "-5"], "expected 1 or more, got -5"),
+        (["digits", "--seeds", "0"], "expected 1 or more, got 0"),
+        (["digits", "--seeds", "two"], "'--seeds'"),
+        (["digits", "--learning-rate", "-1"], "expected a number above 0, got -1"),
+        (["digits", "--data", "nowhere"], "nowhere is not a folder"),
+        (["digits", "--data", "nowhere", "--openml"], "not both"),
+        (["digits", "--fast"], "--fast"),
+        (["landscape", "alps"], "'alps' is unknown"),
+        (["landscape", "--rule", "batch"], "'batch' is unknown"),
+        (["averages", "--beta", "1"], "expected a decay in [0, 1), got 1"),
+        (["averages", "--noise", "-1"], "expected 0 or more, got -1"),
+        (["averages", "--out", "/dev/null/report"], "/dev/null"),
+        (["race"], "race"),
+    ],
+)
+def test_a_mistake_is_one_line_and_code_2(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, stdout, stderr = run(capsys, *arguments)
+    assert code == 2
+    assert stdout == ""
+    assert message in stderr
+    assert stderr.startswith("jaxopt-adam: ")
+    assert stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_truncated_file_leaves_nothing_half_written(tmp_path, capsys):
+    source = tmp_path / "data"
+    source.mkdir()
+    write_digits(source)
+    path = source / "train-images-idx3-ubyte"
+    path.write_bytes(path.read_bytes()[:-1])
+    code, _, stderr = run(capsys, "digits", "--data", str(source), "--out", str(tmp_path / "out"))
+    assert code == 2
+    assert "should hold 4,000 bytes" in stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_race_leaves_nothing_behind(tmp_path, number):
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", "from jaxopt_adam.lab.cli import main; main()", "digits", "--out", str(out)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 120
+        while not list(out.glob(".unfinished-*")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(1)
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 128 + number
+    assert stderr == "jaxopt-adam: interrupted; nothing was written\n"
+    assert not out.exists()
