@@ -55,9 +55,8 @@ def main() -> None:
     ours, theirs = (statistics.median(each) for each in seconds.values())
     for name, each in seconds.items():
         print(f"{name:18} median {1e3 * statistics.median(each):6.1f} ms, least {1e3 * min(each):6.1f} ms")
-    print(
-        f"{options.elements:,} elements on {jax.devices()[0].device_kind}: ours takes {ours / theirs:.2f} of optax's time"
-    )
+    device = jax.devices()[0].device_kind
+    print(f"{options.elements:,} elements on {device}: ours takes {ours / theirs:.2f} of optax's time")
 
 
 if __name__ == "__main__":

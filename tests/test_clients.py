@@ -189,6 +189,8 @@ class TestOptax:
         assert_learns(losses)
         assert all(leaf.dtype == dtype for leaf in jax.tree.leaves(params))
         assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(state) if leaf.dtype != jnp.int32)
+        updates, _ = made.update(params, state, params)
+        assert all(leaf.dtype == dtype for leaf in jax.tree.leaves(updates))
 
     @two_rules
     def test_multi_steps(self, made):

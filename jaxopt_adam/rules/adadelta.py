@@ -17,8 +17,8 @@ class AdadeltaState(NamedTuple):
 
     Attributes:
         count: the number of updates done, int32.
-        e_g: the average of |g|², a tree like the parameters, real.
-        e_x: the average of the squared steps |Δx|² (before the learning rate), likewise.
+        e_g: the average of ``|g|²``, a tree like the parameters, real.
+        e_x: the average of the squared steps ``|Δx|²`` (before the learning rate), likewise.
     """
 
     count: Array

@@ -17,7 +17,7 @@ class AdagradState(NamedTuple):
 
     Attributes:
         count: the number of updates done, int32.
-        sum_of_squares: the sum of |g|² so far, a tree like the parameters, real.
+        sum_of_squares: the sum of ``|g|²`` so far, a tree like the parameters, real.
     """
 
     count: Array

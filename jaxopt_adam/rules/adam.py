@@ -18,7 +18,7 @@ class AdamState(NamedTuple):
     Attributes:
         count: the number of updates done, int32.
         mu: the average of g, the first moment; a tree like the parameters.
-        nu: the average of |g|², the second moment; a tree like the parameters, real.
+        nu: the average of ``|g|²``, the second moment; a tree like the parameters, real.
     """
 
     count: Array

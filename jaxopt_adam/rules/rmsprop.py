@@ -18,7 +18,7 @@ class RmspropState(NamedTuple):
 
     Attributes:
         count: the number of updates done, int32.
-        nu: the average of |g|², a tree like the parameters, real.
+        nu: the average of ``|g|²``, a tree like the parameters, real.
         mu: the average of g, a tree like the parameters; None unless centered.
         trace: the decayed sum of the steps, a tree like the parameters; None without momentum.
     """
