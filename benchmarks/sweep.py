@@ -50,7 +50,7 @@ def in_one_program(rates: np.ndarray, images: Array, labels: Array, order: np.nd
     def train(optimizers: jaxopt_adam.Optimizer, order: Array) -> Array:
         def one(optimizer: jaxopt_adam.Optimizer) -> Array:
             def body(carry: Any, batch: Array) -> tuple[Any, None]:
-                params, state, _ = step(optimizer, *carry, images[batch], labels[batch])
+                params, state, _ = step(optimizer, carry[0], carry[1], images[batch], labels[batch])
                 return (params, state), None
 
             params = initial()

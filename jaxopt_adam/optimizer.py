@@ -244,8 +244,8 @@ def grid(factory: Callable[..., Optimizer], **axes: Any) -> tuple[Optimizer, lis
             grid, anything else is an argument that all rows share.
 
     Returns:
-        The optimizer, each of whose leaves is an array of n rows, for ``jax.vmap`` over its first axis, and the table, a
-        list of n dictionaries that say which values each row has. The last axis varies fastest.
+        The optimizer, each of whose leaves is an array of n rows, for ``jax.vmap`` over its first axis, and the table,
+        a list of n dictionaries that say which values each row has. The last axis varies fastest.
 
     Raises:
         ValueError: if there is no axis, or an axis is empty or not one-dimensional, or a value is out of range.

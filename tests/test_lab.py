@@ -236,7 +236,7 @@ def test_the_claim_is_judged_by_its_figures(descent, adam, held, words):
     assert equal.held is best.held is held
     assert words in equal.sentence
     assert f"{100 * descent[-1]:.1f} % after 300 iterations" in equal.sentence
-    assert ("held at equal learning rate for 0.01" in claim.verdict([equal, best], "data")) is held
+    assert ("held at equal learning rate for 1 of the 1" in claim.verdict([equal, best], "data")) is held
 
 
 # Landscapes and averages.

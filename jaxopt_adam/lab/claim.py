@@ -1,6 +1,7 @@
 """The article's claim, judged: Adam gets to 94 % in about a third of the iterations that gave 79 % before."""
 
 import dataclasses
+from collections.abc import Sequence
 
 from jaxopt_adam.lab.race import Outcome
 
@@ -92,12 +93,12 @@ def compare(descent: Outcome, adam: Outcome) -> list[Comparison]:
     return [*equal, one("At each rule's best learning rate", descent.best, adam.best)]
 
 
-def telling(comparison: Comparison, comparisons: list[Comparison]) -> bool:
+def telling(comparison: Comparison, comparisons: Sequence[Comparison]) -> bool:
     """Whether a comparison is one of the two to show first: at Adam's best learning rate for both, and at each best."""
     return comparison.adam_rate == comparisons[-1].adam_rate
 
 
-def verdict(comparisons: list[Comparison], data: str) -> str:
+def verdict(comparisons: Sequence[Comparison], data: str) -> str:
     """The judgement of the whole, in a sentence or two."""
     if not comparisons:
         return "The article's claim was not judged: that takes both mini-batch gradient descent and Adam."
@@ -105,13 +106,9 @@ def verdict(comparisons: list[Comparison], data: str) -> str:
     what = f"The article's claim (94 % with Adam in about a third of the iterations, 79 % before): on {data}"
     held = [f"{each.adam_rate:g}" for each in equal if each.held]
     if held:
-        first = f"it held at equal learning rate for {_listed(held)} of the {len(equal)} learning rates tried"
+        which = f"{len(held)} of the {len(equal)} learning rates tried ({', '.join(held)})"
     else:
-        first = f"it held at equal learning rate for none of the {len(equal)} learning rates tried"
+        which = f"none of the {len(equal)} learning rates tried"
     second = "held" if best.held else "did not hold"
     but = "and it" if bool(held) == best.held else "but it"
-    return f"{what} {first}, {but} {second} with each rule at its own best learning rate."
-
-
-def _listed(words: list[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+    return f"{what} it held at equal learning rate for {which}, {but} {second} with each rule at its own best learning rate."

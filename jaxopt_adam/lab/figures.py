@@ -25,15 +25,20 @@ def style(index: int) -> dict:
 
 
 def new_figure(
-    columns: int = 1, *, height: float = 4.2, width: float = 7.0, **options: object
-) -> tuple[Figure, Sequence[Axes]]:
+    columns: int = 1,
+    *,
+    width: float = 7.0,
+    height: float = 4.2,
+    sharey: bool = False,
+    width_ratios: Sequence[float] | None = None,
+) -> tuple[Figure, list[Axes]]:
     """A figure with some axes side by side; made without pyplot, which keeps global state."""
     figure = Figure(figsize=(width, height), layout="constrained", dpi=160)
-    axes = np.atleast_1d(figure.subplots(1, columns, **options))  # pyright: ignore[reportArgumentType]
-    for each in axes:
-        each.grid(visible=True, color="#dddddd", linewidth=0.6)
-        each.spines[["top", "right"]].set_visible(False)
-    return figure, list(axes)
+    (row,) = figure.subplots(1, columns, sharey=sharey, width_ratios=width_ratios, squeeze=False)
+    for axes in row:
+        axes.grid(visible=True, color="#dddddd", linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, list(row)
 
 
 def save(figure: Figure, path: Path) -> None:

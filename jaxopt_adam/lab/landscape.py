@@ -135,11 +135,15 @@ def figure(landscape: Landscape, walks: Sequence[Walk]) -> Figure:
     for index, each in enumerate(walks):
         left.plot(*each.path.T, marker=".", markersize=2, label=f"{each.rule} ({each.learning_rate:g})", **style(index))
         right.plot(np.arange(len(each.values)), np.maximum(each.values, 1e-12), **style(index))
+    lowest = min(each.values.min() for each in walks)
     left.plot(*walks[0].path[0], "o", color="black", markersize=8, fillstyle="none", label="start")
     left.plot(*np.transpose(landscape.minima), "*", color="black", markersize=11, linestyle="none", label="minimum")
     left.set(xlabel="x", ylabel="y", xlim=landscape.limits[:2], ylim=landscape.limits[2:], title=landscape.title)
     right.set(
-        xlabel="steps", ylabel="value (values below 10⁻¹² drawn there)", yscale="log", title="Value along the path"
+        xlabel="steps",
+        ylabel="value, or 10⁻¹² where it is less" if lowest < 1e-12 else "value",
+        yscale="log",
+        title="Value along the path",
     )
     drawn.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     return drawn

@@ -99,7 +99,7 @@ class Outcome:
         cost = np.nan_to_num(self.cost[..., -tail:].mean(axis=(1, 2)), nan=np.inf)
         return int(np.lexsort((cost, -accuracy))[0])
 
-    def iterations_to(self, accuracy: float, rate: int | None = None) -> float | None:
+    def iterations_to(self, accuracy: float, rate: int | None = None) -> int | None:
         """The iterations after which the mean test accuracy over the seeds first reached `accuracy`, if ever."""
         reached = self.test[self.best if rate is None else rate].mean(axis=0) >= accuracy
         return int(self.at[np.argmax(reached)]) if reached.any() else None
