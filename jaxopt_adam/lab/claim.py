@@ -109,6 +109,5 @@ def verdict(comparisons: Sequence[Comparison], data: str) -> str:
         which = f"{len(held)} of the {len(equal)} learning rates tried ({', '.join(held)})"
     else:
         which = f"none of the {len(equal)} learning rates tried"
-    second = "held" if best.held else "did not hold"
-    but = "and it" if bool(held) == best.held else "but it"
-    return f"{what} it held at equal learning rate for {which}, {but} {second} with each rule at its own best learning rate."
+    second = f"{'and' if bool(held) == best.held else 'but'} it {'held' if best.held else 'did not hold'}"
+    return f"{what} it held at equal learning rate for {which}, {second} with each rule at its own best learning rate."
