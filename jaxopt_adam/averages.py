@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
-__all__ = ["abs_sq", "accumulate", "bias_correction", "debias", "ema"]
+__all__ = ["abs_sq", "accumulate", "bias_correction", "debias", "ema", "root"]
 
 
 def ema(average: ArrayLike, value: ArrayLike, decay: ArrayLike) -> Array:
@@ -22,9 +23,10 @@ def ema(average: ArrayLike, value: ArrayLike, decay: ArrayLike) -> Array:
 
     .. math:: \text{decay} \cdot \text{average} + (1 - \text{decay}) \cdot \text{value}
 
-    evaluated as :math:`\text{average} + (1 - \text{decay})(\text{value} - \text{average})`. The two are equal on paper;
-    in floating point the second has weights that sum to one whatever the decay rounds to, so that an average that has
-    reached a constant value stays there. With float32's 0.999 the first form settles :math:`1.3 \cdot 10^{-5}` away.
+    evaluated as the one of the two plus its share of their difference: as :math:`\text{average} + (1 - \text{decay})
+    (\text{value} - \text{average})` for decays from one half, and the other way round below. On paper all are equal; in
+    floating point these have weights that sum to one whatever the decay rounds to, so that an average that has reached
+    a constant stays there, and lose no digits of the larger share.
 
     Args:
         average: the average so far, any shape, real or complex.
@@ -43,7 +45,10 @@ def ema(average: ArrayLike, value: ArrayLike, decay: ArrayLike) -> Array:
     dtype = _inexact(jnp.result_type(average, value))
     compute = jnp.promote_types(dtype, jnp.float32)
     past, new = jnp.asarray(average, compute), jnp.asarray(value, compute)
-    return (past + _share(decay, compute) * (new - past)).astype(dtype)
+    kept, added = _shares(decay, jnp.finfo(compute).dtype)
+    mostly_past = added <= kept
+    more, less = jnp.where(mostly_past, past, new), jnp.where(mostly_past, new, past)
+    return (more + jnp.minimum(kept, added) * (less - more)).astype(dtype)
 
 
 def debias(average: ArrayLike, decay: ArrayLike, step: ArrayLike) -> Array:
@@ -84,27 +89,29 @@ def bias_correction(decay: ArrayLike, step: ArrayLike) -> Array:
 
     Returns:
         Array of the broadcast shape, in float32, or in float64 for a float64 decay (which a Python number is when
-        ``jax_enable_x64`` is set); there the error is at most 4 ulp.
+        ``jax_enable_x64`` is set); there the error is at most 6 ulp.
 
     Raises:
-        ValueError: if `decay` is not traced and lies outside [0, 1).
+        ValueError: if `decay` is outside [0, 1) and not traced.
 
     Example:
         >>> from jaxopt_adam import bias_correction
         >>> print(bias_correction(0.5, 3))
         0.875
     """
-    if not isinstance(decay, jax.Array):
+    if not isinstance(decay, Tracer):
         exact = np.asarray(decay, np.float64)
         if not np.all((exact >= 0) & (exact < 1)):
             raise ValueError(f"decay must be in [0, 1), got {decay}")
-        log = np.log(np.maximum(exact, _SMALLEST))
-        if jnp.promote_types(_inexact(jnp.result_type(decay)), jnp.float32) == jnp.float64:
-            return -jnp.expm1(log * jnp.asarray(step))
-        # Split by NumPy, since XLA would add such constants to each other in an order of its own.
-        head = (log.astype(np.float32).view(np.int32) & _HEAD).view(np.float32)
-        return _one_minus_power(jnp.asarray(head), jnp.asarray(log - head, jnp.float32), step)
-    return _traced_bias_correction(decay.astype(jnp.promote_types(_inexact(decay.dtype), jnp.float32)), step)
+    if isinstance(decay, jax.Array):
+        return _bias_correction_of_array(decay.astype(jnp.promote_types(decay.dtype, jnp.float32)), step)
+    exact = np.asarray(decay, np.float64)
+    log = np.log(np.maximum(exact, _SMALLEST))
+    if jnp.promote_types(_inexact(jnp.result_type(decay)), jnp.float32) == jnp.float64:
+        return -jnp.expm1(log * jnp.asarray(step))
+    # Split by NumPy, since XLA would add such constants to each other in an order of its own.
+    head = (log.astype(np.float32).view(np.int32) & _HEAD).view(np.float32)
+    return _one_minus_power(jnp.asarray(head), jnp.asarray(log - head, jnp.float32), step)
 
 
 def accumulate(trace: Array, value: Array, decay: ArrayLike, *, nesterov: bool) -> tuple[Array, Array]:
@@ -114,6 +121,15 @@ def accumulate(trace: Array, value: Array, decay: ArrayLike, *, nesterov: bool) 
     """
     trace = value + decay * trace
     return value + decay * trace if nesterov else trace, trace
+
+
+def root(square: Array, eps: ArrayLike = 0.0) -> Array:
+    """The root of a moment of squares plus `eps`, never quite zero.
+
+    An `eps` of zero is taken for the smallest normal number of its dtype: so a moment that is zero gives an update that
+    is zero and has a derivative, and not 0 / 0. Next to any other moment it is nothing.
+    """
+    return jnp.sqrt(square + jnp.maximum(jnp.asarray(eps, square.dtype), jnp.finfo(square.dtype).tiny))
 
 
 def abs_sq(value: ArrayLike) -> Array:
@@ -132,27 +148,28 @@ def _inexact(dtype: jnp.dtype) -> jnp.dtype:
     return dtype if jnp.issubdtype(dtype, jnp.inexact) else jnp.result_type(float)
 
 
-def _share(decay: ArrayLike, dtype: jnp.dtype) -> Array:
-    """1 - decay, subtracted before it is rounded to the real `dtype`: after, it would have lost digits."""
-    dtype = jnp.finfo(dtype).dtype
+def _shares(decay: ArrayLike, dtype: jnp.dtype) -> tuple[Array, Array]:
+    """`decay` and 1 - decay in `dtype`; rounded after the subtraction, since before it would cost digits."""
     if isinstance(decay, jax.Array):
-        return (1 - decay.astype(jnp.promote_types(decay.dtype, jnp.float32))).astype(dtype)
-    return jnp.asarray(1 - np.asarray(decay, np.float64), dtype)
+        decay = decay.astype(jnp.promote_types(decay.dtype, jnp.float32))
+    else:
+        decay = np.asarray(decay, np.float64)
+    return jnp.asarray(decay, dtype), jnp.asarray(1 - decay, dtype)
 
 
 @jax.custom_jvp
-def _traced_bias_correction(decay: Array, step: ArrayLike) -> Array:
+def _bias_correction_of_array(decay: Array, step: ArrayLike) -> Array:
     decay = jnp.maximum(decay, _SMALLEST)
     if decay.dtype == jnp.float64:
-        return -jnp.expm1(step * jnp.where(decay < 0.5, jnp.log(decay), jnp.log1p(decay - 1)))
+        return -jnp.expm1(step * jnp.log(decay))
     return _one_minus_power(*_log_in_two_parts(decay), step)
 
 
-@_traced_bias_correction.defjvp
-def _traced_bias_correction_jvp(primals: tuple[Array, ArrayLike], tangents: tuple[Array, object]):
+@_bias_correction_of_array.defjvp
+def _bias_correction_of_array_jvp(primals: tuple[Array, ArrayLike], tangents: tuple[Array, object]):
     decay, step = primals
     count = jnp.asarray(step).astype(decay.dtype)
-    return _traced_bias_correction(decay, step), -count * decay ** (count - 1) * tangents[0]
+    return _bias_correction_of_array(decay, step), -count * decay ** (count - 1) * tangents[0]
 
 
 def _head(value: Array) -> Array:

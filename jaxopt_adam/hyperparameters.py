@@ -35,7 +35,9 @@ Check = Callable[[str, Any], Any]
 
 def is_number(value: object) -> bool:
     """Whether `value` is a number or an array, NumPy's and JAX's included, and so a leaf of an optimizer."""
-    return isinstance(value, (int, float, complex, np.number, np.ndarray, jax.Array)) and not isinstance(value, bool)
+    if isinstance(value, (np.generic, np.ndarray, jax.Array)):
+        return jnp.issubdtype(value.dtype, np.number)
+    return isinstance(value, (int, float, complex)) and not isinstance(value, bool)
 
 
 def number(expected: str, below: float = np.inf, *, schedule: bool = False, optional: bool = False) -> Check:
@@ -44,7 +46,7 @@ def number(expected: str, below: float = np.inf, *, schedule: bool = False, opti
     def check(name: str, value: Any) -> Any:
         if (optional and value is None) or (schedule and callable(value)):
             return value
-        if not is_number(value) or not np.issubdtype(jnp.result_type(value), np.number) or jnp.iscomplexobj(value):
+        if not is_number(value) or jnp.iscomplexobj(value):
             raise TypeError(f"{name} must be {expected}, got {value!r} ({type(value).__name__})")
         if not isinstance(value, Tracer):
             numbers = np.asarray(value, np.float64)

@@ -159,9 +159,7 @@ class Optimizer(optax.GradientTransformationExtraArgs):
     def __repr__(self) -> str:
         defaults = {name: each.default for name, each in inspect.signature(self._factory).parameters.items()}
         given = (
-            f"{name}={getattr(value, '__name__', repr(value)) if callable(value) else repr(value)}"
-            for name, value in self._arguments.items()
-            if not _same(value, defaults[name])
+            f"{name}={_text(value)}" for name, value in self._arguments.items() if not _same(value, defaults[name])
         )
         return f"{self._factory.__name__}({', '.join(given)})"
 
@@ -178,7 +176,14 @@ class Optimizer(optax.GradientTransformationExtraArgs):
         return hash(self._structure)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Optimizer, (self._factory, self._arguments)
+        # Whatever stands in place of a leaf now, a copy has a leaf there too.
+        factory, names, tree, numeric, static = self._structure
+        values = [0.0 if leaf else value for value, leaf in zip(static, numeric, strict=True)]
+        return _restore, (factory, dict(zip(names, jax.tree.unflatten(tree, values), strict=True)), self._leaves)
+
+
+def _restore(factory: Callable[..., Optimizer], arguments: Mapping[str, Any], leaves: Iterable[Any]) -> Optimizer:
+    return Optimizer._unflatten(Optimizer(factory, arguments)._structure, leaves)
 
 
 def _flatten_with_keys(optimizer: Optimizer) -> tuple[list[tuple[Any, Any]], tuple[Any, ...]]:
@@ -213,6 +218,9 @@ def optimizer(rule: Callable[P, optax.GradientTransformationExtraArgs]) -> Calla
     Returns:
         The factory, with the name, the signature and the documentation of `rule`.
 
+    Raises:
+        TypeError: if an argument of `rule` cannot be given by name.
+
     Example:
         >>> import optax
         >>> from jaxopt_adam import optimizer
@@ -225,6 +233,9 @@ def optimizer(rule: Callable[P, optax.GradientTransformationExtraArgs]) -> Calla
         2.0
     """
     signature = inspect.signature(rule)
+    for parameter in signature.parameters.values():
+        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            raise TypeError(f"{rule.__name__}: every hyperparameter must have a name of its own, got {parameter}")
 
     @functools.wraps(rule)
     def factory(*args: P.args, **kwargs: P.kwargs) -> Optimizer:
@@ -291,6 +302,12 @@ def _checked(factory: Callable[..., Optimizer], arguments: Mapping[str, Any]) ->
         name: checks[name](f"{factory.__name__}: {name}", value) if name in checks else value
         for name, value in arguments.items()
     }
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, np.dtype):
+        return repr(value.name)
+    return getattr(value, "__name__", repr(value)) if callable(value) else repr(value)
 
 
 def _same(one: object, other: object) -> bool:

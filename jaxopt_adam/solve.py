@@ -1,6 +1,7 @@
 """Loops that walk down a function: until the article says that they have arrived, or for a number of steps."""
 
 import enum
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -110,7 +111,10 @@ def minimize(
     objective = _Objective(fun, args, has_aux)
     x0 = _as_arrays(x0)
     (value, aux), grad = objective.value_and_grad(x0)
-    tol = jnp.asarray(tol, value.dtype)
+    precision = jnp.promote_types(value.dtype, jnp.float32)  # in which a small tol is not zero
+
+    def change(new: Array, old: Array) -> Array:
+        return jnp.abs(new.astype(precision) - old.astype(precision))
 
     def running(carry: tuple[Any, ...]) -> Array:
         return carry[-1] == _RUNNING
@@ -122,7 +126,7 @@ def minimize(
         finite = jnp.isfinite(value) & _all_finite(x)
         steps = result.steps + 1
         status = jnp.select(
-            [~finite, jnp.abs(value - result.value) < tol, steps >= max_steps],
+            [~finite, change(value, result.value) < jnp.asarray(tol, precision), steps >= max_steps],
             [Status.NONFINITE, Status.CONVERGED, Status.MAX_STEPS],
             _RUNNING,
         ).astype(jnp.int32)
@@ -165,7 +169,7 @@ def descend(
 
     Raises:
         ValueError: if `steps` is negative.
-        TypeError: as for :func:`minimize`.
+        TypeError: if `steps` is no integer, and as for :func:`minimize`.
 
     Example:
         >>> import jax
@@ -175,7 +179,7 @@ def descend(
         >>> print(jax.grad(lambda optimizer: descend(lambda x: x**2, 1.0, optimizer, 2).value[-1])(sgd(0.25)))
         sgd(learning_rate=Array(-1., dtype=float32, weak_type=True))
     """
-    if steps < 0:
+    if operator.index(steps) < 0:
         raise ValueError(f"steps must be 0 or more, got {steps}")
     optimizer = optax.with_extra_args_support(optimizer)
     objective = _Objective(fun, args, has_aux=False)

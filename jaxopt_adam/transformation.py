@@ -16,9 +16,9 @@ from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxopt_adam.hyperparameters import Schedule
-from jaxopt_adam.trees import arithmetic_dtype, array_like, inexact_dtype, leaves_like, real_dtype, scalar_like
+from jaxopt_adam.trees import Path, arithmetic_dtype, array_like, inexact_dtype, leaves_like, real_dtype, scalar_like
 
-__all__ = ["Moment", "at", "per_leaf_transformation", "positive"]
+__all__ = ["Moment", "at", "per_leaf_transformation"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +100,7 @@ def per_leaf_transformation(
         step = jnp.asarray(optax.safe_increment(state.count))
         scalars = per_step(step, 1.0 if learning_rate is None else -at(learning_rate, state.count))
         decay = at(weight_decay, state.count)
-        decay_terms = None if decay is None else _decay_terms(tree, params, decay, weight_decay_mask)
+        decay_terms = None if decay is None else _decay_terms(grads, tree, params, decay, weight_decay_mask)
 
         new_updates: list[Array] = []
         new_moments: dict[str, list[Array]] = {name: [] for name in present}
@@ -137,30 +137,24 @@ def at(value: Any, count: Array) -> Any:
     return value(count) if callable(value) else value
 
 
-def positive(eps: ArrayLike) -> Array:
-    """`eps`, or where it is zero the smallest normal float32, which is nothing next to the root of any moment but zero.
-
-    So a moment that is exactly zero gives an update that is exactly zero, and not 0 / 0.
-    """
-    return jnp.maximum(jnp.asarray(eps, jnp.promote_types(jnp.result_type(eps), jnp.float32)), _SMALLEST_NORMAL)
-
-
-_SMALLEST_NORMAL = np.finfo(np.float32).tiny
-
-
-def _decay_terms(tree: Any, params: Any, weight_decay: ArrayLike, mask: Any) -> list[Any]:
+def _decay_terms(grads: list[Any], tree: Any, params: Any, weight_decay: ArrayLike, mask: Any) -> list[Any]:
     """Weight decay times the parameter for each leaf; the number 0.0 where there is nothing to decay."""
     if isinstance(weight_decay, float) and weight_decay == 0.0:
         return [0.0] * tree.num_leaves
     if params is None:
         raise ValueError("weight_decay needs the parameters: call update(gradients, state, params)")
-
-    def term(param: ArrayLike) -> Array:
-        dtype = arithmetic_dtype(jnp.result_type(param))
-        return jnp.asarray(weight_decay, real_dtype(dtype)) * jnp.asarray(param, dtype)
-
     mask = True if mask is None else mask(params) if callable(mask) else mask
-    masked = jax.tree.map(
-        lambda decays, part: jax.tree.map(lambda param: term(param) if decays else 0.0, part), mask, params
-    )
-    return leaves_like(tree, masked, "the parameters")
+    try:
+        decays = jax.tree.map(lambda decays, part: jax.tree.map(lambda _: decays, part), mask, params)
+    except ValueError as error:
+        raise ValueError(f"weight_decay_mask must have the tree of params, or a prefix of it: {error}") from None
+
+    def term(path: Path, grad: Any, param: Any, decays: Any) -> Any:
+        if not decays:
+            return 0.0
+        dtype = arithmetic_dtype(inexact_dtype(path, grad))
+        param = array_like(path, grad, param, jnp.result_type(param), "the parameter")
+        return jnp.asarray(weight_decay, real_dtype(dtype)) * param.astype(dtype)
+
+    leaves = leaves_like(tree, params, "params"), leaves_like(tree, decays, "weight_decay_mask")
+    return [term(path, grad, *leaf) for (path, grad), *leaf in zip(grads, *leaves, strict=True)]

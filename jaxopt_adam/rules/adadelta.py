@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxopt_adam.averages import abs_sq, ema
+from jaxopt_adam.averages import abs_sq, ema, root
 from jaxopt_adam.hyperparameters import Decay, LearningRate, NonNegative, WeightDecay
 from jaxopt_adam.optimizer import optimizer
-from jaxopt_adam.transformation import Moment, per_leaf_transformation, positive
+from jaxopt_adam.transformation import Moment, per_leaf_transformation
 
 
 class AdadeltaState(NamedTuple):
@@ -51,7 +51,8 @@ def adadelta(
             to one; None for all.
 
     Returns:
-        An :class:`~jaxopt_adam.Optimizer` with :class:`AdadeltaState`. With a weight decay its `update` needs `params`.
+        An :class:`~jaxopt_adam.Optimizer` with :class:`AdadeltaState`. Its `update` needs `params`, unless the weight
+        decay is 0.0 and not traced.
 
     References:
         Zeiler, ADADELTA: An Adaptive Learning Rate Method, 2012, algorithm 1.
@@ -63,12 +64,12 @@ def adadelta(
     """
 
     def per_step(_, rate):
-        return rate, positive(eps)
+        return rate, eps
 
     def per_leaf(grad, e_g, e_x, decay_term, rate, eps):
         grad = grad + decay_term
         e_g = ema(e_g, abs_sq(grad), rho)
-        delta = jnp.sqrt((e_x + eps) / (e_g + eps)) * grad
+        delta = jnp.sqrt(e_x + eps) / root(e_g, eps) * grad
         e_x = ema(e_x, abs_sq(delta), rho)
         return rate * delta, e_g, e_x
 

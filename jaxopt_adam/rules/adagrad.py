@@ -2,14 +2,13 @@
 
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxopt_adam.averages import abs_sq
+from jaxopt_adam.averages import abs_sq, root
 from jaxopt_adam.hyperparameters import LearningRate, NonNegative
 from jaxopt_adam.optimizer import optimizer
-from jaxopt_adam.transformation import Moment, per_leaf_transformation, positive
+from jaxopt_adam.transformation import Moment, per_leaf_transformation
 
 
 class AdagradState(NamedTuple):
@@ -56,11 +55,11 @@ def adagrad(
     """
 
     def per_step(_, rate):
-        return rate, positive(eps)
+        return rate, eps
 
     def per_leaf(grad, sum_of_squares, rate, eps):
         sum_of_squares = sum_of_squares + abs_sq(grad)
-        return rate * grad / jnp.sqrt(sum_of_squares + eps), sum_of_squares
+        return rate * grad / root(sum_of_squares, eps), sum_of_squares
 
     return per_leaf_transformation(
         AdagradState,

@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxopt_adam.averages import abs_sq, bias_correction, ema
+from jaxopt_adam.averages import abs_sq, bias_correction, ema, root
 from jaxopt_adam.hyperparameters import Decay, Flag, LearningRate, NonNegative, OptionalDtype
 from jaxopt_adam.optimizer import optimizer
-from jaxopt_adam.transformation import Moment, per_leaf_transformation, positive
+from jaxopt_adam.transformation import Moment, per_leaf_transformation
 
 
 class AdamState(NamedTuple):
@@ -55,7 +55,7 @@ def adam(
         b1: β₁ in [0, 1), the decay of the average of the gradients.
         b2: β₂ in [0, 1), the decay of the average of their squares.
         eps: ε ≥ 0, in units of the gradient; elements whose gradients are far below it get smaller steps.
-        eps_root: ε̄ ≥ 0, in units of the squared gradient; makes the update differentiable where a gradient is zero.
+        eps_root: ε̄ ≥ 0, in units of the squared gradient; smooths the update where gradients are near zero.
         mu_dtype: the dtype in which `mu` rests; None for float32, or the gradient's if that is wider. (optax's None
             takes the parameter's, for both moments: in bfloat16 they forget.)
         nesterov: whether to look ahead.
@@ -79,13 +79,13 @@ def adam(
         scale = rate * jnp.sqrt(c2)
         ahead = bias_correction(b1, optax.safe_increment(step))
         weights = (scale * b1 / ahead, scale * (1 - b1) / c1) if nesterov else (scale / c1, 0.0)
-        return *weights, eps_root * c2, positive(eps * jnp.sqrt(c2))
+        return *weights, eps_root * c2, eps * jnp.sqrt(c2)
 
     def per_leaf(grad, mu, nu, weight_of_mu, weight_of_grad, eps_root, eps):
         mu = ema(mu, grad, b1)
         nu = ema(nu, abs_sq(grad), b2)
         average = weight_of_mu * mu + weight_of_grad * grad if nesterov else weight_of_mu * mu
-        return average / (jnp.sqrt(nu + eps_root) + eps), mu, nu
+        return average / (root(nu, eps_root) + eps), mu, nu
 
     return per_leaf_transformation(
         AdamState, per_step, per_leaf, learning_rate=learning_rate, mu=Moment(dtype=mu_dtype), nu=Moment(real=True)

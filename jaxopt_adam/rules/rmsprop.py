@@ -7,10 +7,10 @@ import optax
 from jax import Array
 
 from jaxopt_adam import averages
-from jaxopt_adam.averages import abs_sq, accumulate, ema
+from jaxopt_adam.averages import abs_sq, accumulate, ema, root
 from jaxopt_adam.hyperparameters import Decay, Flag, LearningRate, NonNegative, OptionalDecay
 from jaxopt_adam.optimizer import optimizer
-from jaxopt_adam.transformation import Moment, per_leaf_transformation, positive
+from jaxopt_adam.transformation import Moment, per_leaf_transformation
 
 
 class RmspropState(NamedTuple):
@@ -82,7 +82,7 @@ def rmsprop(
 
     def per_step(step, rate):
         correction = averages.bias_correction(decay, step) if bias_correction else None
-        return rate, positive(eps), correction, momentum
+        return rate, eps, correction, momentum
 
     def per_leaf(grad, nu, mu, trace, rate, eps, correction, momentum):
         nu = ema(nu, abs_sq(grad), decay)
@@ -90,7 +90,7 @@ def rmsprop(
         if centered:
             mu = ema(mu, grad, decay)
             variance = jnp.maximum(variance - abs_sq(mu / correction if bias_correction else mu), 0)
-        deviation = jnp.sqrt(variance + eps) if eps_in_sqrt else jnp.sqrt(variance) + eps
+        deviation = root(variance, eps) if eps_in_sqrt else root(variance) + eps
         update = rate * grad / deviation
         if momentum is not None:
             update, trace = accumulate(trace, update, momentum, nesterov=nesterov)
