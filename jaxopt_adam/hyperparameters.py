@@ -40,10 +40,19 @@ def is_number(value: object) -> bool:
     return isinstance(value, (int, float, complex)) and not isinstance(value, bool)
 
 
-def number(expected: str, below: float = np.inf, *, schedule: bool = False, optional: bool = False) -> Check:
+def number(
+    expected: str, below: float = np.inf, *, schedule: bool = False, optional: bool = False, tree: bool = False
+) -> Check:
     """A check for real numbers and arrays from 0 to `below` (exclusive); traced ones are taken on trust."""
 
     def check(name: str, value: Any) -> Any:
+        if tree and not (callable(value) or jax.tree.structure(value) == jax.tree.structure(0)):
+            return jax.tree_util.tree_map_with_path(
+                lambda path, leaf: one(name + jax.tree_util.keystr(path), leaf), value, is_leaf=callable
+            )
+        return one(name, value)
+
+    def one(name: str, value: Any) -> Any:
         if (optional and value is None) or (schedule and callable(value)):
             return value
         if not is_number(value) or jnp.iscomplexobj(value):
@@ -77,9 +86,9 @@ def _optional_dtype(name: str, value: Any) -> Any:
 
 
 LearningRate = Annotated[
-    ArrayLike | Schedule | None, number("a number ≥ 0, a schedule or None", schedule=True, optional=True)
+    Any, number("a number ≥ 0, a schedule, a tree of these or None", schedule=True, optional=True, tree=True)
 ]
-WeightDecay = Annotated[ArrayLike | Schedule, number("a number ≥ 0 or a schedule", schedule=True)]
+WeightDecay = Annotated[Any, number("a number ≥ 0, a schedule or a tree of these", schedule=True, tree=True)]
 Decay = Annotated[ArrayLike, number("in [0, 1)", below=1)]
 OptionalDecay = Annotated[ArrayLike | None, number("in [0, 1) or None", below=1, optional=True)]
 NonNegative = Annotated[ArrayLike, number("a number ≥ 0")]

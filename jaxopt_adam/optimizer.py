@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import Array
 from jax.core import Tracer
 
 from jaxopt_adam.hyperparameters import Check, is_number
@@ -122,14 +121,15 @@ class Optimizer(optax.GradientTransformationExtraArgs):
             )
         return Optimizer(self._factory, self._arguments | _checked(self._factory, changes))
 
-    def current_learning_rate(self, state: optax.OptState) -> Array | None:
+    def current_learning_rate(self, state: optax.OptState) -> Any:
         """The learning rate that the next update will use; a schedule is evaluated at the state's `count`.
 
         Args:
             state: a state of this optimizer, or of a wrapper around it in which no other part keeps a `count`.
 
         Returns:
-            A scalar array (batched, if the optimizer or the state is); None for an optimizer without one.
+            A scalar array (batched, if the optimizer or the state is), a tree of them if the learning rate is one, None
+            for an optimizer without one.
 
         Raises:
             ValueError: if the learning rate is a schedule and `state` has no `count`, or several.
@@ -146,15 +146,17 @@ class Optimizer(optax.GradientTransformationExtraArgs):
         learning_rate = self._arguments.get("learning_rate")
         if learning_rate is None:
             return None
-        if not callable(learning_rate):
-            return jnp.asarray(learning_rate)
+        if not any(map(callable, jax.tree.leaves(learning_rate, is_leaf=callable))):
+            return jax.tree.map(jnp.asarray, learning_rate)
         counts = [count for _, count in optax.tree.get_all_with_path(state, "count")]
         if len(counts) != 1:
             raise ValueError(
                 f"state must hold one count at which to evaluate the schedule, found {len(counts)}; pass the part of "
                 f"it that belongs to {self!r}"
             )
-        return jnp.asarray(learning_rate(counts[0]))
+        return jax.tree.map(
+            lambda rate: jnp.asarray(rate(counts[0]) if callable(rate) else rate), learning_rate, is_leaf=callable
+        )
 
     def __repr__(self) -> str:
         defaults = {name: each.default for name, each in inspect.signature(self._factory).parameters.items()}

@@ -15,8 +15,16 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
-from jaxopt_adam.hyperparameters import Schedule
-from jaxopt_adam.trees import Path, arithmetic_dtype, array_like, inexact_dtype, leaves_like, real_dtype, scalar_like
+from jaxopt_adam.trees import (
+    Path,
+    arithmetic_dtype,
+    array_like,
+    broadcast_prefix,
+    inexact_dtype,
+    leaves_like,
+    real_dtype,
+    scalar_like,
+)
 
 __all__ = ["Moment", "at", "per_leaf_transformation"]
 
@@ -29,11 +37,13 @@ class Moment:
         initial: the number that it starts from.
         real: whether it is real also where the gradient is complex, as an average of |g|² is.
         dtype: the dtype in which it rests between steps; by default that of the arithmetic, at least float32.
+        shape: its shape for a leaf of a given shape; by default the same.
     """
 
     initial: ArrayLike = 0.0
     real: bool = False
     dtype: DTypeLike | None = None
+    shape: Callable[[tuple[int, ...]], tuple[int, ...]] = tuple
 
     def awake_dtype(self, leaf: np.dtype) -> np.dtype:
         """The dtype in which this statistic of a leaf of dtype `leaf` is computed."""
@@ -49,7 +59,11 @@ class Moment:
 
     def start(self, param: Any) -> Array:
         """This statistic of the parameter `param` before the first step."""
-        return jnp.full_like(param, self.initial, self.resting_dtype(jnp.result_type(param)))
+        dtype = self.resting_dtype(jnp.result_type(param))
+        shape = self.shape(np.shape(param))
+        if shape != np.shape(param):
+            return jnp.full(shape, self.initial, dtype)
+        return jnp.full_like(param, self.initial, dtype)
 
 
 def per_leaf_transformation(
@@ -57,9 +71,10 @@ def per_leaf_transformation(
     per_step: Callable[[Array, ArrayLike], Sequence[ArrayLike | None]],
     per_leaf: Callable[..., Sequence[Any]],
     *,
-    learning_rate: ArrayLike | Schedule | None,
-    weight_decay: ArrayLike | Schedule | None = None,
+    learning_rate: Any,
+    weight_decay: Any = 0.0,
     weight_decay_mask: Any = None,
+    decay_gradient: bool = False,
     **moments: Moment | None,
 ) -> optax.GradientTransformationExtraArgs:
     """A gradient transformation of trees from a rule for one leaf.
@@ -69,12 +84,13 @@ def per_leaf_transformation(
         per_step: ``per_step(step, rate) -> scalars``: what is the same for all leaves, computed once a step. `step` is
             counted from 1; `rate` is −α, or 1 where the learning rate is None and the direction alone is wanted.
         per_leaf: ``per_leaf(grad, *moments, *scalars) -> (update, *moments)``: the rule; every array comes in the dtype
-            of the arithmetic. With `weight_decay` it takes the decay term λθ (0 where masked out) after the moments.
-        learning_rate: α, a schedule for it, or None.
-        weight_decay: λ or a schedule for it; None for a rule without one. `update` then needs the parameters, unless it
-            is plainly 0.0.
+            of the arithmetic.
+        learning_rate: α, a schedule for it, a tree of these with the tree of the parameters or a prefix of it, or None.
+        weight_decay: λ, a schedule or a tree as for α. αλθ is subtracted from the update (which is the decoupled decay
+            of AdamW); `update` needs the parameters θ for it, unless λ is plainly 0.0.
         weight_decay_mask: which leaves decay, as in optax: a tree of booleans, a prefix of one, or a function from the
             parameters to one; None for all.
+        decay_gradient: whether λθ is added to the gradient instead, before the rule sees it.
         **moments: the running statistics, in the order in which `per_leaf` takes and returns them; None for one that
             these hyperparameters have no use for, which then is None for the rule and in the state.
 
@@ -98,9 +114,9 @@ def per_leaf_transformation(
         grads, tree = jax.tree_util.tree_flatten_with_path(updates)
         resting = {name: leaves_like(tree, getattr(state, name), f"state.{name}") for name in present}
         step = jnp.asarray(optax.safe_increment(state.count))
-        scalars = per_step(step, 1.0 if learning_rate is None else -at(learning_rate, state.count))
-        decay = at(weight_decay, state.count)
-        decay_terms = None if decay is None else _decay_terms(grads, tree, params, decay, weight_decay_mask)
+        rates = _rates(learning_rate, updates, state.count)
+        scalars = _per_rate(per_step, step, rates)
+        decay_terms = _decay_terms(grads, tree, params, weight_decay, weight_decay_mask, state.count)
 
         new_updates: list[Array] = []
         new_moments: dict[str, list[Array]] = {name: [] for name in present}
@@ -108,17 +124,23 @@ def per_leaf_transformation(
             leaf = inexact_dtype(path, grad)
             dtype = arithmetic_dtype(leaf)
             awake = {
-                name: array_like(path, grad, resting[name][i], moment.resting_dtype(leaf), f"state.{name}").astype(
-                    moment.awake_dtype(leaf)
-                )
+                name: array_like(
+                    path,
+                    grad,
+                    resting[name][i],
+                    moment.resting_dtype(leaf),
+                    f"state.{name}",
+                    moment.shape(np.shape(grad)),
+                ).astype(moment.awake_dtype(leaf))
                 for name, moment in present.items()
             }
-            change, *values = per_leaf(
-                jnp.asarray(grad, dtype),
-                *(awake.get(name) for name in moments),
-                *(() if decay_terms is None else decay_terms[i : i + 1]),
-                *(None if scalar is None else scalar_like(path, grad, scalar, real_dtype(dtype)) for scalar in scalars),
-            )
+            arguments = [scalar_like(path, grad, scalar, real_dtype(dtype)) for scalar in scalars[i]]
+            value, decay_term = jnp.asarray(grad, dtype), decay_terms[i]
+            if decay_term is not None and decay_gradient:
+                value = value + decay_term
+            change, *values = per_leaf(value, *(awake.get(name) for name in moments), *arguments)
+            if decay_term is not None and not decay_gradient:
+                change = change + jnp.asarray(rates[i], real_dtype(dtype)) * decay_term
             new_updates.append(array_like(path, grad, change, dtype, "the update").astype(leaf))
             for name, value in zip(moments, values, strict=True):
                 if name in present:
@@ -137,24 +159,40 @@ def at(value: Any, count: Array) -> Any:
     return value(count) if callable(value) else value
 
 
-def _decay_terms(grads: list[Any], tree: Any, params: Any, weight_decay: ArrayLike, mask: Any) -> list[Any]:
-    """Weight decay times the parameter for each leaf; the number 0.0 where there is nothing to decay."""
+def _rates(learning_rate: Any, updates: Any, count: Array) -> list[Any]:
+    """−α for each leaf, or 1 without a learning rate; the same object where it is the same number."""
+    if learning_rate is None:
+        return [1.0] * len(jax.tree.leaves(updates))
+    rates = jax.tree.map(lambda rate: -at(rate, count), learning_rate, is_leaf=callable)
+    return broadcast_prefix(rates, updates, "learning_rate")
+
+
+def _per_rate(per_step: Callable[..., Any], step: Array, rates: list[Any]) -> list[Any]:
+    """The scalars for each leaf, computed once for each rate."""
+    scalars = {id(rate): per_step(step, rate) for rate in {id(rate): rate for rate in rates}.values()}
+    return [scalars[id(rate)] for rate in rates]
+
+
+def _decay_terms(
+    grads: list[Any], tree: Any, params: Any, weight_decay: Any, mask: Any, count: Array
+) -> list[Array | None]:
+    """Weight decay times the parameter for each leaf, or None where there is none."""
     if isinstance(weight_decay, float) and weight_decay == 0.0:
-        return [0.0] * tree.num_leaves
+        return [None] * len(grads)
     if params is None:
         raise ValueError("weight_decay needs the parameters: call update(gradients, state, params)")
+    decays = broadcast_prefix(
+        jax.tree.map(lambda decay: at(decay, count), weight_decay, is_leaf=callable), params, "weight_decay"
+    )
     mask = True if mask is None else mask(params) if callable(mask) else mask
-    try:
-        decays = jax.tree.map(lambda decays, part: jax.tree.map(lambda _: decays, part), mask, params)
-    except ValueError as error:
-        raise ValueError(f"weight_decay_mask must have the tree of params, or a prefix of it: {error}") from None
+    masks = broadcast_prefix(mask, params, "the mask of weight_decay")
 
-    def term(path: Path, grad: Any, param: Any, decays: Any) -> Any:
-        if not decays:
-            return 0.0
+    def term(path: Path, grad: Any, param: Any, decay: Any, masked: Any) -> Array | None:
+        if not masked:
+            return None
         dtype = arithmetic_dtype(inexact_dtype(path, grad))
         param = array_like(path, grad, param, jnp.result_type(param), "the parameter")
-        return jnp.asarray(weight_decay, real_dtype(dtype)) * param.astype(dtype)
+        return jnp.asarray(scalar_like(path, grad, decay, real_dtype(dtype))) * param.astype(dtype)
 
-    leaves = leaves_like(tree, params, "params"), leaves_like(tree, decays, "weight_decay_mask")
-    return [term(path, grad, *leaf) for (path, grad), *leaf in zip(grads, *leaves, strict=True)]
+    params = leaves_like(tree, params, "params")
+    return [term(path, grad, *rest) for (path, grad), *rest in zip(grads, params, decays, masks, strict=True)]

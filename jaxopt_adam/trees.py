@@ -8,7 +8,16 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-__all__ = ["Path", "arithmetic_dtype", "array_like", "inexact_dtype", "leaves_like", "real_dtype", "scalar_like"]
+__all__ = [
+    "Path",
+    "arithmetic_dtype",
+    "array_like",
+    "broadcast_prefix",
+    "inexact_dtype",
+    "leaves_like",
+    "real_dtype",
+    "scalar_like",
+]
 
 Path = tuple[Any, ...]
 """The way to a leaf, as in :func:`jax.tree_util.tree_flatten_with_path`."""
@@ -38,10 +47,16 @@ def inexact_dtype(path: Path, leaf: Any) -> np.dtype:
     return dtype
 
 
-def array_like(path: Path, grad: Any, value: Any, dtype: np.dtype, what: str) -> Array:
-    """`value` as an array, which must have the shape of the gradient at `path`, and `dtype`."""
-    if np.shape(value) != np.shape(grad):
-        raise ValueError(f"{_name(path)}: the gradient has shape {np.shape(grad)}, but {what} {np.shape(value)}")
+def array_like(
+    path: Path, grad: Any, value: Any, dtype: np.dtype, what: str, shape: tuple[int, ...] | None = None
+) -> Array:
+    """`value` as an array, which must have `dtype` and `shape`, by default that of the gradient at `path`."""
+    due = np.shape(grad) if shape is None else shape
+    if np.shape(value) != due:
+        raise ValueError(
+            f"{_name(path)}: the gradient has shape {np.shape(grad)}, so {what} must have shape {due}, not "
+            f"{np.shape(value)}"
+        )
     if jnp.result_type(value) != dtype:
         raise TypeError(
             f"{_name(path)}: for a gradient of dtype {jnp.result_type(grad)} {what} must have dtype {dtype}, got "
@@ -50,8 +65,10 @@ def array_like(path: Path, grad: Any, value: Any, dtype: np.dtype, what: str) ->
     return jnp.asarray(value)
 
 
-def scalar_like(path: Path, grad: Any, scalar: ArrayLike, dtype: np.dtype) -> Array:
-    """`scalar` in `dtype`; a number, or an array that broadcasts to the gradient at `path`."""
+def scalar_like(path: Path, grad: Any, scalar: ArrayLike | None, dtype: np.dtype) -> Array | None:
+    """`scalar` in `dtype`: a number, or an array that broadcasts to the gradient at `path`; None stays."""
+    if scalar is None:
+        return None
     shape = np.shape(scalar)
     pairs = zip(shape[::-1], np.shape(grad)[::-1], strict=False)
     if len(shape) > np.ndim(grad) or any(size not in (1, whole) for size, whole in pairs):
@@ -74,6 +91,15 @@ def leaves_like(tree: Any, other: Any, what: str) -> list[Any]:
     lacking += [f"it has no leaf {path}" for path in given if path not in expected]
     why = lacking[0] if lacking else f"they are {tree}, it is {jax.tree.structure(other)}"
     raise ValueError(f"the gradients must have the same tree as {what}, but {why}")
+
+
+def broadcast_prefix(prefix: Any, params: Any, what: str) -> list[Any]:
+    """The entry of `prefix` for each leaf of `params`, whose tree or a prefix of it it must have."""
+    try:
+        whole = jax.tree.map(lambda entry, part: jax.tree.map(lambda _: entry, part), prefix, params)
+    except ValueError as error:
+        raise ValueError(f"{what} must have the tree of the parameters, or a prefix of it: {error}") from None
+    return jax.tree.leaves(whole)
 
 
 def _name(path: Path) -> str:

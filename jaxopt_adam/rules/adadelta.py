@@ -66,8 +66,7 @@ def adadelta(
     def per_step(_, rate):
         return rate, eps
 
-    def per_leaf(grad, e_g, e_x, decay_term, rate, eps):
-        grad = grad + decay_term
+    def per_leaf(grad, e_g, e_x, rate, eps):
         e_g = ema(e_g, abs_sq(grad), rho)
         delta = jnp.sqrt(e_x + eps) / root(e_g, eps) * grad
         e_x = ema(e_x, abs_sq(delta), rho)
@@ -80,6 +79,7 @@ def adadelta(
         learning_rate=learning_rate,
         weight_decay=weight_decay,
         weight_decay_mask=weight_decay_mask,
+        decay_gradient=True,
         e_g=Moment(real=True),
         e_x=Moment(real=True),
     )

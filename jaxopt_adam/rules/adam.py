@@ -1,29 +1,10 @@
-"""Adam (Kingma & Ba, 2015) and, with Nesterov's look ahead, NAdam (Dozat, 2016)."""
+"""Adam (Kingma & Ba, 2015)."""
 
-from typing import Any, NamedTuple
-
-import jax.numpy as jnp
 import optax
-from jax import Array
 
-from jaxopt_adam.averages import abs_sq, bias_correction, ema, root
 from jaxopt_adam.hyperparameters import Decay, Flag, LearningRate, NonNegative, OptionalDtype
 from jaxopt_adam.optimizer import optimizer
-from jaxopt_adam.transformation import Moment, per_leaf_transformation
-
-
-class AdamState(NamedTuple):
-    """The state of :func:`adam`.
-
-    Attributes:
-        count: the number of updates done, int32.
-        mu: the average of g, the first moment; a tree like the parameters.
-        nu: the average of ``|g|²``, the second moment; a tree like the parameters, real.
-    """
-
-    count: Array
-    mu: Any
-    nu: Any
+from jaxopt_adam.rules.adamw import adamw
 
 
 @optimizer
@@ -72,21 +53,4 @@ def adam(
         >>> print(minimize(lambda x: (x - 3.0) ** 2, 0.0, adam(0.1), tol=1e-9).x.round(2))
         3.0
     """
-
-    def per_step(step, rate):
-        # α m̂ / (√(v̂ + ε̄) + ε) = (α √c₂/c₁) m / (√(v + c₂ ε̄) + √c₂ ε): two divisions fewer for each element.
-        c1, c2 = bias_correction(b1, step), bias_correction(b2, step)
-        scale = rate * jnp.sqrt(c2)
-        ahead = bias_correction(b1, optax.safe_increment(step))
-        weights = (scale * b1 / ahead, scale * (1 - b1) / c1) if nesterov else (scale / c1, 0.0)
-        return *weights, eps_root * c2, eps * jnp.sqrt(c2)
-
-    def per_leaf(grad, mu, nu, weight_of_mu, weight_of_grad, eps_root, eps):
-        mu = ema(mu, grad, b1)
-        nu = ema(nu, abs_sq(grad), b2)
-        average = weight_of_mu * mu + weight_of_grad * grad if nesterov else weight_of_mu * mu
-        return average / (root(nu, eps_root) + eps), mu, nu
-
-    return per_leaf_transformation(
-        AdamState, per_step, per_leaf, learning_rate=learning_rate, mu=Moment(dtype=mu_dtype), nu=Moment(real=True)
-    )
+    return adamw(learning_rate, b1, b2, eps, eps_root, mu_dtype, weight_decay=0.0, nesterov=nesterov)

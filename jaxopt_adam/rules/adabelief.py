@@ -1,0 +1,85 @@
+"""AdaBelief (Zhuang et al., 2020)."""
+
+from typing import Any, NamedTuple
+
+import optax
+from jax import Array
+
+from jaxopt_adam.averages import abs_sq, bias_correction, ema, root
+from jaxopt_adam.hyperparameters import Decay, Flag, LearningRate, NonNegative
+from jaxopt_adam.optimizer import optimizer
+from jaxopt_adam.transformation import Moment, per_leaf_transformation
+
+
+class AdabeliefState(NamedTuple):
+    """The state of :func:`adabelief`.
+
+    Attributes:
+        count: the number of updates done, int32.
+        mu: the average of g, a tree like the parameters.
+        nu: the average of ``|g − mu|²``, a tree like the parameters, real.
+    """
+
+    count: Array
+    mu: Any
+    nu: Any
+
+
+@optimizer
+def adabelief(
+    learning_rate: LearningRate,
+    b1: Decay = 0.9,
+    b2: Decay = 0.999,
+    eps: NonNegative = 1e-16,
+    eps_root: NonNegative = 1e-16,
+    *,
+    nesterov: Flag = False,
+) -> optax.GradientTransformationExtraArgs:
+    r"""AdaBelief: large steps where the gradient is as expected, small ones where it surprises.
+
+    .. math::
+        m_t &= \beta_1 m_{t-1} + (1 - \beta_1) g_t, & \hat m_t &= m_t / (1 - \beta_1^t) \\
+        s_t &= \beta_2 s_{t-1} + (1 - \beta_2) |g_t - m_t|^2 + \bar\varepsilon, & \hat s_t &= s_t / (1 - \beta_2^t) \\
+        u_t &= -\alpha \frac{\hat m_t}{\sqrt{\hat s_t} + \varepsilon}
+
+    Args:
+        learning_rate: α ≥ 0, a number, an array, a schedule, or a tree of these for parts of the parameters; None gives
+            the direction alone (positive).
+        b1: β₁ in [0, 1), the decay of the average of the gradients.
+        b2: β₂ in [0, 1), the decay of the average of their squared deviations from it.
+        eps: ε ≥ 0, in units of the gradient.
+        eps_root: ε̄ ≥ 0, in units of the squared gradient; added to the average at every step.
+        nesterov: whether the average of the gradients looks one step ahead, as in :func:`nadam`.
+
+    Returns:
+        An :class:`~jaxopt_adam.Optimizer` with :class:`AdabeliefState`.
+
+    References:
+        Zhuang et al., AdaBelief Optimizer: Adapting Stepsizes by the Belief in Observed Gradients, 2020, algorithm 2.
+
+    Example:
+        >>> from jaxopt_adam import adabelief, minimize
+        >>> print(minimize(lambda x: (x - 3.0) ** 2, 0.0, adabelief(0.1), tol=1e-9).x.round(2))
+        3.0
+    """
+
+    def per_step(step, rate):
+        c1, c2 = bias_correction(b1, step), bias_correction(b2, step)
+        ahead = bias_correction(b1, optax.safe_increment(step))
+        weights = (rate * b1 / ahead, rate * (1 - b1) / c1) if nesterov else (rate / c1, 0.0)
+        return *weights, c2, eps_root, eps
+
+    def per_leaf(grad, mu, nu, weight_of_mu, weight_of_grad, c2, eps_root, eps):
+        mu = ema(mu, grad, b1)
+        nu = ema(nu, abs_sq(grad - mu), b2) + eps_root
+        average = weight_of_mu * mu + weight_of_grad * grad if nesterov else weight_of_mu * mu
+        return average / (root(nu / c2) + eps), mu, nu
+
+    return per_leaf_transformation(
+        AdabeliefState,
+        per_step,
+        per_leaf,
+        learning_rate=learning_rate,
+        mu=Moment(),
+        nu=Moment(real=True),
+    )

@@ -1,0 +1,92 @@
+"""Adam-atan2 (Everett et al., 2024)."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from jaxopt_adam.averages import bias_correction, ema
+from jaxopt_adam.hyperparameters import Decay, LearningRate, NonNegative, WeightDecay
+from jaxopt_adam.optimizer import optimizer
+from jaxopt_adam.transformation import Moment, per_leaf_transformation
+
+
+class AdamAtan2State(NamedTuple):
+    """The state of :func:`adam_atan2`.
+
+    Attributes:
+        count: the number of updates done, int32.
+        mu: the average of g, a tree like the parameters.
+        nu: the average of g², a tree like the parameters.
+    """
+
+    count: Array
+    mu: Any
+    nu: Any
+
+
+@optimizer
+def adam_atan2(
+    learning_rate: LearningRate,
+    b1: Decay = 0.9,
+    b2: Decay = 0.999,
+    a: NonNegative = 4 / math.pi,
+    b: NonNegative = 1.0,
+    weight_decay: WeightDecay = 0.0,
+    mask: Any = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Adam-atan2: Adam without ε, the same whatever the gradients are multiplied by.
+
+    .. math::
+        u_t = -\alpha \left(a \operatorname{atan2}\left(\hat m_t, b \sqrt{\hat v_t}\right)
+              + \lambda \theta_{t-1}\right)
+
+    with the :math:`\hat m_t` and :math:`\hat v_t` of :func:`adam`. For small ratios it is :func:`adam`'s update times
+    :math:`a / b`; no update is larger than :math:`\alpha a \pi / 2`. With the default a = 4 / π a ratio of one
+    gives a step of α.
+
+    Args:
+        learning_rate: α ≥ 0, a number, an array, a schedule, or a tree of these for parts of the parameters; None gives
+            the direction alone (positive).
+        b1: β₁ in [0, 1), the decay of the average of the gradients.
+        b2: β₂ in [0, 1), the decay of the average of their squares.
+        a: the factor before the arc tangent, ≥ 0.
+        b: the factor of the root within it, ≥ 0.
+        weight_decay: λ ≥ 0, a number, a schedule, or a tree of these; decoupled, so times α.
+        mask: which leaves decay: a tree of booleans, a prefix of one, or a function from the parameters to one; None
+            for all.
+
+    Returns:
+        An :class:`~jaxopt_adam.Optimizer` with :class:`AdamAtan2State`. Its `update` needs `params`, unless the
+        weight decay is 0.0 and not traced.
+
+    References:
+        Everett et al., Scaling Exponents Across Parameterizations and Optimizers, 2024, section 5.
+
+    Example:
+        >>> from jaxopt_adam import adam_atan2, minimize
+        >>> print(minimize(lambda x: (x - 3.0) ** 2, 0.0, adam_atan2(0.1), tol=1e-9).x.round(2))
+        3.0
+    """
+
+    def per_step(step, rate):
+        c1, c2 = bias_correction(b1, step), bias_correction(b2, step)
+        return rate * a, b * c1 / jnp.sqrt(c2)
+
+    def per_leaf(grad, mu, nu, scale, weight_of_root):
+        mu = ema(mu, grad, b1)
+        nu = ema(nu, jnp.square(grad), b2)
+        return scale * jnp.arctan2(mu, weight_of_root * jnp.sqrt(nu)), mu, nu
+
+    return per_leaf_transformation(
+        AdamAtan2State,
+        per_step,
+        per_leaf,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        weight_decay_mask=mask,
+        mu=Moment(),
+        nu=Moment(),
+    )

@@ -1,0 +1,104 @@
+"""Adan (Xie et al., 2022)."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from jaxopt_adam.averages import abs_sq, bias_correction, ema, root
+from jaxopt_adam.hyperparameters import Decay, LearningRate, NonNegative, WeightDecay
+from jaxopt_adam.optimizer import optimizer
+from jaxopt_adam.transformation import Moment, per_leaf_transformation
+
+
+class AdanState(NamedTuple):
+    """The state of :func:`adan`.
+
+    Attributes:
+        count: the number of updates done, int32.
+        m: the average of g, a tree like the parameters.
+        v: the average of the differences of successive gradients, likewise.
+        n: the average of ``|g + (1 − b2)(g − g before)|²``, likewise, real.
+        g: the gradient before, likewise.
+    """
+
+    count: Array
+    m: Any
+    v: Any
+    n: Any
+    g: Any
+
+
+@optimizer
+def adan(
+    learning_rate: LearningRate,
+    b1: Decay = 0.98,
+    b2: Decay = 0.92,
+    b3: Decay = 0.99,
+    eps: NonNegative = 1e-8,
+    eps_root: NonNegative = 1e-8,
+    weight_decay: WeightDecay = 0.0,
+    mask: Any = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Adan: Nesterov's look ahead by the difference of successive gradients.
+
+    .. math::
+        m_t &= \beta_1 m_{t-1} + (1 - \beta_1) g_t \\
+        v_t &= \beta_2 v_{t-1} + (1 - \beta_2) (g_t - g_{t-1}) \\
+        n_t &= \beta_3 n_{t-1} + (1 - \beta_3) |g_t + (1 - \beta_2) (g_t - g_{t-1})|^2 \\
+        u_t &= -\alpha \left(\frac{\hat m_t + (1 - \beta_2) \hat v_t}{\sqrt{\hat n_t + \bar\varepsilon} + \varepsilon}
+               + \lambda \theta_{t-1}\right)
+
+    with :math:`g_0 = g_1`, and hats for averages debiased by their decays. The decays are those of :func:`adam` and of
+    optax: the paper's β is 1 − β here. As in optax the differences weigh :math:`1 - \beta_2`, where the paper has β₂,
+    and the weight decay is :func:`adamw`'s, where the paper divides by :math:`1 + \alpha \lambda`.
+
+    Args:
+        learning_rate: α ≥ 0, a number, an array, a schedule, or a tree of these for parts of the parameters; None gives
+            the direction alone (positive).
+        b1: β₁ in [0, 1), the decay of the average of the gradients.
+        b2: β₂ in [0, 1), the decay of the average of their differences.
+        b3: β₃ in [0, 1), the decay of the average of the squares.
+        eps: ε ≥ 0, in units of the gradient.
+        eps_root: ε̄ ≥ 0, in units of the squared gradient.
+        weight_decay: λ ≥ 0, a number, a schedule, or a tree of these; decoupled, so times α.
+        mask: which leaves decay: a tree of booleans, a prefix of one, or a function from the parameters to one; None
+            for all.
+
+    Returns:
+        An :class:`~jaxopt_adam.Optimizer` with :class:`AdanState`. Its `update` needs `params`, unless the
+        weight decay is 0.0 and not traced.
+
+    References:
+        Xie et al., Adan: Adaptive Nesterov Momentum Algorithm for Faster Optimizing Deep Models, 2022, algorithm 1.
+
+    Example:
+        >>> from jaxopt_adam import adan, minimize
+        >>> print(minimize(lambda x: (x - 3.0) ** 2, 0.0, adan(0.1), tol=1e-9).x.round(2))
+        3.0
+    """
+
+    def per_step(step, rate):
+        c1, c2, c3 = (bias_correction(decay, step) for decay in (b1, b2, b3))
+        return rate / c1, rate * (1 - b2) / c2, c3, 1 - b2, eps_root, eps, step > 1
+
+    def per_leaf(grad, m, v, n, g, weight_of_m, weight_of_v, c3, share, eps_root, eps, has_past):
+        difference = jnp.where(has_past > 0, grad - g, 0)
+        m = ema(m, grad, b1)
+        v = ema(v, difference, b2)
+        n = ema(n, abs_sq(grad + share * difference), b3)
+        return (weight_of_m * m + weight_of_v * v) / (root(n / c3, eps_root) + eps), m, v, n, grad
+
+    return per_leaf_transformation(
+        AdanState,
+        per_step,
+        per_leaf,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        weight_decay_mask=mask,
+        m=Moment(),
+        v=Moment(),
+        n=Moment(real=True),
+        g=Moment(),
+    )

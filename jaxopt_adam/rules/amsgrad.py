@@ -1,0 +1,94 @@
+"""AMSGrad (Reddi, Kale & Kumar, 2018)."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from jaxopt_adam.averages import abs_sq, bias_correction, ema, root
+from jaxopt_adam.hyperparameters import Decay, Flag, LearningRate, NonNegative, OptionalDtype
+from jaxopt_adam.optimizer import optimizer
+from jaxopt_adam.transformation import Moment, per_leaf_transformation
+
+
+class AmsgradState(NamedTuple):
+    """The state of :func:`amsgrad`.
+
+    Attributes:
+        count: the number of updates done, int32.
+        mu: the average of g, a tree like the parameters.
+        nu: the average of ``|g|²``, a tree like the parameters, real.
+        nu_max: the largest `nu` so far, debiased if it is; likewise.
+    """
+
+    count: Array
+    mu: Any
+    nu: Any
+    nu_max: Any
+
+
+@optimizer
+def amsgrad(
+    learning_rate: LearningRate,
+    b1: Decay = 0.9,
+    b2: Decay = 0.999,
+    eps: NonNegative = 1e-8,
+    eps_root: NonNegative = 0.0,
+    mu_dtype: OptionalDtype = None,
+    bias_correction_mu: Flag = True,
+    bias_correction_nu: Flag = True,
+) -> optax.GradientTransformationExtraArgs:
+    r"""AMSGrad: Adam whose second moment never falls, so that no step grows again.
+
+    .. math::
+        m_t &= \beta_1 m_{t-1} + (1 - \beta_1) g_t, & \hat m_t &= m_t / (1 - \beta_1^t) \\
+        v_t &= \beta_2 v_{t-1} + (1 - \beta_2) |g_t|^2, & \hat v_t &= v_t / (1 - \beta_2^t) \\
+        \bar v_t &= \max(\bar v_{t-1}, \hat v_t), & u_t &= -\alpha \frac{\hat m_t}{\sqrt{\bar v_t + \bar\varepsilon}
+                    + \varepsilon}
+
+    The paper corrects no bias; here, as in optax, both averages are debiased unless said otherwise.
+
+    Args:
+        learning_rate: α ≥ 0, a number, an array, a schedule, or a tree of these for parts of the parameters; None gives
+            the direction alone (positive).
+        b1: β₁ in [0, 1), the decay of the average of the gradients.
+        b2: β₂ in [0, 1), the decay of the average of their squares.
+        eps: ε ≥ 0, in units of the gradient.
+        eps_root: ε̄ ≥ 0, in units of the squared gradient.
+        mu_dtype: the dtype in which `mu` rests; None for float32, or the gradient's if that is wider.
+        bias_correction_mu: whether the average of the gradients is debiased.
+        bias_correction_nu: whether that of their squares is, before the maximum is taken.
+
+    Returns:
+        An :class:`~jaxopt_adam.Optimizer` with :class:`AmsgradState`.
+
+    References:
+        Reddi, Kale & Kumar, On the Convergence of Adam and Beyond, 2018, algorithm 2.
+
+    Example:
+        >>> from jaxopt_adam import amsgrad, minimize
+        >>> print(minimize(lambda x: (x - 3.0) ** 2, 0.0, amsgrad(0.1), tol=1e-9).x.round(2))
+        3.0
+    """
+
+    def per_step(step, rate):
+        c1 = bias_correction(b1, step) if bias_correction_mu else 1.0
+        c2 = bias_correction(b2, step) if bias_correction_nu else 1.0
+        return rate / c1, c2, eps_root, eps
+
+    def per_leaf(grad, mu, nu, nu_max, scale, c2, eps_root, eps):
+        mu = ema(mu, grad, b1)
+        nu = ema(nu, abs_sq(grad), b2)
+        nu_max = jnp.maximum(nu_max, nu / c2)
+        return scale * mu / (root(nu_max, eps_root) + eps), mu, nu, nu_max
+
+    return per_leaf_transformation(
+        AmsgradState,
+        per_step,
+        per_leaf,
+        learning_rate=learning_rate,
+        mu=Moment(dtype=mu_dtype),
+        nu=Moment(real=True),
+        nu_max=Moment(real=True),
+    )

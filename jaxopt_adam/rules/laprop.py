@@ -1,0 +1,88 @@
+"""LaProp (Ziyin, Wang & Ueda, 2020)."""
+
+from typing import Any, NamedTuple
+
+import optax
+from jax import Array
+
+from jaxopt_adam.averages import abs_sq, bias_correction, ema, root
+from jaxopt_adam.hyperparameters import Decay, LearningRate, NonNegative, WeightDecay
+from jaxopt_adam.optimizer import optimizer
+from jaxopt_adam.transformation import Moment, per_leaf_transformation
+
+
+class LapropState(NamedTuple):
+    """The state of :func:`laprop`.
+
+    Attributes:
+        count: the number of updates done, int32.
+        mu: the average of the normalized gradients, a tree like the parameters.
+        nu: the average of ``|g|²``, a tree like the parameters, real.
+    """
+
+    count: Array
+    mu: Any
+    nu: Any
+
+
+@optimizer
+def laprop(
+    learning_rate: LearningRate,
+    b1: Decay = 0.9,
+    b2: Decay = 0.999,
+    eps: NonNegative = 1e-15,
+    weight_decay: WeightDecay = 0.0,
+    mask: Any = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""LaProp: normalize first, average then, so that momentum and adaptivity do not get in each other's way.
+
+    .. math::
+        v_t &= \beta_2 v_{t-1} + (1 - \beta_2) |g_t|^2, & \hat v_t &= v_t / (1 - \beta_2^t) \\
+        m_t &= \beta_1 m_{t-1} + (1 - \beta_1) \frac{g_t}{\sqrt{\hat v_t} + \varepsilon}, &
+        \hat m_t &= m_t / (1 - \beta_1^t) \\
+        u_t &= -\alpha (\hat m_t + \lambda \theta_{t-1})
+
+    Choose it over :func:`adam` when a large β₁ or a small β₂ makes Adam unstable: the update stays bounded for any two
+    decays.
+
+    Args:
+        learning_rate: α ≥ 0, a number, an array, a schedule, or a tree of these for parts of the parameters; None gives
+            the direction alone (positive).
+        b1: β₁ in [0, 1), the decay of the average of the normalized gradients.
+        b2: β₂ in [0, 1), the decay of the average of the squared gradients.
+        eps: ε ≥ 0, in units of the gradient.
+        weight_decay: λ ≥ 0, a number, a schedule, or a tree of these; decoupled, so times α.
+        mask: which leaves decay: a tree of booleans, a prefix of one, or a function from the parameters to one; None
+            for all.
+
+    Returns:
+        An :class:`~jaxopt_adam.Optimizer` with :class:`LapropState`. Its `update` needs `params`, unless the
+        weight decay is 0.0 and not traced.
+
+    References:
+        Ziyin, Wang & Ueda, LaProp: Separating Momentum and Adaptivity in Adam, 2020, algorithm 1.
+
+    Example:
+        >>> from jaxopt_adam import laprop, minimize
+        >>> print(minimize(lambda x: (x - 3.0) ** 2, 0.0, laprop(0.1), tol=1e-9).x.round(2))
+        3.0
+    """
+
+    def per_step(step, rate):
+        return rate / bias_correction(b1, step), bias_correction(b2, step), eps
+
+    def per_leaf(grad, mu, nu, scale, c2, eps):
+        nu = ema(nu, abs_sq(grad), b2)
+        mu = ema(mu, grad / (root(nu / c2) + eps), b1)
+        return scale * mu, mu, nu
+
+    return per_leaf_transformation(
+        LapropState,
+        per_step,
+        per_leaf,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        weight_decay_mask=mask,
+        mu=Moment(),
+        nu=Moment(real=True),
+    )

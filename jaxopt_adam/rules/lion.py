@@ -1,0 +1,82 @@
+"""Lion (Chen et al., 2023)."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from jaxopt_adam.averages import ema
+from jaxopt_adam.hyperparameters import Decay, LearningRate, OptionalDtype, WeightDecay
+from jaxopt_adam.optimizer import optimizer
+from jaxopt_adam.transformation import Moment, per_leaf_transformation
+
+
+class LionState(NamedTuple):
+    """The state of :func:`lion`.
+
+    Attributes:
+        count: the number of updates done, int32.
+        mu: the average of g, a tree like the parameters.
+    """
+
+    count: Array
+    mu: Any
+
+
+@optimizer
+def lion(
+    learning_rate: LearningRate,
+    b1: Decay = 0.9,
+    b2: Decay = 0.99,
+    mu_dtype: OptionalDtype = None,
+    weight_decay: WeightDecay = 1e-3,
+    mask: Any = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Lion: the sign of an average, so that every element takes a step of the same size.
+
+    .. math::
+        u_t &= -\alpha \left(\operatorname{sign}(\beta_1 m_{t-1} + (1 - \beta_1) g_t) + \lambda \theta_{t-1}\right) \\
+        m_t &= \beta_2 m_{t-1} + (1 - \beta_2) g_t
+
+    Half of Adam's state; its learning rates are some three to ten times smaller and its weight decay as much larger.
+    (For complex numbers the sign is :math:`z / |z|`.)
+
+    Args:
+        learning_rate: α ≥ 0, a number, an array, a schedule, or a tree of these for parts of the parameters; None gives
+            the direction alone (positive).
+        b1: β₁ in [0, 1), how much of the direction comes from the past.
+        b2: β₂ in [0, 1), the decay of the average of the gradients.
+        mu_dtype: the dtype in which `mu` rests; None for float32, or the gradient's if that is wider.
+        weight_decay: λ ≥ 0, a number, a schedule, or a tree of these; decoupled, so times α.
+        mask: which leaves decay: a tree of booleans, a prefix of one, or a function from the parameters to one; None
+            for all.
+
+    Returns:
+        An :class:`~jaxopt_adam.Optimizer` with :class:`LionState`. Its `update` needs `params`, unless the
+        weight decay is 0.0 and not traced.
+
+    References:
+        Chen et al., Symbolic Discovery of Optimization Algorithms, 2023, algorithm 2.
+
+    Example:
+        >>> from jaxopt_adam import lion, minimize
+        >>> print(minimize(lambda x: (x - 3.0) ** 2, 0.0, lion(0.1), tol=1e-9).x.round(2))
+        3.0
+    """
+
+    def per_step(_, rate):
+        return (rate,)
+
+    def per_leaf(grad, mu, rate):
+        return rate * jnp.sign(ema(mu, grad, b1)), ema(mu, grad, b2)
+
+    return per_leaf_transformation(
+        LionState,
+        per_step,
+        per_leaf,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        weight_decay_mask=mask,
+        mu=Moment(dtype=mu_dtype),
+    )

@@ -1,0 +1,99 @@
+"""RAdam (Liu et al., 2020)."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from jaxopt_adam.averages import abs_sq, bias_correction, ema, root
+from jaxopt_adam.hyperparameters import Decay, Flag, LearningRate, NonNegative
+from jaxopt_adam.optimizer import optimizer
+from jaxopt_adam.transformation import Moment, per_leaf_transformation
+
+
+class RadamState(NamedTuple):
+    """The state of :func:`radam`.
+
+    Attributes:
+        count: the number of updates done, int32.
+        mu: the average of g, a tree like the parameters.
+        nu: the average of ``|g|²``, a tree like the parameters, real.
+    """
+
+    count: Array
+    mu: Any
+    nu: Any
+
+
+@optimizer
+def radam(
+    learning_rate: LearningRate,
+    b1: Decay = 0.9,
+    b2: Decay = 0.999,
+    eps: NonNegative = 1e-8,
+    eps_root: NonNegative = 0.0,
+    threshold: NonNegative = 5.0,
+    *,
+    nesterov: Flag = False,
+) -> optax.GradientTransformationExtraArgs:
+    r"""RAdam: Adam without the first steps' variance, which is why Adam needs a warm-up.
+
+    With the :math:`\hat m_t` and :math:`\hat v_t` of :func:`adam`, :math:`\rho_\infty = 2 / (1 - \beta_2) - 1` and
+    :math:`\rho_t = \rho_\infty - 2 t \beta_2^t / (1 - \beta_2^t)`,
+
+    .. math::
+        u_t = \begin{cases}
+          -\alpha \sqrt{\dfrac{(\rho_t - 4)(\rho_t - 2) \rho_\infty}{(\rho_\infty - 4)(\rho_\infty - 2) \rho_t}} \;
+            \dfrac{\hat m_t}{\sqrt{\hat v_t + \bar\varepsilon} + \varepsilon} &
+            \text{if } \rho_t \ge \text{threshold} \\
+          -\alpha \hat m_t & \text{else}
+        \end{cases}
+
+    Args:
+        learning_rate: α ≥ 0, a number, an array, a schedule, or a tree of these for parts of the parameters; None gives
+            the direction alone (positive).
+        b1: β₁ in [0, 1), the decay of the average of the gradients.
+        b2: β₂ in [0, 1), the decay of the average of their squares.
+        eps: ε ≥ 0, in units of the gradient.
+        eps_root: ε̄ ≥ 0, in units of the squared gradient.
+        threshold: the least ρ_t at which the second moment is used; the paper's is 4, above which the root is real.
+        nesterov: whether the average of the gradients looks one step ahead, as in :func:`nadam`.
+
+    Returns:
+        An :class:`~jaxopt_adam.Optimizer` with :class:`RadamState`.
+
+    References:
+        Liu et al., On the Variance of the Adaptive Learning Rate and Beyond, 2020, algorithm 2.
+
+    Example:
+        >>> from jaxopt_adam import radam, minimize
+        >>> print(minimize(lambda x: (x - 3.0) ** 2, 0.0, radam(0.1), tol=1e-9).x.round(2))
+        3.0
+    """
+
+    def per_step(step, rate):
+        c1, c2 = bias_correction(b1, step), bias_correction(b2, step)
+        limit = 2 / (1 - b2) - 1
+        length = limit - 2 * step * (1 - c2) / c2
+        settled = length >= threshold
+        ratio = (length - 4) * (length - 2) * limit / ((limit - 4) * (limit - 2) * length)
+        rectified = rate * jnp.where(settled, jnp.sqrt(jnp.where(settled, ratio, 1)), 1)
+        ahead = bias_correction(b1, optax.safe_increment(step))
+        weights = (rectified * b1 / ahead, rectified * (1 - b1) / c1) if nesterov else (rectified / c1, 0.0)
+        return *weights, c2, eps_root, eps, settled
+
+    def per_leaf(grad, mu, nu, weight_of_mu, weight_of_grad, c2, eps_root, eps, settled):
+        mu = ema(mu, grad, b1)
+        nu = ema(nu, abs_sq(grad), b2)
+        average = weight_of_mu * mu + weight_of_grad * grad if nesterov else weight_of_mu * mu
+        return average / jnp.where(settled > 0, root(nu / c2, eps_root) + eps, 1), mu, nu
+
+    return per_leaf_transformation(
+        RadamState,
+        per_step,
+        per_leaf,
+        learning_rate=learning_rate,
+        mu=Moment(),
+        nu=Moment(real=True),
+    )

@@ -1,0 +1,80 @@
+"""Yogi (Zaheer et al., 2018)."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from jaxopt_adam.averages import abs_sq, bias_correction, ema, root
+from jaxopt_adam.hyperparameters import Decay, LearningRate, NonNegative
+from jaxopt_adam.optimizer import optimizer
+from jaxopt_adam.transformation import Moment, per_leaf_transformation
+
+
+class YogiState(NamedTuple):
+    """The state of :func:`yogi`.
+
+    Attributes:
+        count: the number of updates done, int32.
+        mu: the average of g, a tree like the parameters.
+        nu: the second moment, a tree like the parameters, real.
+    """
+
+    count: Array
+    mu: Any
+    nu: Any
+
+
+@optimizer
+def yogi(
+    learning_rate: LearningRate,
+    b1: Decay = 0.9,
+    b2: Decay = 0.999,
+    eps: NonNegative = 1e-3,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Yogi: Adam whose second moment changes by steps that do not depend on how far off it is.
+
+    .. math::
+        m_t &= \beta_1 m_{t-1} + (1 - \beta_1) g_t, & \hat m_t &= m_t / (1 - \beta_1^t) \\
+        v_t &= v_{t-1} - (1 - \beta_2) \operatorname{sign}(v_{t-1} - |g_t|^2) |g_t|^2, &
+        \hat v_t &= v_t / (1 - \beta_2^t) \\
+        u_t &= -\alpha \frac{\hat m_t}{\sqrt{\hat v_t} + \varepsilon}
+
+    As in optax both moments start at 1e-6 and are debiased all the same; the paper corrects no bias.
+
+    Args:
+        learning_rate: α ≥ 0, a number, an array, a schedule, or a tree of these for parts of the parameters; None gives
+            the direction alone (positive).
+        b1: β₁ in [0, 1), the decay of the average of the gradients.
+        b2: β₂ in [0, 1), the memory of the second moment.
+        eps: ε ≥ 0, in units of the gradient.
+
+    Returns:
+        An :class:`~jaxopt_adam.Optimizer` with :class:`YogiState`.
+
+    References:
+        Zaheer et al., Adaptive Methods for Nonconvex Optimization, 2018, algorithm 2.
+
+    Example:
+        >>> from jaxopt_adam import yogi, minimize
+        >>> print(minimize(lambda x: (x - 3.0) ** 2, 0.0, yogi(0.1), tol=1e-9).x.round(2))
+        3.0
+    """
+
+    def per_step(step, rate):
+        return rate / bias_correction(b1, step), bias_correction(b2, step), 1 - b2, eps
+
+    def per_leaf(grad, mu, nu, scale, c2, share, eps):
+        mu = ema(mu, grad, b1)
+        nu = nu - share * jnp.sign(nu - abs_sq(grad)) * abs_sq(grad)
+        return scale * mu / (root(nu / c2) + eps), mu, nu
+
+    return per_leaf_transformation(
+        YogiState,
+        per_step,
+        per_leaf,
+        learning_rate=learning_rate,
+        mu=Moment(1e-6),
+        nu=Moment(1e-6, real=True),
+    )
