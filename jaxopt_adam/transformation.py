@@ -154,17 +154,34 @@ def per_leaf_transformation(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def at(value: Any, count: Array) -> Any:
-    """A hyperparameter's value after `count` updates: what it gives if it is a schedule, else itself."""
-    return value(count) if callable(value) else value
+def at(value: Any, count: Array, updates: Any, what: str) -> list[Any]:
+    """A hyperparameter after `count` updates, for each leaf of `updates`.
+
+    It is a number or a schedule, or a tree of these with the tree of the updates, or a prefix of it.
+    """
+    return broadcast_prefix(
+        jax.tree.map(
+            lambda entry: entry(count) if callable(entry) else entry,
+            value,
+            is_leaf=None if _like(value, updates) else callable,
+        ),
+        updates,
+        what,
+    )
+
+
+def _like(value: Any, updates: Any) -> bool:
+    """Whether `value` is a tree like the updates even if it can be called too, as equinox's models can."""
+    return jax.tree.structure(value) == jax.tree.structure(updates)
 
 
 def _rates(learning_rate: Any, updates: Any, count: Array) -> list[Any]:
     """−α for each leaf, or 1 without a learning rate; the same object where it is the same number."""
     if learning_rate is None:
         return [1.0] * len(jax.tree.leaves(updates))
-    rates = jax.tree.map(lambda rate: -at(rate, count), learning_rate, is_leaf=callable)
-    return broadcast_prefix(rates, updates, "learning_rate")
+    rates = at(learning_rate, count, updates, "learning_rate")
+    negative = {id(rate): -rate for rate in rates}
+    return [negative[id(rate)] for rate in rates]
 
 
 def _per_rate(per_step: Callable[..., Any], step: Array, rates: list[Any]) -> list[Any]:
@@ -181,10 +198,8 @@ def _decay_terms(
         return [None] * len(grads)
     if params is None:
         raise ValueError("weight_decay needs the parameters: call update(gradients, state, params)")
-    decays = broadcast_prefix(
-        jax.tree.map(lambda decay: at(decay, count), weight_decay, is_leaf=callable), params, "weight_decay"
-    )
-    mask = True if mask is None else mask(params) if callable(mask) else mask
+    decays = at(weight_decay, count, params, "weight_decay")
+    mask = True if mask is None else mask(params) if callable(mask) and not _like(mask, params) else mask
     masks = broadcast_prefix(mask, params, "the mask of weight_decay")
 
     def term(path: Path, grad: Any, param: Any, decay: Any, masked: Any) -> Array | None:
