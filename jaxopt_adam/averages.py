@@ -15,6 +15,8 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
+from jaxopt_adam.dtypes import arithmetic_dtype, real_dtype
+
 __all__ = ["abs_sq", "accumulate", "bias_correction", "debias", "ema", "root"]
 
 
@@ -43,12 +45,14 @@ def ema(average: ArrayLike, value: ArrayLike, decay: ArrayLike) -> Array:
         1.25
     """
     dtype = _inexact(jnp.result_type(average, value))
-    compute = jnp.promote_types(dtype, jnp.float32)
+    compute = arithmetic_dtype(dtype)
     past, new = jnp.asarray(average, compute), jnp.asarray(value, compute)
-    kept, added = _shares(decay, jnp.finfo(compute).dtype)
+    kept, added = _shares(decay, real_dtype(compute))
     mostly_past = added <= kept
     more, less = jnp.where(mostly_past, past, new), jnp.where(mostly_past, new, past)
-    return (more + jnp.minimum(kept, added) * (less - more)).astype(dtype)
+    mixed = more + jnp.where(mostly_past, added, kept) * (less - more)
+    # Where the difference is infinite: an average that has overflowed stays infinite, and does not become NaN.
+    return jnp.where(jnp.isfinite(mixed), mixed, kept * past + added * new).astype(dtype)
 
 
 def debias(average: ArrayLike, decay: ArrayLike, step: ArrayLike) -> Array:
@@ -68,8 +72,8 @@ def debias(average: ArrayLike, decay: ArrayLike, step: ArrayLike) -> Array:
         3.0
     """
     dtype = _inexact(jnp.result_type(average))
-    compute = jnp.promote_types(dtype, jnp.float32)
-    correction = bias_correction(decay, step).astype(jnp.finfo(compute).dtype)
+    compute = arithmetic_dtype(dtype)
+    correction = bias_correction(decay, step).astype(real_dtype(compute))
     return (jnp.asarray(average, compute) / correction).astype(dtype)
 
 
@@ -85,7 +89,8 @@ def bias_correction(decay: ArrayLike, step: ArrayLike) -> Array:
 
     Args:
         decay: :math:`\beta` in [0, 1); a number or an array.
-        step: :math:`t`, whole numbers from 1 to 2³¹ − 1 (at 0 the result is 0); broadcasts with `decay`.
+        step: :math:`t`, whole numbers from 1 to 2³¹ − 1, taken on trust (at 0 the result is 0); broadcasts with
+            `decay`. There is no derivative with respect to it.
 
     Returns:
         Array of the broadcast shape, in float32, or in float64 for a float64 decay (which a Python number is when
@@ -104,10 +109,10 @@ def bias_correction(decay: ArrayLike, step: ArrayLike) -> Array:
         if not np.all((exact >= 0) & (exact < 1)):
             raise ValueError(f"decay must be in [0, 1), got {decay}")
     if isinstance(decay, jax.Array):
-        return _bias_correction_of_array(decay.astype(jnp.promote_types(decay.dtype, jnp.float32)), step)
+        return _bias_correction_of_array(decay.astype(arithmetic_dtype(_inexact(decay.dtype))), step)
     exact = np.asarray(decay, np.float64)
     log = np.log(np.maximum(exact, _SMALLEST))
-    if jnp.promote_types(_inexact(jnp.result_type(decay)), jnp.float32) == jnp.float64:
+    if arithmetic_dtype(_inexact(jnp.result_type(decay))) == jnp.float64:
         return -jnp.expm1(log * jnp.asarray(step))
     # Split by NumPy, since XLA would add such constants to each other in an order of its own.
     head = (log.astype(np.float32).view(np.int32) & _HEAD).view(np.float32)
@@ -126,10 +131,10 @@ def accumulate(trace: Array, value: Array, decay: ArrayLike, *, nesterov: bool) 
 def root(square: Array, eps: ArrayLike = 0.0) -> Array:
     """The root of a moment of squares plus `eps`, never quite zero.
 
-    An `eps` of zero is taken for the smallest normal number of its dtype: so a moment that is zero gives an update that
-    is zero and has a derivative, and not 0 / 0. Next to any other moment it is nothing.
+    The smallest normal number of the dtype is added too: so a moment that is zero gives an update that is zero and has
+    a derivative, and not 0 / 0, also without `eps`. Next to any other moment it is nothing.
     """
-    return jnp.sqrt(square + jnp.maximum(jnp.asarray(eps, square.dtype), jnp.finfo(square.dtype).tiny))
+    return jnp.sqrt(square + (jnp.asarray(eps, square.dtype) + jnp.finfo(square.dtype).tiny))
 
 
 def abs_sq(value: ArrayLike) -> Array:
@@ -151,7 +156,7 @@ def _inexact(dtype: jnp.dtype) -> jnp.dtype:
 def _shares(decay: ArrayLike, dtype: jnp.dtype) -> tuple[Array, Array]:
     """`decay` and 1 - decay in `dtype`; rounded after the subtraction, since before it would cost digits."""
     if isinstance(decay, jax.Array):
-        decay = decay.astype(jnp.promote_types(decay.dtype, jnp.float32))
+        decay = decay.astype(arithmetic_dtype(_inexact(decay.dtype)))
     else:
         decay = np.asarray(decay, np.float64)
     return jnp.asarray(decay, dtype), jnp.asarray(1 - decay, dtype)

@@ -5,7 +5,7 @@ A rule names the kind of each of its arguments in their annotations (``b1: Decay
 """
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +18,13 @@ __all__ = [
     "Decay",
     "Flag",
     "LearningRate",
+    "Mask",
     "NonNegative",
     "OptionalDecay",
     "OptionalDtype",
     "Schedule",
     "WeightDecay",
+    "is_array",
     "is_number",
 ]
 
@@ -33,9 +35,14 @@ Check = Callable[[str, Any], Any]
 """A check takes the name and the value of an argument and returns the value to keep, or raises."""
 
 
+def is_array(value: object) -> TypeGuard[np.generic | np.ndarray | jax.Array]:
+    """Whether `value` is an array or a scalar of NumPy's or JAX's."""
+    return isinstance(value, (np.generic, np.ndarray, jax.Array))
+
+
 def is_number(value: object) -> bool:
-    """Whether `value` is a number or an array, NumPy's and JAX's included, and so a leaf of an optimizer."""
-    if isinstance(value, (np.generic, np.ndarray, jax.Array)):
+    """Whether `value` is a number or an array of numbers, NumPy's and JAX's included, and so a leaf of an optimizer."""
+    if is_array(value):
         return jnp.issubdtype(value.dtype, np.number)
     return isinstance(value, (int, float, complex)) and not isinstance(value, bool)
 
@@ -68,7 +75,8 @@ def number(
 
 
 def _flag(name: str, value: Any) -> bool:
-    if not isinstance(value, (bool, np.bool_)):
+    is_flag = isinstance(value, (bool, np.bool_)) or (is_array(value) and value.ndim == 0 and value.dtype == bool)
+    if not is_flag or isinstance(value, Tracer):
         raise TypeError(f"{name} must be True or False, got {value!r} ({type(value).__name__})")
     return bool(value)
 
@@ -85,6 +93,12 @@ def _optional_dtype(name: str, value: Any) -> Any:
     return jax.dtypes.canonicalize_dtype(dtype)
 
 
+def _mask(name: str, value: Any) -> Any:
+    if value is None or callable(value):
+        return value
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: _flag(name + jax.tree_util.keystr(path), leaf), value)
+
+
 LearningRate = Annotated[
     Any, number("a number ≥ 0, a schedule, a tree of these or None", schedule=True, optional=True, tree=True)
 ]
@@ -93,4 +107,5 @@ Decay = Annotated[ArrayLike, number("in [0, 1)", below=1)]
 OptionalDecay = Annotated[ArrayLike | None, number("in [0, 1) or None", below=1, optional=True)]
 NonNegative = Annotated[ArrayLike, number("a number ≥ 0")]
 Flag = Annotated[bool, _flag]
+Mask = Annotated[Any, _mask]
 OptionalDtype = Annotated[DTypeLike | None, _optional_dtype]

@@ -6,12 +6,13 @@ import itertools
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ParamSpec
+from typing import Any, NoReturn, ParamSpec
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import Array
 from jax.core import Tracer
 
 from jaxopt_adam.hyperparameters import Check, is_number
@@ -82,8 +83,11 @@ class Optimizer(optax.GradientTransformationExtraArgs):
             return rule().update(updates, state, params, **extra_args)
 
         self = tuple.__new__(cls, (init, update))
-        self._factory, self._arguments, self._structure, self._leaves = factory, arguments, structure, leaves
+        vars(self).update(_factory=factory, _arguments=arguments, _structure=structure, _leaves=leaves)
         return self
+
+    def __setattr__(self, name: str, value: Any) -> NoReturn:
+        raise AttributeError(f"an optimizer cannot be changed; replace({name}=...) makes another")
 
     @classmethod
     def _make(cls, iterable: Iterable[Any]) -> optax.GradientTransformationExtraArgs:  # pyright: ignore
@@ -241,7 +245,10 @@ def optimizer(rule: Callable[P, optax.GradientTransformationExtraArgs]) -> Calla
 
     @functools.wraps(rule)
     def factory(*args: P.args, **kwargs: P.kwargs) -> Optimizer:
-        bound = signature.bind(*args, **kwargs)
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{rule.__name__}: {error}") from None
         bound.apply_defaults()
         return Optimizer(factory, _checked(factory, bound.arguments))
 
@@ -289,7 +296,13 @@ def grid(factory: Callable[..., Optimizer], **axes: Any) -> tuple[Optimizer, lis
     table = [dict(zip(columns, row, strict=True)) for row in itertools.product(*columns.values())]
     batched = {axis: np.array([row[axis] for row in table]) for axis in columns}
     made = factory(**(axes | batched))
-    return jax.tree.map(lambda leaf: jnp.broadcast_to(jnp.asarray(leaf, float), (len(table),)), made), table
+
+    def row_by_row(path: tuple[Any, ...], leaf: Any) -> Array:
+        if path[0].name in columns:
+            return jnp.asarray(leaf, float)
+        return jnp.broadcast_to(jnp.asarray(leaf, jnp.result_type(leaf)), (len(table), *np.shape(leaf)))
+
+    return jax.tree_util.tree_map_with_path(row_by_row, made), table
 
 
 @functools.cache

@@ -107,6 +107,9 @@ def minimize(
     for name, number in (("tol", tol), ("max_steps", max_steps)):
         if not isinstance(number, Tracer) and not np.all(np.asarray(number) >= 0):
             raise ValueError(f"{name} must be 0 or more, got {number}")
+    if isinstance(max_steps, float):
+        raise TypeError(f"max_steps must be a whole number, got {max_steps}")
+    max_steps = min(max_steps, _MOST_STEPS) if isinstance(max_steps, int) else max_steps
     optimizer = optax.with_extra_args_support(optimizer)
     objective = _Objective(fun, args, has_aux)
     x0 = _as_arrays(x0)
@@ -198,6 +201,7 @@ def descend(
 
 
 _RUNNING = -1
+_MOST_STEPS = 2**31 - 1
 
 
 class _Objective(NamedTuple):

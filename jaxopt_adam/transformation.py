@@ -15,14 +15,13 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
+from jaxopt_adam.dtypes import arithmetic_dtype, real_dtype
 from jaxopt_adam.trees import (
     Path,
-    arithmetic_dtype,
     array_like,
     broadcast_prefix,
     inexact_dtype,
     leaves_like,
-    real_dtype,
     scalar_like,
 )
 
@@ -112,6 +111,9 @@ def per_leaf_transformation(
         updates: optax.Updates, state: Any, params: optax.Params | None = None, **_: Any
     ) -> tuple[optax.Updates, Any]:
         grads, tree = jax.tree_util.tree_flatten_with_path(updates)
+        for name in ("count", *present):
+            if not hasattr(state, name):
+                raise TypeError(f"state must have {name}, as what init returns has, got {type(state).__name__}")
         resting = {name: leaves_like(tree, getattr(state, name), f"state.{name}") for name in present}
         step = jnp.asarray(optax.safe_increment(state.count))
         rates = _rates(learning_rate, updates, state.count)

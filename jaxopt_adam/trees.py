@@ -10,27 +10,15 @@ from jax.typing import ArrayLike
 
 __all__ = [
     "Path",
-    "arithmetic_dtype",
     "array_like",
     "broadcast_prefix",
     "inexact_dtype",
     "leaves_like",
-    "real_dtype",
     "scalar_like",
 ]
 
 Path = tuple[Any, ...]
 """The way to a leaf, as in :func:`jax.tree_util.tree_flatten_with_path`."""
-
-
-def real_dtype(dtype: np.dtype) -> np.dtype:
-    """The dtype of the real part of numbers of a floating-point or complex `dtype`."""
-    return jnp.finfo(dtype).dtype
-
-
-def arithmetic_dtype(dtype: np.dtype) -> np.dtype:
-    """The dtype in which leaves of `dtype` are computed: float32 for the narrower ones, else their own."""
-    return jnp.promote_types(dtype, jnp.float32)
 
 
 def inexact_dtype(path: Path, leaf: Any) -> np.dtype:

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import mpmath
 import numpy as np
+import optax
 import pytest
 
 import jaxopt_adam
@@ -332,3 +333,25 @@ class TestDebias:
 
     def test_complex(self):
         np.testing.assert_allclose(debias(jnp.complex64(0.25 - 0.5j), 0.75, 1), 1 - 2j, rtol=1e-6)
+
+
+class TestEmaAtTheEdges:
+    @pytest.mark.parametrize("decay", [0.25, 0.5, 0.9])
+    def test_its_derivative_with_respect_to_the_decay(self, decay):
+        assert jax.grad(ema, 2)(1.0, 3.0, decay) == -2.0
+
+    def test_an_average_that_has_overflowed_stays_infinite(self):
+        assert ema(jnp.inf, 1.0, 0.9) == jnp.inf
+        assert ema(jnp.float32(3e38), jnp.float32(-3e38), 0.9) == pytest.approx(2.4e38, rel=1e-6)
+        assert jnp.isnan(ema(jnp.nan, 1.0, 0.9))
+
+    @pytest.mark.parametrize("name", ["adam", "rmsprop", "adadelta", "adagrad"])
+    def test_one_huge_gradient_leaves_the_parameters_finite(self, name):
+        ours, theirs = getattr(jaxopt_adam, name)(0.1), getattr(optax, name)(0.1)
+        params = [jnp.ones(2), jnp.ones(2)]
+        states = [ours.init(params[0]), theirs.init(params[1])]
+        for gradient in (1e20, 1.0, 1.0, 1.0):
+            for i, optimizer in enumerate((ours, theirs)):
+                updates, states[i] = optimizer.update(jnp.array([gradient, 1.0]), states[i], params[i])
+                params[i] = optax.apply_updates(params[i], updates)
+        np.testing.assert_allclose(*params, rtol=1e-5)

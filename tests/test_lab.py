@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from jaxopt_adam import descend, sgd
-from jaxopt_adam.lab import averages, claim, data, landscape, output, race
+from jaxopt_adam.lab import averages, claim, data, landscape, output, race, report
 from jaxopt_adam.lab.cli import main
 
 
@@ -122,6 +122,13 @@ def test_missing_files_are_named(tmp_path):
     write_digits(tmp_path)
     (tmp_path / "train-labels-idx1-ubyte").unlink()
     with pytest.raises(data.DataError, match="no train-labels-idx1-ubyte"):
+        data.from_folder(tmp_path)
+
+
+def test_images_without_pixels_are_refused(tmp_path):
+    write_digits(tmp_path)
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(idx(np.zeros((200, 0, 28), np.uint8)))
+    with pytest.raises(data.DataError, match="0 × 28 pixels"):
         data.from_folder(tmp_path)
 
 
@@ -301,6 +308,21 @@ def test_other_files_in_the_folder_are_left_alone(tmp_path):
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"mine": "precious", "figure": "new"}
 
 
+def test_a_folder_where_a_file_should_go_stops_all(tmp_path):
+    (tmp_path / "b").mkdir()
+    (tmp_path / "a").write_text("old")
+    with pytest.raises(IsADirectoryError, match="where a file should go"):
+        write_two(tmp_path)
+    assert (tmp_path / "a").read_text() == "old"
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}
+
+
+def write_two(out: Path) -> None:
+    with output.new_folder(out) as unfinished:
+        for name in "ab":
+            (unfinished / name).write_text("new")
+
+
 # The command.
 
 
@@ -362,16 +384,18 @@ def test_help(command, capsys):
         (["digits", "--steps", "-5"], "expected 1 or more, got -5"),
         (["digits", "--seeds", "0"], "expected 1 or more, got 0"),
         (["digits", "--seeds", "two"], "'--seeds'"),
-        (["digits", "--learning-rate", "-1"], "expected a number above 0, got -1"),
+        (["digits", "--learning-rate", "-1"], "expected a number above 0, at most 1e+06, got -1"),
         (["digits", "--data", "nowhere"], "nowhere is not a folder"),
         (["digits", "--data", "nowhere", "--openml"], "not both"),
         (["digits", "--fast"], "--fast"),
         (["landscape", "alps"], "'alps' is unknown"),
         (["landscape", "--rule", "batch"], "'batch' is unknown"),
         (["averages", "--beta", "1"], "expected a decay in [0, 1), got 1"),
-        (["averages", "--noise", "-1"], "expected 0 or more, got -1"),
+        (["averages", "--noise", "-1"], "expected 0 to 1e+06, got -1"),
         (["averages", "--out", "/dev/null/report"], "/dev/null"),
         (["race"], "race"),
+        (["landscape", "--start", "nan", "0"], "expected numbers from -1e+06 to 1e+06, got nan"),
+        (["averages", "--length", "99999999999999"], "jaxopt-adam: "),
     ],
 )
 def test_a_mistake_is_one_line_and_code_2(arguments, message, capsys, tmp_path, monkeypatch):
@@ -397,7 +421,27 @@ def test_a_truncated_file_leaves_nothing_half_written(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_table_is_whole_in_a_file_and_on_a_narrow_terminal(tmp_path):
+    arguments = ["landscape", "sphere", "--rule", "momentum", "--steps", "3", "--out", str(tmp_path)]
+    command = [sys.executable, "-c", "from jaxopt_adam.lab.cli import main; main()", *arguments]
+    for width in ("40", "200"):
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | {"COLUMNS": width})
+        assert all(word in done.stdout for word in ("best learning rate", "momentum", "value"))
+
+
+def test_no_words_at_all_are_a_call_for_help(capsys):
+    code, stdout, stderr = run(capsys)
+    assert (code, stderr) == (0, "")
+    assert "landscape" in stdout
+
+
+def test_the_best_learning_rate_at_the_edge_is_marked():
+    outcome = outcome_of([[0.1, 0.5], [0.1, 0.9]], [0, 10])
+    assert outcome.at_edge
+    assert report.row(outcome)[1] == "0.1 (edge)"
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_race_leaves_nothing_behind(tmp_path, number):
     out = tmp_path / "out"
     command = [sys.executable, "-c", "from jaxopt_adam.lab.cli import main; main()", "digits", "--out", str(out)]

@@ -522,7 +522,8 @@ class TestFactory:
             heavy_ball(0.1, 1.0)
         with pytest.raises(TypeError, match="heavy_ball: nesterov must be True or False"):
             heavy_ball(0.1, nesterov=0)
-        with pytest.raises(TypeError, match="heavy_ball: learning_rate must be a number ≥ 0, a schedule or None"):
+        expected = "heavy_ball: learning_rate must be a number ≥ 0, a schedule, a tree of these or None"
+        with pytest.raises(TypeError, match=expected):
             heavy_ball("fast")
 
     def test_wrong_arguments(self):

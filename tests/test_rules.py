@@ -1,3 +1,4 @@
+import functools
 import inspect
 
 import chex
@@ -25,6 +26,12 @@ def rising(count):
 # a rounding error of g² in floating point. A tiny ε in the root would divide by that error, so ε is large. Outside of
 # the root even that would not do, since the root of the error is taken first; there the average starts far above zero.
 CENTERED = {"centered": True, "bias_correction": True, "eps": 100.0}
+
+# AdaBelief's (g − m)² is a difference too. Where it lies in an average with others that do not nearly vanish, its
+# error is nothing against them. But for b1 = 0 it is g − g, zero on paper and maybe a rounding error of g (up to 1e-5
+# in float32 for the g of about 100 here), and for b2 = 0 it stands alone and may be as near to zero as chance has it:
+# there `eps_root` is far above the error's square, so that no quotient is one of errors.
+BELIEVING = {"eps_root": 1.0}
 
 CASES = [
     ("sgd", {"learning_rate": 0.1}),
@@ -85,6 +92,119 @@ CASES = [
     ("adam", {"learning_rate": 0.01, "nesterov": True}),
     ("adam", {"learning_rate": falling, "b1": 0.95, "b2": 0.98, "eps": 1e-4, "eps_root": 1e-6, "nesterov": True}),
     ("adam", {"learning_rate": None, "nesterov": True}),
+    # A direction alone is added as it is, so a decay with it makes the parameters grow, and must be small.
+    ("adamw", {"learning_rate": 0.01}),
+    ("adamw", {"learning_rate": falling, "weight_decay": 0.1}),
+    ("adamw", {"learning_rate": None, "weight_decay": 0.001, "eps": 0.01, "nesterov": True}),
+    ("adamw", {"learning_rate": 0.01, "b1": 0.95, "b2": 0.98, "weight_decay": 0.0, "eps_root": 1e-3}),
+    ("adamw", {"learning_rate": 0.01, "weight_decay": 0.1, "mask": False}),
+    ("nadam", {"learning_rate": 0.01}),
+    ("nadam", {"learning_rate": falling, "b1": 0.99, "b2": 0.95, "eps": 1e-4, "eps_root": 1e-6}),
+    ("nadam", {"learning_rate": None, "nesterov": False}),
+    ("nadamw", {"learning_rate": 0.01}),
+    ("nadamw", {"learning_rate": None, "weight_decay": 0.001, "eps": 0.01}),
+    ("nadamw", {"learning_rate": falling, "weight_decay": rising, "b1": 0.8, "b2": 0.9, "eps_root": 1e-3}),
+    ("nadamw", {"learning_rate": 0.01, "weight_decay": 0.1, "mask": False, "nesterov": False}),
+    ("adamax", {"learning_rate": 0.01}),
+    ("adamax", {"learning_rate": None, "b1": 0.0, "eps": 0.01}),
+    ("adamax", {"learning_rate": falling, "b1": 0.99, "b2": 0.9}),
+    ("adamax", {"learning_rate": 0.01, "b2": 0.0, "eps": 1e-3}),
+    ("adamaxw", {"learning_rate": 0.01}),
+    ("adamaxw", {"learning_rate": None, "weight_decay": 0.001, "b2": 0.9}),
+    ("adamaxw", {"learning_rate": falling, "weight_decay": rising, "b1": 0.5, "eps": 0.01}),
+    ("adamaxw", {"learning_rate": 0.01, "weight_decay": 0.1, "mask": False}),
+    ("amsgrad", {"learning_rate": 0.01}),
+    ("amsgrad", {"learning_rate": None, "b1": 0.0, "b2": 0.9, "eps": 0.01}),
+    ("amsgrad", {"learning_rate": falling, "b1": 0.99, "b2": 0.99999, "eps_root": 1e-3}),
+    ("amsgrad", {"learning_rate": 0.01, "bias_correction_mu": False}),
+    ("amsgrad", {"learning_rate": 0.01, "bias_correction_nu": False}),
+    ("amsgrad", {"learning_rate": 0.01, "bias_correction_mu": False, "bias_correction_nu": False, "b2": 0.0}),
+    ("radam", {"learning_rate": 0.01}),
+    ("radam", {"learning_rate": None, "b2": 0.95, "eps": 0.01}),
+    ("radam", {"learning_rate": falling, "b1": 0.0, "b2": 0.99, "eps_root": 1e-3}),
+    ("radam", {"learning_rate": 0.01, "b2": 0.5}),  # ρ never comes near to the threshold
+    ("radam", {"learning_rate": 0.01, "b1": 0.99, "b2": 0.0}),
+    ("radam", {"learning_rate": 0.01, "threshold": 4.0}),
+    ("radam", {"learning_rate": 0.01, "threshold": 100.5, "nesterov": True}),
+    ("adabelief", {"learning_rate": 0.01}),
+    ("adabelief", {"learning_rate": None, "b1": 0.5, "eps": 0.01}),
+    ("adabelief", {"learning_rate": falling, "b1": 0.99, "b2": 0.95, "eps_root": 1e-6}),
+    ("adabelief", {"learning_rate": 0.01, "nesterov": True}),
+    ("adabelief", {"learning_rate": 0.01, "b1": 0.0, **BELIEVING}),
+    ("adabelief", {"learning_rate": 0.01, "b2": 0.0, **BELIEVING}),
+    ("yogi", {"learning_rate": 0.01}),
+    ("yogi", {"learning_rate": None, "b1": 0.0, "eps": 1e-8}),
+    ("yogi", {"learning_rate": falling, "b1": 0.99, "b2": 0.9}),
+    ("lion", {"learning_rate": 0.01}),
+    ("lion", {"learning_rate": None, "b1": 0.0, "weight_decay": 0.002}),
+    ("lion", {"learning_rate": falling, "b1": 0.95, "b2": 0.98, "weight_decay": rising}),
+    ("lion", {"learning_rate": 0.01, "b2": 0.0, "weight_decay": 0.0}),
+    ("lion", {"learning_rate": 0.01, "weight_decay": 0.1, "mask": False}),
+    ("adan", {"learning_rate": 0.01}),
+    ("adan", {"learning_rate": None, "b1": 0.0, "b2": 0.5, "b3": 0.9, "eps": 0.01, "weight_decay": 0.001}),
+    ("adan", {"learning_rate": falling, "b1": 0.9, "b2": 0.99, "eps_root": 1e-3, "weight_decay": rising}),
+    ("adan", {"learning_rate": 0.01, "b2": 0.0, "b3": 0.999, "weight_decay": 0.1, "mask": False}),
+    ("laprop", {"learning_rate": 0.01}),
+    ("laprop", {"learning_rate": None, "b1": 0.0, "eps": 0.01, "weight_decay": 0.001}),
+    ("laprop", {"learning_rate": falling, "b1": 0.99, "b2": 0.0, "weight_decay": rising}),
+    ("laprop", {"learning_rate": 0.01, "b2": 0.95, "weight_decay": 0.1, "mask": False}),
+    ("adam_atan2", {"learning_rate": 0.01}),
+    ("adam_atan2", {"learning_rate": None, "b1": 0.0, "a": 1.0, "weight_decay": 0.001}),
+    ("adam_atan2", {"learning_rate": falling, "b1": 0.99, "b2": 0.95, "b": 3.0, "weight_decay": rising}),
+    ("adam_atan2", {"learning_rate": 0.01, "b": 0.0, "weight_decay": 0.1, "mask": False}),
+]
+
+# One of each rule with all the state that it can have.
+FULL = [
+    ("sgd", {"learning_rate": 0.1, "momentum": 0.9}),
+    ("sgd", {"learning_rate": 0.1, "momentum": 0.9, "nesterov": True}),
+    ("adagrad", {"learning_rate": 0.1}),
+    ("adadelta", {"learning_rate": 1.0}),
+    ("rmsprop", {"learning_rate": 0.01, "centered": True, "momentum": 0.9}),
+    ("rmsprop", {"learning_rate": 0.01, **CENTERED, "momentum": 0.9, "nesterov": True}),
+    ("adam", {"learning_rate": 0.01}),
+    ("adam", {"learning_rate": 0.01, "nesterov": True}),
+    ("adamw", {"learning_rate": 0.01, "weight_decay": 0.1}),
+    ("nadam", {"learning_rate": 0.01}),
+    ("nadamw", {"learning_rate": 0.01, "weight_decay": 0.1}),
+    ("adamax", {"learning_rate": 0.01}),
+    ("adamaxw", {"learning_rate": 0.01, "weight_decay": 0.1}),
+    ("amsgrad", {"learning_rate": 0.01}),
+    ("radam", {"learning_rate": 0.01}),
+    ("adabelief", {"learning_rate": 0.01}),
+    ("yogi", {"learning_rate": 0.01}),
+    ("lion", {"learning_rate": 0.01}),
+    ("adan", {"learning_rate": 0.01, "weight_decay": 0.1}),
+    ("laprop", {"learning_rate": 0.01, "weight_decay": 0.1}),
+    ("adam_atan2", {"learning_rate": 0.01, "weight_decay": 0.1}),
+]
+BARE = [("sgd", {"learning_rate": 0.1}), ("rmsprop", {"learning_rate": 0.01})]
+FIELDS = {
+    "sgd": {"trace"},
+    "adagrad": {"sum_of_squares"},
+    "adadelta": {"e_g", "e_x"},
+    "rmsprop": {"nu", "mu", "trace"},
+    **{rule: {"mu", "nu"} for rule in ["adam", "adamw", "nadam", "nadamw", "adamax", "adamaxw"]},
+    **{rule: {"mu", "nu"} for rule in ["radam", "adabelief", "yogi", "laprop", "adam_atan2"]},
+    "amsgrad": {"mu", "nu", "nu_max"},
+    "lion": {"mu"},
+    "adan": {"m", "v", "n", "g"},
+}
+REAL_FIELDS = {"sum_of_squares", "e_g", "e_x", "nu", "nu_max", "n"}
+COMPLEX = [case for case in FULL + BARE if case[0] != "adam_atan2"]  # an arc tangent of real numbers
+DECAYED = ["adamw", "nadamw", "adamaxw", "lion", "adan", "laprop", "adam_atan2"]
+
+# Compiled with their numbers as constants, which only matters where a decay is near to one.
+CONSTANT = [
+    *FULL,
+    *BARE,
+    ("adam", {"learning_rate": 0.01, "b2": 0.99999}),
+    ("adam", {"learning_rate": falling, "b1": 0.99, "b2": 0.95, "eps": 1e-4, "eps_root": 1e-6}),
+    ("rmsprop", {"learning_rate": 0.01, "bias_correction": True, "decay": 0.999, "eps_in_sqrt": False}),
+    ("amsgrad", {"learning_rate": 0.01, "b2": 0.99999}),
+    ("radam", {"learning_rate": 0.01, "b2": 0.99999, "threshold": 4.5}),
+    ("radam", {"learning_rate": 0.01, "b2": 0.9999}),  # the fifth step's ρ is 4.9996, and so below the threshold
+    ("adan", {"learning_rate": 0.01, "b3": 0.99999}),
 ]
 
 # Optax multiplies what rests in a low precision before it widens it, so these are held against the oracles only.
@@ -95,6 +215,11 @@ NARROW_CASES = [
     ("adam", {"learning_rate": 0.01, "mu_dtype": "float32"}),
     ("adam", {"learning_rate": 0.01, "mu_dtype": "bfloat16"}),
     ("adam", {"learning_rate": 0.01, "mu_dtype": jnp.float16, "nesterov": True}),
+    ("adamw", {"learning_rate": 0.01, "mu_dtype": "bfloat16", "weight_decay": 0.1}),
+    ("nadam", {"learning_rate": 0.01, "mu_dtype": jnp.bfloat16}),
+    ("nadamw", {"learning_rate": 0.01, "mu_dtype": "float32"}),
+    ("amsgrad", {"learning_rate": 0.01, "mu_dtype": "bfloat16"}),
+    ("lion", {"learning_rate": 0.01, "mu_dtype": "bfloat16"}),
 ]
 
 
@@ -125,22 +250,22 @@ def start(imaginary=False):
     return generator.normal(size=40) + (1j * generator.normal(size=40) if imaginary else 0)
 
 
-def scan_updates(transformation, params, gradients, state=None):
+def scan_updates(transformation, params, gradients, state=None, *, moving=True):
     """As the oracles' `walk`; to be called within jit."""
     state = transformation.init(params) if state is None else state
 
     def step(carry, grad):
         params, state = carry
         updates, state = transformation.update(grad, state, params)
-        return (params + updates, state), updates
+        return (params + updates if moving else params, state), updates
 
     (_, state), updates = jax.lax.scan(step, (params, state), gradients)
     return updates, state
 
 
-def library_updates(transformation, params, gradients, state=None):
+def library_updates(transformation, params, gradients, state=None, *, moving=True):
     gradients, params = jnp.asarray(gradients), jnp.asarray(params)
-    return jax.jit(lambda: scan_updates(transformation, params, gradients, state))()
+    return jax.jit(lambda: scan_updates(transformation, params, gradients, state, moving=moving))()
 
 
 def deviation(updates, right):
@@ -162,12 +287,26 @@ def make_optax(rule, arguments):
     if arguments.get("learning_rate", "default") is not None:
         return getattr(optax, rule)(**arguments)
     # Without a learning rate optax has a direction beside each alias, and momentum apart.
+    if rule not in ("sgd", "adagrad", "rmsprop", "adam"):  # -(-1) times the direction is exact
+        return getattr(optax, rule)(**{**arguments, "learning_rate": -1.0})
     arguments = {name: value for name, value in arguments.items() if name != "learning_rate"}
     momentum, nesterov = arguments.pop("momentum", None), arguments.pop("nesterov", False)
     if rule == "adam":
         return optax.scale_by_adam(**arguments, nesterov=nesterov)
     direction = {"sgd": optax.identity, "adagrad": optax.scale_by_rss, "rmsprop": optax.scale_by_rms}[rule](**arguments)
     return direction if momentum is None else optax.chain(direction, optax.trace(momentum, nesterov))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def run_optax(rule, options, numbers, params, gradients):
+    return scan_updates(make_optax(rule, {**dict(options), **numbers}), params, gradients)[0]
+
+
+def optax_updates(rule, arguments, params, gradients):
+    """Compiled once for all the numbers that a rule takes."""
+    numbers = {name: value for name, value in arguments.items() if isinstance(value, float)}
+    options = tuple((name, value) for name, value in arguments.items() if name not in numbers)
+    return run_optax(rule, options, numbers, jnp.asarray(params), jnp.asarray(gradients))
 
 
 class TestAgreement:
@@ -181,8 +320,8 @@ class TestAgreement:
         for name, value in state._asdict().items():
             if value is not None:
                 np.testing.assert_allclose(value, right_state[name], rtol=1e-9)
-        optax_updates, _ = library_updates(make_optax(rule, arguments), params, gradients)
-        assert deviation(updates, optax_updates) <= 1e-12
+        if hasattr(optax, rule):
+            assert deviation(updates, optax_updates(rule, arguments, params, gradients)) <= 1e-12
 
     @over(NARROW_CASES)
     @pytest.mark.usefixtures("x64")
@@ -195,7 +334,8 @@ class TestAgreement:
         chex.assert_type(moment, jnp.dtype(arguments[dtype]))
         chex.assert_type(updates, np.float64)
 
-    @over(CASES)
+    # In float32 a tie of Lion's signs that is off by rounding alone would be a whole step; none of these is.
+    @over(CONSTANT)
     def test_float32(self, rule, arguments):
         params, gradients = start().astype(np.float32), noisy_gradients(100).astype(np.float32)
         updates, state = library_updates(make(rule, arguments), params, gradients)
@@ -224,32 +364,61 @@ MASKS = {
 }
 
 
+CHOSEN = {
+    "tree": {"layer": {"w": True, "b": False}, "scale": True},
+    "prefix": {"layer": {"w": False, "b": False}, "scale": True},
+    "function": {"layer": {"w": True, "b": False}, "scale": False},
+}
+
+
 class TestWeightDecayMask:
     @pytest.mark.usefixtures("x64")
     @pytest.mark.parametrize("mask", MASKS)
     @pytest.mark.parametrize("weight_decay", [0.1, rising], ids=name_of)
     def test_of_adadelta(self, mask, weight_decay):
-        generator = np.random.default_rng(10)
-        shapes = {"layer": {"w": (4, 3), "b": (3,)}, "scale": (5,)}
-        draw = lambda *lead: jax.tree.map(
-            lambda shape: generator.normal(size=(*lead, *shape)), shapes, is_leaf=lambda node: isinstance(node, tuple)
-        )
-        params, gradients = draw(), draw(1000)
+        params, gradients = layered(), layered(1000)
         arguments = {"learning_rate": 1.0, "weight_decay": weight_decay, "weight_decay_mask": MASKS[mask]}
-        run = lambda transformation: jax.jit(lambda: walk_tree(transformation, params, gradients))()
-        updates, optax_updates = run(jaxopt_adam.adadelta(**arguments)), run(optax.adadelta(**arguments))
-        decays = {
-            "tree": {"layer": {"w": True, "b": False}, "scale": True},
-            "prefix": {"layer": {"w": False, "b": False}, "scale": True},
-            "function": {"layer": {"w": True, "b": False}, "scale": False},
-        }[mask]
+        updates = run_tree(jaxopt_adam.adadelta(**arguments), params, gradients)
+        optax_updates = run_tree(optax.adadelta(**arguments), params, gradients)
 
         def compare(update, optax_update, decay, param, grads):
             oracle = ORACLES["adadelta"](1.0, weight_decay=weight_decay if decay else 0.0)
             assert deviation(update, walk(oracle, param, grads)[0]) <= 1e-12
             assert deviation(update, optax_update) <= 1e-12
 
-        jax.tree.map(compare, updates, optax_updates, decays, params, gradients)
+        jax.tree.map(compare, updates, optax_updates, CHOSEN[mask], params, gradients)
+
+    @pytest.mark.usefixtures("x64")
+    @pytest.mark.parametrize(
+        ("rule", "mask", "weight_decay"),
+        [
+            *(("adamw", mask, weight_decay) for mask in MASKS for weight_decay in (0.1, rising)),
+            *((rule, list(MASKS)[index % 3], rising) for index, rule in enumerate(DECAYED[1:])),
+        ],
+        ids=name_of,
+    )
+    def test_of_decoupled_decay(self, rule, mask, weight_decay):
+        params, gradients = layered(), layered(1000)
+        arguments = {"learning_rate": 0.01, "weight_decay": weight_decay}
+        updates = run_tree(make(rule, {**arguments, "mask": MASKS[mask]}), params, gradients)
+
+        def compare(update, decay, param, grads):
+            oracle = ORACLES[rule](**arguments, mask=decay)
+            assert deviation(update, walk(oracle, param, grads)[0]) <= 1e-12
+
+        jax.tree.map(compare, updates, CHOSEN[mask], params, gradients)
+
+
+def layered(*lead):
+    generator = np.random.default_rng(10 + len(lead))
+    shapes = {"layer": {"w": (4, 3), "b": (3,)}, "scale": (5,)}
+    return jax.tree.map(
+        lambda shape: generator.normal(size=(*lead, *shape)), shapes, is_leaf=lambda node: isinstance(node, tuple)
+    )
+
+
+def run_tree(transformation, params, gradients):
+    return jax.jit(functools.partial(walk_tree, transformation))(params, gradients)
 
 
 def walk_tree(transformation, params, gradients):
@@ -262,7 +431,7 @@ def walk_tree(transformation, params, gradients):
     return jax.lax.scan(step, (params, transformation.init(params)), gradients)[1]
 
 
-@pytest.mark.parametrize("rule", ORACLES)
+@pytest.mark.parametrize("rule", [rule for rule in ORACLES if hasattr(optax, rule)])
 def test_signature_is_that_of_optax(rule):
     ours = inspect.signature(getattr(jaxopt_adam, rule)).parameters
     theirs = inspect.signature(getattr(optax, rule)).parameters
@@ -272,28 +441,6 @@ def test_signature_is_that_of_optax(rule):
         assert (ours[name].default, ours[name].kind) == (theirs[name].default, theirs[name].kind)
     # What optax has not can be given by name only, so that it never takes a place that optax may need.
     assert all(ours[name].kind is inspect.Parameter.KEYWORD_ONLY for name in ours if name not in theirs)
-
-
-# One of each rule with all the state that it can have.
-FULL = [
-    ("sgd", {"learning_rate": 0.1, "momentum": 0.9}),
-    ("sgd", {"learning_rate": 0.1, "momentum": 0.9, "nesterov": True}),
-    ("adagrad", {"learning_rate": 0.1}),
-    ("adadelta", {"learning_rate": 1.0}),
-    ("rmsprop", {"learning_rate": 0.01, "centered": True, "momentum": 0.9}),
-    ("rmsprop", {"learning_rate": 0.01, **CENTERED, "momentum": 0.9, "nesterov": True}),
-    ("adam", {"learning_rate": 0.01}),
-    ("adam", {"learning_rate": 0.01, "nesterov": True}),
-]
-BARE = [("sgd", {"learning_rate": 0.1}), ("rmsprop", {"learning_rate": 0.01})]
-FIELDS = {
-    "sgd": {"trace"},
-    "adagrad": {"sum_of_squares"},
-    "adadelta": {"e_g", "e_x"},
-    "rmsprop": {"nu", "mu", "trace"},
-    "adam": {"mu", "nu"},
-}
-REAL_FIELDS = {"sum_of_squares", "e_g", "e_x", "nu"}
 
 
 def moments_of(state):
@@ -306,15 +453,16 @@ class TestDtypes:
     def test_low_precision_is_the_float32_run_rounded(self, rule, arguments, dtype):
         params = jnp.asarray(start(), dtype)
         gradients = jnp.asarray(noisy_gradients(100), dtype)
-        updates, state = library_updates(make(rule, arguments), params, gradients)
+        # The parameters stay, since rounded ones would go another way, and a weight decay would see that.
+        updates, state = library_updates(make(rule, arguments), params, gradients, moving=False)
         chex.assert_type(updates, dtype)
         chex.assert_type([leaf for leaf in jax.tree.leaves(state) if leaf.ndim], np.float32)
         wide_updates, wide_state = library_updates(
-            make(rule, arguments), params.astype(jnp.float32), gradients.astype(jnp.float32)
+            make(rule, arguments), params.astype(jnp.float32), gradients.astype(jnp.float32), moving=False
         )
         chex.assert_trees_all_equal(updates, wide_updates.astype(dtype))
         chex.assert_trees_all_equal(state, wide_state)
-        right, _ = walk(ORACLES[rule](**arguments), np.float64(params), np.float64(gradients))
+        right, _ = walk(ORACLES[rule](**arguments), np.float64(params), np.float64(gradients), moving=False)
         assert deviation(wide_updates, right) <= 1e-5
 
     @over(FULL + BARE)
@@ -346,7 +494,7 @@ class TestDtypes:
         for moment in moments_of(state).values():
             assert {name: leaf.dtype for name, leaf in moment.items()} == {**dtypes, "c": jnp.float32}
 
-    @over(FULL + BARE)
+    @over(COMPLEX)
     def test_complex64(self, rule, arguments):
         params, gradients = (each.astype(np.complex64) for each in (start(True), noisy_gradients(100, imaginary=True)))
         updates, state = library_updates(make(rule, arguments), params, gradients)
@@ -357,7 +505,7 @@ class TestDtypes:
         assert deviation(updates, right) <= 1e-5
 
     @pytest.mark.usefixtures("x64")
-    @over(FULL + BARE)
+    @over(COMPLEX)
     def test_complex128(self, rule, arguments):
         params, gradients = start(True), noisy_gradients(1000, imaginary=True)
         updates, state = library_updates(make(rule, arguments), params, gradients)
@@ -366,9 +514,21 @@ class TestDtypes:
             chex.assert_type(moment, np.float64 if name in REAL_FIELDS else np.complex128)
         right, _ = walk(ORACLES[rule](**arguments), params, gradients)
         assert deviation(updates, right) <= 1e-12
-        if rule != "adadelta":  # optax's squares g there, rather than |g|
-            optax_updates, _ = library_updates(make_optax(rule, arguments), params, gradients)
-            assert deviation(updates, optax_updates) <= 1e-12
+        # Optax squares g in AdaDelta, rather than |g|.
+        if rule != "adadelta" and hasattr(optax, rule):
+            assert deviation(updates, optax_updates(rule, arguments, params, gradients)) <= 1e-12
+
+    def test_adam_atan2_takes_no_complex_numbers(self):
+        optimizer, params = jaxopt_adam.adam_atan2(0.1), {"layer": {"w": jnp.ones(2), "c": jnp.ones(2, jnp.complex64)}}
+        with pytest.raises(TypeError, match=r"\['layer'\]\['c'\].*complex64"):
+            optimizer.update(params, optimizer.init(params), params)
+
+    def test_radam_where_its_length_is_a_difference_of_large_numbers(self):
+        with jax.enable_x64(True):
+            arguments = {"learning_rate": 0.01, "b2": 0.99999}
+            params, gradients = start(), noisy_gradients(1000)
+            updates, _ = library_updates(make("radam", arguments), params, gradients)
+            assert deviation(updates, walk(ORACLES["radam"](**arguments), params, gradients)[0]) <= 1e-12
 
 
 WITHOUT_EPS = [
@@ -382,15 +542,24 @@ WITHOUT_EPS = [
     ("adam", {"learning_rate": 0.01, "eps": 0.0}),
     ("adam", {"learning_rate": 0.01, "eps": 0.0, "nesterov": True}),
     ("adam", {"learning_rate": None, "eps": 0.0, "b1": 0.0, "b2": 0.0}),
+    ("nadamw", {"learning_rate": 0.01, "eps": 0.0}),
+    ("adamax", {"learning_rate": 0.01, "eps": 0.0}),
+    ("adamaxw", {"learning_rate": 0.01, "eps": 0.0, "b1": 0.0, "b2": 0.0}),
+    ("amsgrad", {"learning_rate": 0.01, "eps": 0.0}),
+    ("radam", {"learning_rate": 0.01, "eps": 0.0}),
+    ("adabelief", {"learning_rate": 0.01, "eps": 0.0, "eps_root": 0.0}),
+    ("adan", {"learning_rate": 0.01, "eps": 0.0, "eps_root": 0.0}),
+    ("laprop", {"learning_rate": 0.01, "eps": 0.0}),
+    ("adam_atan2", {"learning_rate": 0.01, "b": 0.0}),
 ]
 
 
 class TestZeroGradient:
-    @over(FULL + BARE + WITHOUT_EPS)
+    @over([case for case in FULL + BARE + WITHOUT_EPS if case[0] != "yogi"])  # Yogi starts at 1e-6, as optax's does
     def test_gives_a_zero_update_at_first_and_finite_ones_ever_after(self, rule, arguments):
         path = np.zeros((400, 3))
         path[3], path[5] = [1.0, -0.01, 100.0], [0.5, -0.5, 0.0]
-        dtypes = [jnp.float16, jnp.bfloat16, jnp.float32, jnp.complex64]
+        dtypes = [jnp.float16, jnp.float32] + [jnp.complex64] * (rule != "adam_atan2")
         gradients = {np.dtype(dtype).name: jnp.asarray(path, dtype) for dtype in dtypes}
         params = {name: jnp.zeros(3, leaf.dtype) for name, leaf in gradients.items()}
         updates = jax.jit(lambda: walk_tree(make(rule, arguments), params, gradients))()
@@ -402,7 +571,7 @@ class TestZeroGradient:
             assert (update[:3] == 0).all()
             assert (update[3] != 0).all() == starts
 
-    @over(FULL + BARE)
+    @over([case for case in FULL + BARE if case[0] != "yogi"])
     def test_of_one_leaf_does_not_touch_another(self, rule, arguments):
         optimizer = make(rule, arguments)
         params = {"still": jnp.zeros(2), "moving": jnp.ones(2)}
@@ -500,20 +669,35 @@ class TestErrors:
         with pytest.raises(ValueError, match=r"\['layer'\]\['b'\].*\(4,\).*\(3,\)"):
             jax.jit(optimizer.update)(gradients, optimizer.init(params), params)
 
-    @pytest.mark.parametrize("weight_decay", [0.1, rising], ids=name_of)
-    def test_weight_decay_without_parameters(self, weight_decay):
-        optimizer, params = jaxopt_adam.adadelta(1.0, weight_decay=weight_decay), layers()
+    @pytest.mark.parametrize("rule", ["adadelta", *DECAYED])
+    @pytest.mark.parametrize("weight_decay", [0.1, rising, {"layer": 0.1}], ids=name_of)
+    def test_weight_decay_without_parameters(self, rule, weight_decay):
+        optimizer, params = make(rule, {"learning_rate": 1.0, "weight_decay": weight_decay}), layers()
         with pytest.raises(ValueError, match=r"weight_decay needs the parameters.*params"):
             optimizer.update(params, optimizer.init(params))
 
-    def test_weight_decay_with_parameters_of_another_tree(self):
-        optimizer, params = jaxopt_adam.adadelta(1.0, weight_decay=0.1), layers()
+    @pytest.mark.parametrize("rule", DECAYED)
+    def test_no_weight_decay_needs_no_parameters(self, rule):
+        optimizer, params = make(rule, {"learning_rate": 1.0, "weight_decay": 0.0}), layers()
+        updates, _ = optimizer.update(params, optimizer.init(params))
+        chex.assert_trees_all_equal(updates, optimizer.update(params, optimizer.init(params), params)[0])
+
+    @pytest.mark.parametrize("rule", DECAYED)
+    def test_mask_that_is_no_prefix(self, rule):
+        optimizer, params = make(rule, {"learning_rate": 1.0, "weight_decay": 0.1, "mask": {"other": True}}), layers()
+        with pytest.raises(ValueError, match=r"mask"):
+            optimizer.update(params, optimizer.init(params), params)
+
+    @pytest.mark.parametrize("rule", ["adadelta", *DECAYED])
+    def test_weight_decay_with_parameters_of_another_tree(self, rule):
+        optimizer, params = make(rule, {"learning_rate": 1.0, "weight_decay": 0.1}), layers()
         with pytest.raises(ValueError, match=r"same tree.*\['layer'\]\['b'\]"):
             optimizer.update(params, optimizer.init(params), {"layer": {"w": params["layer"]["w"]}})
 
+    @pytest.mark.parametrize("rule", ["adadelta", *DECAYED])
     @pytest.mark.parametrize("shape", [(4,), (1, 3)])
-    def test_weight_decay_with_a_parameter_of_another_shape(self, shape):
-        optimizer, params = jaxopt_adam.adadelta(1.0, weight_decay=0.1), layers()
+    def test_weight_decay_with_a_parameter_of_another_shape(self, rule, shape):
+        optimizer, params = make(rule, {"learning_rate": 1.0, "weight_decay": 0.1}), layers()
         wrong = {"layer": {**params["layer"], "b": jnp.ones(shape)}}
         with pytest.raises(ValueError, match=r"\['layer'\]\['b'\]"):
             optimizer.update(params, optimizer.init(params), wrong)
@@ -562,6 +746,12 @@ RANGES = [
     *(("adam", "b2", wrong) for wrong in DECAY),
     *(("adam", "eps", wrong) for wrong in NOT_NEGATIVE),
     *(("adam", "eps_root", wrong) for wrong in NOT_NEGATIVE),
+    *(
+        (rule, name, {"b1": 1.0, "b2": np.nan, "b3": -0.1}.get(name, -0.1))
+        for rule in list(ORACLES)[5:]
+        for name, parameter in inspect.signature(ORACLES[rule]).parameters.items()
+        if name == "learning_rate" or isinstance(parameter.default, float)
+    ),
 ]
 TYPES = [
     ("sgd", "learning_rate", "fast"),
@@ -577,6 +767,15 @@ TYPES = [
     ("adam", "b1", None),
     ("adam", "learning_rate", 1j),
     ("adam", "nesterov", np.array([True, False])),
+    ("adamw", "weight_decay", "much"),
+    ("adamw", "weight_decay", None),
+    ("lion", "weight_decay", 1j),
+    ("nadam", "nesterov", 1),
+    ("amsgrad", "bias_correction_mu", 1),
+    ("amsgrad", "bias_correction_nu", None),
+    ("radam", "threshold", falling),
+    ("adan", "b3", None),
+    ("adam_atan2", "a", "pi"),
 ]
 
 
@@ -601,12 +800,15 @@ class TestHyperparameters:
         with pytest.raises(TypeError, match=f"{rule}: {name} must be"):
             make(rule, {"learning_rate": 0.1, name: wrong})
 
-    @pytest.mark.parametrize(("rule", "name"), [("sgd", "accumulator_dtype"), ("adam", "mu_dtype")])
+    @pytest.mark.parametrize(
+        ("rule", "name"),
+        [("sgd", "accumulator_dtype"), *((rule, "mu_dtype") for rule in ["adam", "adamw", "nadam", "amsgrad", "lion"])],
+    )
     def test_dtype_that_is_not_of_floating_point(self, rule, name):
         with pytest.raises(ValueError, match=f"{rule}: {name} must be a floating-point dtype or None, got int32"):
             make(rule, {"learning_rate": 0.1, name: "int32"})
 
-    @pytest.mark.parametrize("rule", ["sgd", "adagrad", "rmsprop", "adam"])
+    @pytest.mark.parametrize("rule", [rule for rule in ORACLES if rule != "adadelta"])
     def test_learning_rate_must_be_given(self, rule):
         with pytest.raises(TypeError, match="learning_rate"):
             make(rule, {})
@@ -639,6 +841,10 @@ class TestTrees:
     @pytest.mark.parametrize("params", [{}, (), None, [], {"a": {}}], ids=repr)
     def test_empty_tree(self, rule, arguments, params):
         optimizer = make(rule, arguments)
+        if params is None and rule in DECAYED:  # None is for parameters that are not given, as in optax
+            with pytest.raises(ValueError, match="weight_decay needs the parameters"):
+                optimizer.update(params, optimizer.init(params), params)
+            return
         updates, state = optimizer.update(params, optimizer.init(params), params)
         assert updates == params
         assert state.count == 1
@@ -685,15 +891,129 @@ class TestTrees:
         np.testing.assert_array_equal(jaxopt_adam.rmsprop(0.1, initial_scale=3.0).init(jnp.ones(2)).nu, [3, 3])
         for rule, arguments in FULL:
             for name, moment in moments_of(make(rule, arguments).init(jnp.ones(2))).items():
-                assert name == "sum_of_squares" or (moment == 0).all()
+                right = {"yogi": np.float32(1e-6), "adagrad": np.float32(0.1)}.get(rule, 0)
+                assert (moment == right).all(), name
+
+
+PARTS = [
+    ("sgd", {"momentum": 0.9}),
+    ("adagrad", {}),
+    ("adadelta", {}),
+    ("rmsprop", {"momentum": 0.9, "nesterov": True}),
+    ("adam", {}),
+    ("adamw", {}),
+    ("adamaxw", {}),
+    ("radam", {}),
+    ("lion", {}),
+    ("adan", {}),
+    ("adam_atan2", {}),
+]
+
+
+def at(tree, path):
+    return functools.reduce(lambda node, key: node[key], path, tree)
+
+
+class TestParts:
+    """A learning rate or a weight decay that is a tree of numbers and schedules."""
+
+    @pytest.mark.usefixtures("x64")
+    @over(PARTS)
+    def test_each_part_is_as_with_its_own_optimizer(self, rule, arguments):
+        params, gradients = layered(), layered(100)
+        given = {"learning_rate": {"layer": {"w": 0.02, "b": falling}, "scale": 0.5}}
+        if rule in ["adadelta", *DECAYED]:
+            given["weight_decay"] = {"layer": rising, "scale": 0.1}
+        updates = run_tree(make(rule, {**arguments, **given}), params, gradients)
+        for path, *wanted in [
+            (("layer", "w"), 0.02, rising),
+            (("layer", "b"), falling, rising),
+            (("scale",), 0.5, 0.1),
+        ]:
+            own = {**arguments, **dict(zip(given, wanted, strict=False))}
+            right, _ = walk(ORACLES[rule](**own), at(params, path), at(gradients, path))
+            assert deviation(at(updates, path), right) <= 1e-12
+
+    def test_against_the_library_itself(self):
+        params, gradients = (jax.tree.map(np.float32, tree) for tree in (layered(), layered(10)))
+        tree = jaxopt_adam.adamw({"layer": 0.02, "scale": falling}, weight_decay={"layer": rising, "scale": 0.1})
+        updates = run_tree(tree, params, gradients)
+        for name, own in [
+            ("layer", jaxopt_adam.adamw(0.02, weight_decay=rising)),
+            ("scale", jaxopt_adam.adamw(falling, weight_decay=0.1)),
+        ]:
+            right = run_tree(own, params[name], gradients[name])
+            chex.assert_trees_all_close(updates[name], right, rtol=1e-6)
+
+    @pytest.mark.parametrize("container", [list, tuple])
+    def test_of_lists_and_tuples(self, container):
+        params = container([jnp.ones(2), {"a": jnp.ones(3)}])
+        optimizer = jaxopt_adam.sgd(container([0.5, falling]))
+        updates, state = optimizer.update(params, optimizer.init(params), params)
+        updates, _ = optimizer.update(params, state, params)
+        np.testing.assert_array_equal(updates[0], [-0.5, -0.5])
+        np.testing.assert_allclose(updates[1]["a"], -falling(1), rtol=1e-6)
+
+    @pytest.mark.parametrize(
+        "tree",
+        [
+            {"layer": 0.1},
+            {"layer": 0.1, "other": falling},
+            {"layer": {"w": 0.1, "b": {"x": 0.1}}, "scale": 0.1},
+            [0.1, 0.1],
+        ],
+        ids=["missing", "other", "deeper", "list"],
+    )
+    @pytest.mark.parametrize(
+        ("rule", "name"),
+        [
+            ("sgd", "learning_rate"),
+            ("adam", "learning_rate"),
+            ("lion", "learning_rate"),
+            ("adamw", "weight_decay"),
+            ("adadelta", "weight_decay"),
+        ],
+    )
+    def test_that_is_no_prefix_of_the_parameters(self, rule, name, tree):
+        params = jax.tree.map(jnp.asarray, layered())
+        optimizer = make(rule, {"learning_rate": 0.1, name: tree})
+        with pytest.raises(ValueError, match=f"{name} must have the tree of the parameters, or a prefix of it"):
+            optimizer.update(params, optimizer.init(params), params)
+
+    @pytest.mark.parametrize("name", ["learning_rate", "weight_decay"])
+    @pytest.mark.parametrize("rule", ["adadelta", *DECAYED])
+    def test_entries_are_checked(self, rule, name):
+        for wrong in RATE:
+            with pytest.raises(
+                ValueError, match=rf"{rule}: {name}\['layer'\]\['b'\] must be a number ≥ 0.*got {wrong}"
+            ):
+                make(rule, {"learning_rate": 0.1, name: {"layer": {"w": falling, "b": wrong}, "scale": 0.1}})
+        with pytest.raises(TypeError, match=rf"{rule}: {name}\['layer'\]\[1\] must be a number ≥ 0.*'fast'"):
+            make(rule, {"learning_rate": 0.1, name: {"layer": [falling, "fast"], "scale": 0.1}})
+
+    def test_new_numbers_need_no_new_trace(self):
+        params, traces = jax.tree.map(jnp.ones_like, layers()), []
+
+        @jax.jit
+        def step(optimizer, params, state):
+            traces.append(optimizer)
+            return optimizer.update(params, state, params)[0]["layer"]
+
+        for rate, decay in [(0.1, 0.0), (np.float32(0.2), 0.5), (1, 0.25), (np.float64(0.3), 1.0)]:
+            tree = {"layer": {"w": rate, "b": falling}}
+            optimizer = jaxopt_adam.adamw(tree, weight_decay={"layer": {"w": decay, "b": rising}})
+            updates = step(optimizer, params, optimizer.init(params))
+            np.testing.assert_allclose(updates["w"], -rate * (1 + decay) * np.ones((2, 3)), rtol=1e-6)
+            np.testing.assert_allclose(updates["b"], -falling(0) * (1 + rising(0)) * np.ones(3), rtol=1e-6)
+        assert len(traces) == 1
 
 
 class TestCompilation:
     @over(FULL + BARE)
     def test_jitted_update_is_the_eager_one_and_is_traced_once(self, rule, arguments):
         optimizer = make(rule, arguments)
-        # Of one sign, so that no cancellation enlarges the difference between two orders of rounding.
-        gradients = jnp.asarray(np.abs(noisy_gradients(3)) + 1e-4, jnp.float32)
+        # Of one sign and ever larger, so that no cancellation enlarges the difference between two orders of rounding.
+        gradients = jnp.asarray(np.cumsum(np.abs(noisy_gradients(3)) + 1e-4, 0), jnp.float32)
         params = jnp.asarray(start(), jnp.float32)
         traces = []
 

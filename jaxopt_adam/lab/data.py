@@ -4,6 +4,7 @@ import dataclasses
 import gzip
 import math
 import struct
+import warnings
 import zlib
 from pathlib import Path
 
@@ -90,7 +91,9 @@ def from_openml() -> Digits:
     from sklearn.datasets import fetch_openml
 
     try:
-        images, labels = fetch_openml("mnist_784", version=1, return_X_y=True, as_frame=False, parser="liac-arff")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that it tries again; whether it worked is said below
+            images, labels = fetch_openml("mnist_784", version=1, return_X_y=True, as_frame=False, parser="liac-arff")
     except OSError as error:  # urllib's errors are among them
         raise DataError(f"MNIST could not be downloaded from OpenML, is there a network? ({error})") from None
     images, labels = (images / 255).astype(np.float32), labels.astype(np.int32)
@@ -132,6 +135,8 @@ def _pair(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray] | None:
     images, labels = read_idx(files["images"]), read_idx(files["labels"])
     if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
         raise DataError(f"{folder}: {name}-images has shape {images.shape} and {name}-labels {labels.shape}")
+    if not images.size:
+        raise DataError(f"{files['images']} has images of {images.shape[1]} × {images.shape[2]} pixels")
     if len(labels) < 20:
         raise DataError(f"{files['images']} has {len(labels)} images; at least 20 are needed")
     if labels.max() > 9:

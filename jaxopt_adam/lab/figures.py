@@ -85,22 +85,26 @@ def accuracy_figure(outcomes: Sequence[Outcome]) -> Figure:
 
 
 def batches_figure(outcomes: Mapping[str, Outcome]) -> Figure:
-    """The cost of gradient descent with three batch sizes: the smaller the batch, the noisier the path."""
+    """The cost of gradient descent with three batch sizes: the smaller the batch, the noisier the path.
+
+    All at the learning rate that is best for the one that bears the least.
+    """
+    rate = min(outcome.best for outcome in outcomes.values())
+    learning_rate = next(iter(outcomes.values())).learning_rates[rate]
     figure, panels = new_figure(len(outcomes), width=9.0, height=3.4, sharey=True)
     for index, (axes, (title, outcome)) in enumerate(zip(panels, outcomes.items(), strict=True)):
-        cost = outcome.cost[outcome.best, 0]
+        cost = outcome.cost[rate, 0]
         steps = np.arange(1, len(cost) + 1)
         axes.plot(steps, cost, color=COLOURS[5], linewidth=0.7, alpha=0.55, label="cost of the batch")
         axes.plot(steps, _smooth(cost), color=COLOURS[6], linewidth=1.8, label="average, β = 0.9, debiased")
-        axes.set(
-            xlabel="iterations", title=f"{title}\nlearning rate {outcome.learning_rates[outcome.best]:g}", yscale="log"
-        )
+        axes.set(xlabel="iterations", title=title, yscale="log")
         if index == 0:
             axes.set_ylabel("cost")
     # A single example that is classified for certain costs next to nothing; that is not worth the paper.
-    lowest = min(_smooth(outcome.cost[outcome.best, 0]).min() for outcome in outcomes.values())
+    lowest = min(_smooth(outcome.cost[rate, 0]).min() for outcome in outcomes.values())
     panels[0].set_ylim(bottom=max(lowest / 3, 1e-4))
     panels[-1].legend(fontsize=8, frameon=False, loc="lower left")
+    figure.suptitle(f"Gradient descent with a learning rate of {learning_rate:g}")
     return figure
 
 

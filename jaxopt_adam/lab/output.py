@@ -1,6 +1,7 @@
 """Writing a folder of files so that nothing is ever there half-written."""
 
 import contextlib
+import errno
 import json
 import shutil
 import tempfile
@@ -30,7 +31,11 @@ def new_folder(out: Path) -> Iterator[Path]:
     try:
         with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=out) as temporary:
             yield Path(temporary)
-            for path in sorted(Path(temporary).iterdir()):
+            finished = sorted(Path(temporary).iterdir())
+            for path in finished:
+                if (out / path.name).is_dir():
+                    raise IsADirectoryError(errno.EISDIR, "is a folder, where a file should go", str(out / path.name))
+            for path in finished:
                 path.replace(out / path.name)
     except BaseException:
         if missing:

@@ -99,6 +99,11 @@ class Outcome:
         cost = np.nan_to_num(self.cost[..., -tail:].mean(axis=(1, 2)), nan=np.inf)
         return int(np.lexsort((cost, -accuracy))[0])
 
+    @property
+    def at_edge(self) -> bool:
+        """Whether the best learning rate is the grid's least or largest, beyond which there may be a better one."""
+        return self.best in (0, len(self.learning_rates) - 1)
+
     def iterations_to(self, accuracy: float, rate: int | None = None) -> int | None:
         """The iterations after which the mean test accuracy over the seeds first reached `accuracy`, if ever."""
         reached = self.test[self.best if rate is None else rate].mean(axis=0) >= accuracy

@@ -7,7 +7,7 @@ import optax
 from jax import Array
 
 from jaxopt_adam.averages import abs_sq, ema, root
-from jaxopt_adam.hyperparameters import Decay, LearningRate, NonNegative, WeightDecay
+from jaxopt_adam.hyperparameters import Decay, LearningRate, Mask, NonNegative, WeightDecay
 from jaxopt_adam.optimizer import optimizer
 from jaxopt_adam.transformation import Moment, per_leaf_transformation
 
@@ -32,7 +32,7 @@ def adadelta(
     rho: Decay = 0.9,
     eps: NonNegative = 1e-6,
     weight_decay: WeightDecay = 0.0,
-    weight_decay_mask: Any = None,
+    weight_decay_mask: Mask = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""AdaDelta: the step has the units of the parameter, since past steps set its size.
 

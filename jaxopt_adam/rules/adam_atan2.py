@@ -8,7 +8,7 @@ import optax
 from jax import Array
 
 from jaxopt_adam.averages import bias_correction, ema
-from jaxopt_adam.hyperparameters import Decay, LearningRate, NonNegative, WeightDecay
+from jaxopt_adam.hyperparameters import Decay, LearningRate, Mask, NonNegative, WeightDecay
 from jaxopt_adam.optimizer import optimizer
 from jaxopt_adam.transformation import Moment, per_leaf_transformation
 
@@ -35,7 +35,7 @@ def adam_atan2(
     a: NonNegative = 4 / math.pi,
     b: NonNegative = 1.0,
     weight_decay: WeightDecay = 0.0,
-    mask: Any = None,
+    mask: Mask = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Adam-atan2: Adam without ε, the same whatever the gradients are multiplied by.
 

@@ -7,7 +7,7 @@ import optax
 from jax import Array
 
 from jaxopt_adam.averages import bias_correction, ema
-from jaxopt_adam.hyperparameters import Decay, LearningRate, NonNegative, WeightDecay
+from jaxopt_adam.hyperparameters import Decay, LearningRate, Mask, NonNegative, WeightDecay
 from jaxopt_adam.optimizer import optimizer
 from jaxopt_adam.transformation import Moment, per_leaf_transformation
 
@@ -33,7 +33,7 @@ def adamaxw(
     b2: Decay = 0.999,
     eps: NonNegative = 1e-8,
     weight_decay: WeightDecay = 1e-4,
-    mask: Any = None,
+    mask: Mask = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""AdaMaxW: :func:`adamax` with the decoupled weight decay of :func:`adamw`.
 

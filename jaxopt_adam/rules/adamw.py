@@ -7,7 +7,7 @@ import optax
 from jax import Array
 
 from jaxopt_adam.averages import abs_sq, bias_correction, ema, root
-from jaxopt_adam.hyperparameters import Decay, Flag, LearningRate, NonNegative, OptionalDtype, WeightDecay
+from jaxopt_adam.hyperparameters import Decay, Flag, LearningRate, Mask, NonNegative, OptionalDtype, WeightDecay
 from jaxopt_adam.optimizer import optimizer
 from jaxopt_adam.transformation import Moment, per_leaf_transformation
 
@@ -35,7 +35,7 @@ def adamw(
     eps_root: NonNegative = 0.0,
     mu_dtype: OptionalDtype = None,
     weight_decay: WeightDecay = 1e-4,
-    mask: Any = None,
+    mask: Mask = None,
     *,
     nesterov: Flag = False,
 ) -> optax.GradientTransformationExtraArgs:

@@ -7,7 +7,7 @@ import optax
 from jax import Array
 
 from jaxopt_adam.averages import abs_sq, bias_correction, ema, root
-from jaxopt_adam.hyperparameters import Decay, LearningRate, NonNegative, WeightDecay
+from jaxopt_adam.hyperparameters import Decay, LearningRate, Mask, NonNegative, WeightDecay
 from jaxopt_adam.optimizer import optimizer
 from jaxopt_adam.transformation import Moment, per_leaf_transformation
 
@@ -39,7 +39,7 @@ def adan(
     eps: NonNegative = 1e-8,
     eps_root: NonNegative = 1e-8,
     weight_decay: WeightDecay = 0.0,
-    mask: Any = None,
+    mask: Mask = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Adan: Nesterov's look ahead by the difference of successive gradients.
 

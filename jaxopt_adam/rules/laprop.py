@@ -6,7 +6,7 @@ import optax
 from jax import Array
 
 from jaxopt_adam.averages import abs_sq, bias_correction, ema, root
-from jaxopt_adam.hyperparameters import Decay, LearningRate, NonNegative, WeightDecay
+from jaxopt_adam.hyperparameters import Decay, LearningRate, Mask, NonNegative, WeightDecay
 from jaxopt_adam.optimizer import optimizer
 from jaxopt_adam.transformation import Moment, per_leaf_transformation
 
@@ -32,7 +32,7 @@ def laprop(
     b2: Decay = 0.999,
     eps: NonNegative = 1e-15,
     weight_decay: WeightDecay = 0.0,
-    mask: Any = None,
+    mask: Mask = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""LaProp: normalize first, average then, so that momentum and adaptivity do not get in each other's way.
 

@@ -7,7 +7,7 @@ import optax
 from jax import Array
 
 from jaxopt_adam.averages import ema
-from jaxopt_adam.hyperparameters import Decay, LearningRate, OptionalDtype, WeightDecay
+from jaxopt_adam.hyperparameters import Decay, LearningRate, Mask, OptionalDtype, WeightDecay
 from jaxopt_adam.optimizer import optimizer
 from jaxopt_adam.transformation import Moment, per_leaf_transformation
 
@@ -31,7 +31,7 @@ def lion(
     b2: Decay = 0.99,
     mu_dtype: OptionalDtype = None,
     weight_decay: WeightDecay = 1e-3,
-    mask: Any = None,
+    mask: Mask = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Lion: the sign of an average, so that every element takes a step of the same size.
 

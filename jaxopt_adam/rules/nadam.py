@@ -1,10 +1,8 @@
 """NAdam (Dozat, 2016), and with decoupled weight decay."""
 
-from typing import Any
-
 import optax
 
-from jaxopt_adam.hyperparameters import Decay, Flag, LearningRate, NonNegative, OptionalDtype, WeightDecay
+from jaxopt_adam.hyperparameters import Decay, Flag, LearningRate, Mask, NonNegative, OptionalDtype, WeightDecay
 from jaxopt_adam.optimizer import optimizer
 from jaxopt_adam.rules.adamw import adamw
 
@@ -62,7 +60,7 @@ def nadamw(
     eps_root: NonNegative = 0.0,
     mu_dtype: OptionalDtype = None,
     weight_decay: WeightDecay = 1e-4,
-    mask: Any = None,
+    mask: Mask = None,
     *,
     nesterov: Flag = True,
 ) -> optax.GradientTransformationExtraArgs:

@@ -75,7 +75,7 @@ def radam(
     def per_step(step, rate):
         c1, c2 = bias_correction(b1, step), bias_correction(b2, step)
         limit = 2 / (1 - b2) - 1
-        length = limit - 2 * step * (1 - c2) / c2
+        length = limit - 2 * step.astype(c2.dtype) * (1 - c2) / c2
         settled = length >= threshold
         ratio = (length - 4) * (length - 2) * limit / ((limit - 4) * (limit - 2) * length)
         rectified = rate * jnp.where(settled, jnp.sqrt(jnp.where(settled, ratio, 1)), 1)

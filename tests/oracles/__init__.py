@@ -7,21 +7,50 @@ is the direction alone, positive. Every state has the number of updates done, `c
 
 import numpy as np
 
+from .adabelief import Adabelief
 from .adadelta import Adadelta
 from .adagrad import Adagrad
-from .adam import Adam
+from .adam import Adam, Adamw
+from .adam_atan2 import AdamAtan2
+from .adamax import Adamax, Adamaxw
+from .adan import Adan
+from .amsgrad import Amsgrad
+from .laprop import Laprop
+from .lion import Lion
+from .nadam import Nadam, Nadamw
+from .radam import Radam
 from .rmsprop import Rmsprop
 from .sgd import Sgd
+from .yogi import Yogi
 
-ORACLES = {"sgd": Sgd, "adagrad": Adagrad, "adadelta": Adadelta, "rmsprop": Rmsprop, "adam": Adam}
+ORACLES = {
+    "sgd": Sgd,
+    "adagrad": Adagrad,
+    "adadelta": Adadelta,
+    "rmsprop": Rmsprop,
+    "adam": Adam,
+    "adamw": Adamw,
+    "nadam": Nadam,
+    "nadamw": Nadamw,
+    "adamax": Adamax,
+    "adamaxw": Adamaxw,
+    "amsgrad": Amsgrad,
+    "radam": Radam,
+    "adabelief": Adabelief,
+    "yogi": Yogi,
+    "lion": Lion,
+    "adan": Adan,
+    "laprop": Laprop,
+    "adam_atan2": AdamAtan2,
+}
 
 
-def walk(oracle, param, gradients, state=None):
-    """The updates for a sequence of gradients, and the state after the last; the parameter moves along."""
+def walk(oracle, param, gradients, state=None, *, moving=True):
+    """The updates for a sequence of gradients, and the state after the last; the parameter moves along, or stays."""
     state = oracle.init(param) if state is None else state
     updates = []
     for grad in gradients:
         update, state = oracle.step(grad, param, state)
-        param = param + update
+        param = param + update if moving else param
         updates.append(update)
     return np.stack(updates), state

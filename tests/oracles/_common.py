@@ -36,3 +36,15 @@ def rounded(value, dtype):
     if dtype is None:
         return value
     return value.astype(np.float32).astype(dtype).astype(np.float64)
+
+
+def decayed(direction, param, weight_decay, mask, count):
+    """A direction with decoupled weight decay, where the mask has the parameter: True, False or a function of it."""
+    share = float(weight_decay(count) if callable(weight_decay) else weight_decay)
+    chosen = mask(param) if callable(mask) else mask
+    return direction + share * param if chosen is None or chosen else direction
+
+
+def looking_ahead(mu, grad, b1, step):
+    """Nesterov's debiased average as Dozat's equations have it: the momentum of the step to come, and this gradient."""
+    return b1 * mu / (1 - b1 ** (step + 1)) + (1 - b1) * grad / (1 - b1**step)

@@ -1,0 +1,294 @@
+"""The commands of ``jaxopt-adam``; :mod:`jaxopt_adam.lab.cli` runs them."""
+
+import difflib
+import math
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from jaxopt_adam.lab import averages as averages_lab
+from jaxopt_adam.lab import claim, data, figures, race, report
+from jaxopt_adam.lab import landscape as landscape_lab
+from jaxopt_adam.lab.output import new_folder, write_json
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    add_completion=False,
+    help="Gradient descent and Adam, run: races on handwritten digits, paths down landscapes, weighted averages.",
+)
+
+
+console = Console()
+if not console.is_terminal:
+    console = Console(width=120)  # a file has no width; a table in it should have all its columns
+
+
+MOST = 1e6  # far beyond anything sensible, and near enough for float32 to hold its square
+
+
+def at_least(least: int) -> Callable[[int | None], int | None]:
+    """A check for whole numbers."""
+
+    def check(value: int | None) -> int | None:
+        if value is not None and value < least:
+            raise typer.BadParameter(f"expected {least} or more, got {value}")
+        return value
+
+    return check
+
+
+def not_negative(value: float) -> float:
+    """A check for sizes."""
+    if not 0 <= value <= MOST:
+        raise typer.BadParameter(f"expected 0 to {MOST:g}, got {value:g}")
+    return value
+
+
+def within_reach(values: tuple[float, float] | None) -> tuple[float, float] | None:
+    """A check for points."""
+    for value in values or ():
+        if not -MOST <= value <= MOST:
+            raise typer.BadParameter(f"expected numbers from {-MOST:g} to {MOST:g}, got {value:g}")
+    return values
+
+
+def known(names: Collection[str]) -> Callable[[Any], Any]:
+    """A check for names; its error lists the known ones."""
+
+    def check(value: str | list[str] | None) -> str | list[str] | None:
+        for name in [value] if isinstance(value, str) else value or []:
+            if name not in names:
+                close = difflib.get_close_matches(name, names, n=1)
+                hint = f" (did you mean {close[0]}?)" if close else ""
+                raise typer.BadParameter(f"{name!r} is unknown{hint}; known are {', '.join(names)}")
+        return value
+
+    return check
+
+
+def decays(values: list[float] | None) -> list[float] | None:
+    """A check for decays."""
+    for value in values or []:
+        if not 0 <= value < 1:
+            raise typer.BadParameter(f"expected a decay in [0, 1), got {value:g}")
+    return values
+
+
+def learning_rates(values: list[float] | None) -> list[float] | None:
+    """A check for learning rates."""
+    for value in values or []:
+        if not 0 < value <= MOST:
+            raise typer.BadParameter(f"expected a number above 0, at most {MOST:g}, got {value:g}")
+    return values
+
+
+Out = Annotated[Path, typer.Option(help="The folder to write; files of the same names are replaced.")]
+
+
+@app.command()
+def digits(
+    folder: Annotated[
+        Path | None,
+        typer.Option("--data", help="A folder of IDX files as MNIST is published, gzipped or not."),
+    ] = None,
+    openml: Annotated[bool, typer.Option("--openml", help="Download the whole of MNIST from OpenML.")] = False,
+    rule: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=f"A rule to race: {', '.join(race.RULES)}. Repeat for several; all of them by default.",
+            callback=known(race.RULES),
+        ),
+    ] = None,
+    learning_rate: Annotated[
+        list[float] | None,
+        typer.Option(
+            help="A learning rate to try. Repeat for several; 0.001, 0.003, … 3 by default.", callback=learning_rates
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Iterations; 300 by default, 100 if quick.", callback=at_least(1))
+    ] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            help="Initial weights and orders of the examples to try; 3 by default, 1 if quick.", callback=at_least(1)
+        ),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Examples in a mini-batch.", callback=at_least(1))] = 64,
+    hidden: Annotated[int, typer.Option(help="Units in the network's hidden layer.", callback=at_least(1))] = 32,
+    quick: Annotated[bool, typer.Option("--quick", help="A short race, with four learning rates.")] = False,
+    out: Out = Path("report"),
+) -> None:
+    """Race the rules on handwritten digits, each at its own best learning rate, and judge the article's claim.
+
+    Without --data or --openml on the 1,797 digits that come with scikit-learn.
+    """
+    if folder is not None and openml:
+        raise typer.BadParameter("give --data or --openml, not both")
+    usual = race.Settings(learning_rates=(0.003, 0.03, 0.3, 3.0), steps=100, seeds=1) if quick else race.Settings()
+    settings = race.Settings(
+        learning_rates=tuple(sorted(set(learning_rate or usual.learning_rates))),
+        seeds=seeds or usual.seeds,
+        steps=steps or usual.steps,
+        batch_size=batch_size,
+        hidden=hidden,
+    )
+    names = list(dict.fromkeys(rule or race.RULES))
+    with new_folder(out) as unfinished:
+        images = data.from_folder(folder) if folder else data.from_openml() if openml else data.embedded()
+        entrants = race.entries(names, settings)
+        if {"batch", "sgd"} <= set(names):
+            entrants.append(race.Entry("gradient descent by single examples", *race.RULES["sgd"][1:], batch_size=1))
+        finished = dict(zip([*names, "single"], _race(entrants, images, settings), strict=False))
+        outcomes = [finished[name] for name in names]
+        batches = {}
+        if "single" in finished:
+            batches = {
+                f"all {images.sizes['train']:,} examples": finished["batch"],
+                f"mini-batches of {finished['sgd'].entry.batch_size}": finished["sgd"],
+                "single examples": finished["single"],
+            }
+        comparisons = claim.compare(finished["sgd"], finished["adam"]) if {"sgd", "adam"} <= set(names) else []
+        verdict = claim.verdict(comparisons, images.name)
+        report.write(unfinished, images, settings, outcomes, batches, comparisons, verdict)
+    _print_table(report.COLUMNS, [report.row(outcome) for outcome in outcomes])
+    for sentence in (*(each.sentence for each in comparisons if claim.telling(each, comparisons)), verdict):
+        console.print(sentence, highlight=False)
+    _print_path(out / "report.html")
+
+
+@app.command()
+def landscape(
+    name: Annotated[
+        str,
+        typer.Argument(
+            help=f"The function: {', '.join(landscape_lab.LANDSCAPES)}.", callback=known(landscape_lab.LANDSCAPES)
+        ),
+    ] = "rosenbrock",
+    rule: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=f"A rule that walks: {', '.join(landscape_lab.RULES)}. Repeat for several; all of them by default.",
+            callback=known(landscape_lab.RULES),
+        ),
+    ] = None,
+    learning_rate: Annotated[
+        list[float] | None,
+        typer.Option(
+            help="A learning rate to try. Repeat for several; each rule takes the best. 10⁻⁵ to 10 by default.",
+            callback=learning_rates,
+        ),
+    ] = None,
+    start: Annotated[
+        tuple[float, float] | None,
+        typer.Option(help="The first point; the usual one by default.", callback=within_reach),
+    ] = None,
+    steps: Annotated[int, typer.Option(help="How many steps.", callback=at_least(1))] = 200,
+    out: Out = Path("report"),
+) -> None:
+    """Draw the path of each rule down a function of two variables, over its contours."""
+    chosen = landscape_lab.LANDSCAPES[name]
+    with new_folder(out) as unfinished:
+        walks = [
+            landscape_lab.walk(
+                chosen, each, start=start, steps=steps, learning_rates=learning_rate or landscape_lab.LEARNING_RATES
+            )
+            for each in dict.fromkeys(rule or landscape_lab.RULES)
+        ]
+        figures.save(landscape_lab.figure(chosen, walks), unfinished / f"landscape-{name}.png")
+        write_json(
+            unfinished / f"landscape-{name}.json",
+            {
+                "landscape": chosen.title,
+                "minima": [list(minimum) for minimum in chosen.minima],
+                "walks": [
+                    {
+                        "rule": each.rule,
+                        "learning_rate": each.learning_rate,
+                        "path": each.path.tolist(),
+                        "values": each.values.tolist(),
+                    }
+                    for each in walks
+                ],
+            },
+        )
+    _print_table(
+        ("rule", "best learning rate", "x", "y", "value"),
+        [
+            (
+                each.rule,
+                f"{each.learning_rate:g}" if math.isfinite(each.values[-1]) else "all diverged",
+                *(f"{number:.4f}" for number in each.path[-1]),
+                f"{each.values[-1]:.3g}",
+            )
+            for each in walks
+        ],
+    )
+    _print_path(out / f"landscape-{name}.png")
+
+
+@app.command()
+def averages(
+    beta: Annotated[
+        list[float] | None,
+        typer.Option(help="A decay in [0, 1). Repeat for several; 0.5, 0.9 and 0.98 by default.", callback=decays),
+    ] = None,
+    length: Annotated[int, typer.Option(help="How many values.", callback=at_least(2))] = 200,
+    noise: Annotated[float, typer.Option(help="The standard deviation of the noise.", callback=not_negative)] = 3.0,
+    seed: Annotated[int, typer.Option(help="The seed of the noise.", callback=at_least(0))] = 0,
+    out: Out = Path("report"),
+) -> None:
+    """Draw exponentially weighted averages of a noisy signal, with and without bias correction."""
+    with new_folder(out) as unfinished:
+        result = averages_lab.average(tuple(beta or (0.5, 0.9, 0.98)), length=length, noise=noise, seed=seed)
+        figures.save(averages_lab.figure(result), unfinished / "averages.png")
+        write_json(
+            unfinished / "averages.json",
+            {
+                "signal": result.signal.tolist(),
+                "without_noise": result.truth.tolist(),
+                "averages": [
+                    {"decay": each, "biased": biased.tolist(), "debiased": debiased.tolist()}
+                    for each, biased, debiased in zip(result.decays, result.biased, result.debiased, strict=True)
+                ],
+            },
+        )
+    _print_path(out / "averages.png")
+
+
+def _race(entrants: list[race.Entry], images: data.Digits, settings: race.Settings) -> list[race.Outcome]:
+    """Run the race behind a progress bar."""
+    outcomes = []
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with Progress(*columns, transient=True) as progress:
+        whole = progress.add_task("the race", total=len(entrants))
+        for index, entry in enumerate(entrants):
+            progress.update(whole, description=entry.name)
+            for news in race.run(entry, images, settings):
+                if isinstance(news, race.Outcome):
+                    outcomes.append(news)
+                else:
+                    progress.update(whole, completed=index + news)
+    return outcomes
+
+
+def _print_table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    table = Table(pad_edge=False)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    # Wider than the terminal rather than without its last columns.
+    whole = console.measure(table, options=console.options.update(width=200)).maximum
+    console.print(table, width=max(console.width, whole), crop=False, soft_wrap=True)
+
+
+def _print_path(path: Path) -> None:
+    """Say where a file is, on one line however narrow the terminal."""
+    console.print(f"Written: {path}", highlight=False, soft_wrap=True)
