@@ -53,7 +53,7 @@ def number(
     """A check for real numbers and arrays from 0 to `below` (exclusive); traced ones are taken on trust."""
 
     def check(name: str, value: Any) -> Any:
-        if tree and not (callable(value) or jax.tree.structure(value) == jax.tree.structure(0)):
+        if tree and value is not None and not (callable(value) or jax.tree.structure(value) == jax.tree.structure(0)):
             return jax.tree_util.tree_map_with_path(
                 lambda path, leaf: one(name + jax.tree_util.keystr(path), leaf), value, is_leaf=callable
             )

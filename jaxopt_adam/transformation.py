@@ -74,6 +74,7 @@ def per_leaf_transformation(
     weight_decay: Any = 0.0,
     weight_decay_mask: Any = None,
     decay_gradient: bool = False,
+    real_leaves: bool = False,
     **moments: Moment | None,
 ) -> optax.GradientTransformationExtraArgs:
     """A gradient transformation of trees from a rule for one leaf.
@@ -90,6 +91,7 @@ def per_leaf_transformation(
         weight_decay_mask: which leaves decay, as in optax: a tree of booleans, a prefix of one, or a function from the
             parameters to one; None for all.
         decay_gradient: whether λθ is added to the gradient instead, before the rule sees it.
+        real_leaves: whether the rule has no meaning for complex leaves, which then are refused.
         **moments: the running statistics, in the order in which `per_leaf` takes and returns them; None for one that
             these hyperparameters have no use for, which then is None for the rule and in the state.
 
@@ -101,7 +103,7 @@ def per_leaf_transformation(
     present = {name: moment for name, moment in moments.items() if moment is not None}
 
     def init(params: optax.Params) -> Any:
-        jax.tree_util.tree_map_with_path(inexact_dtype, params)
+        jax.tree_util.tree_map_with_path(functools.partial(inexact_dtype, real=real_leaves), params)
         return state_type(
             count=jnp.zeros([], jnp.int32),
             **{name: jax.tree.map(moment.start, params) for name, moment in present.items()},
@@ -123,7 +125,7 @@ def per_leaf_transformation(
         new_updates: list[Array] = []
         new_moments: dict[str, list[Array]] = {name: [] for name in present}
         for i, (path, grad) in enumerate(grads):
-            leaf = inexact_dtype(path, grad)
+            leaf = inexact_dtype(path, grad, real=real_leaves)
             dtype = arithmetic_dtype(leaf)
             awake = {
                 name: array_like(

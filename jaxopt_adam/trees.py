@@ -21,8 +21,8 @@ Path = tuple[Any, ...]
 """The way to a leaf, as in :func:`jax.tree_util.tree_flatten_with_path`."""
 
 
-def inexact_dtype(path: Path, leaf: Any) -> np.dtype:
-    """The dtype of a leaf, which must be a floating-point or complex one; TypeError if it is not."""
+def inexact_dtype(path: Path, leaf: Any, *, real: bool = False) -> np.dtype:
+    """The dtype of a leaf, which must be a floating-point or complex one, or only `real`; TypeError if it is not."""
     try:
         dtype = jnp.result_type(leaf)
     except TypeError:
@@ -31,6 +31,10 @@ def inexact_dtype(path: Path, leaf: Any) -> np.dtype:
         raise TypeError(
             f"{_name(path)} must have a floating-point dtype, got {dtype}; leave it out with optax.masked or "
             "optax.partition, or keep it out of the tree of parameters"
+        )
+    if real and jnp.issubdtype(dtype, jnp.complexfloating):
+        raise TypeError(
+            f"{_name(path)} must be real for this rule, which has no meaning for complex numbers, got {dtype}"
         )
     return dtype
 

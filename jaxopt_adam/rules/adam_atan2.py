@@ -87,6 +87,7 @@ def adam_atan2(
         learning_rate=learning_rate,
         weight_decay=weight_decay,
         weight_decay_mask=mask,
+        real_leaves=True,
         mu=Moment(),
         nu=Moment(),
     )

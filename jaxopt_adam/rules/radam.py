@@ -75,7 +75,7 @@ def radam(
     def per_step(step, rate):
         c1, c2 = bias_correction(b1, step), bias_correction(b2, step)
         limit = 2 / (1 - b2) - 1
-        length = limit - 2 * step.astype(c2.dtype) * (1 - c2) / c2
+        length = _length(1 - b2, step.astype(c2.dtype), c2)
         settled = length >= threshold
         ratio = (length - 4) * (length - 2) * limit / ((limit - 4) * (limit - 2) * length)
         rectified = rate * jnp.where(settled, jnp.sqrt(jnp.where(settled, ratio, 1)), 1)
@@ -97,3 +97,13 @@ def radam(
         mu=Moment(),
         nu=Moment(real=True),
     )
+
+
+def _length(share, step, c2):
+    """ρ for a decay of 1 − `share`; by its series in t log β₂ while a difference of two large numbers has no digits."""
+    rate = -jnp.log1p(-jnp.asarray(share, c2.dtype))
+    age = step * rate
+    young = share * (1 / 6 + share * (1 / 12 + share * (19 / 360 + share * (3 / 80 + share * 863 / 30240))))
+    young = young + step * (1 - age * (1 / 6 - age**2 * (1 / 360 - age**2 / 15120)))
+    small = 0.25 if c2.dtype == jnp.float32 else 0.01
+    return jnp.where(age < small, young, 2 / share - 1 - 2 * step * (1 - c2) / c2)
