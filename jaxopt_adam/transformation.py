@@ -25,7 +25,7 @@ from jaxopt_adam.trees import (
     scalar_like,
 )
 
-__all__ = ["Moment", "at", "per_leaf_transformation"]
+__all__ = ["Moment", "per_leaf_transformation"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,13 +36,11 @@ class Moment:
         initial: the number that it starts from.
         real: whether it is real also where the gradient is complex, as an average of |g|² is.
         dtype: the dtype in which it rests between steps; by default that of the arithmetic, at least float32.
-        shape: its shape for a leaf of a given shape; by default the same.
     """
 
     initial: ArrayLike = 0.0
     real: bool = False
     dtype: DTypeLike | None = None
-    shape: Callable[[tuple[int, ...]], tuple[int, ...]] = tuple
 
     def awake_dtype(self, leaf: np.dtype) -> np.dtype:
         """The dtype in which this statistic of a leaf of dtype `leaf` is computed."""
@@ -58,11 +56,7 @@ class Moment:
 
     def start(self, param: Any) -> Array:
         """This statistic of the parameter `param` before the first step."""
-        dtype = self.resting_dtype(jnp.result_type(param))
-        shape = self.shape(np.shape(param))
-        if shape != np.shape(param):
-            return jnp.full(shape, self.initial, dtype)
-        return jnp.full_like(param, self.initial, dtype)
+        return jnp.full_like(param, self.initial, self.resting_dtype(jnp.result_type(param)))
 
 
 def per_leaf_transformation(
@@ -128,14 +122,9 @@ def per_leaf_transformation(
             leaf = inexact_dtype(path, grad, real=real_leaves)
             dtype = arithmetic_dtype(leaf)
             awake = {
-                name: array_like(
-                    path,
-                    grad,
-                    resting[name][i],
-                    moment.resting_dtype(leaf),
-                    f"state.{name}",
-                    moment.shape(np.shape(grad)),
-                ).astype(moment.awake_dtype(leaf))
+                name: array_like(path, grad, resting[name][i], moment.resting_dtype(leaf), f"state.{name}").astype(
+                    moment.awake_dtype(leaf)
+                )
                 for name, moment in present.items()
             }
             arguments = [scalar_like(path, grad, scalar, real_dtype(dtype)) for scalar in scalars[i]]
@@ -158,20 +147,14 @@ def per_leaf_transformation(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def at(value: Any, count: Array, updates: Any, what: str) -> list[Any]:
+def _at(value: Any, count: Array, updates: Any, what: str) -> list[Any]:
     """A hyperparameter after `count` updates, for each leaf of `updates`.
 
     It is a number or a schedule, or a tree of these with the tree of the updates, or a prefix of it.
     """
-    return broadcast_prefix(
-        jax.tree.map(
-            lambda entry: entry(count) if callable(entry) else entry,
-            value,
-            is_leaf=None if _like(value, updates) else callable,
-        ),
-        updates,
-        what,
-    )
+    is_leaf = None if _like(value, updates) else callable
+    now = jax.tree.map(lambda entry: entry(count) if callable(entry) else entry, value, is_leaf=is_leaf)
+    return broadcast_prefix(now, updates, what)
 
 
 def _like(value: Any, updates: Any) -> bool:
@@ -183,7 +166,7 @@ def _rates(learning_rate: Any, updates: Any, count: Array) -> list[Any]:
     """−α for each leaf, or 1 without a learning rate; the same object where it is the same number."""
     if learning_rate is None:
         return [1.0] * len(jax.tree.leaves(updates))
-    rates = at(learning_rate, count, updates, "learning_rate")
+    rates = _at(learning_rate, count, updates, "learning_rate")
     negative = {id(rate): -rate for rate in rates}
     return [negative[id(rate)] for rate in rates]
 
@@ -202,7 +185,7 @@ def _decay_terms(
         return [None] * len(grads)
     if params is None:
         raise ValueError("weight_decay needs the parameters: call update(gradients, state, params)")
-    decays = at(weight_decay, count, params, "weight_decay")
+    decays = _at(weight_decay, count, params, "weight_decay")
     mask = True if mask is None else mask(params) if callable(mask) and not _like(mask, params) else mask
     masks = broadcast_prefix(mask, params, "the mask of weight_decay")
 

@@ -39,16 +39,10 @@ def inexact_dtype(path: Path, leaf: Any, *, real: bool = False) -> np.dtype:
     return dtype
 
 
-def array_like(
-    path: Path, grad: Any, value: Any, dtype: np.dtype, what: str, shape: tuple[int, ...] | None = None
-) -> Array:
-    """`value` as an array, which must have `dtype` and `shape`, by default that of the gradient at `path`."""
-    due = np.shape(grad) if shape is None else shape
-    if np.shape(value) != due:
-        raise ValueError(
-            f"{_name(path)}: the gradient has shape {np.shape(grad)}, so {what} must have shape {due}, not "
-            f"{np.shape(value)}"
-        )
+def array_like(path: Path, grad: Any, value: Any, dtype: np.dtype, what: str) -> Array:
+    """`value` as an array, which must have the shape of the gradient at `path`, and `dtype`."""
+    if np.shape(value) != np.shape(grad):
+        raise ValueError(f"{_name(path)}: the gradient has shape {np.shape(grad)}, but {what} {np.shape(value)}")
     if jnp.result_type(value) != dtype:
         raise TypeError(
             f"{_name(path)}: for a gradient of dtype {jnp.result_type(grad)} {what} must have dtype {dtype}, got "
