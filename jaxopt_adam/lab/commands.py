@@ -157,7 +157,7 @@ def digits(
         comparisons = claim.compare(finished["sgd"], finished["adam"]) if {"sgd", "adam"} <= set(names) else []
         verdict = claim.verdict(comparisons, images.name)
         report.write(unfinished, images, settings, outcomes, batches, comparisons, verdict)
-    _print_table(report.COLUMNS, [report.row(outcome) for outcome in outcomes])
+    _print_table(tuple(report.COLUMNS.values()), [report.row(outcome) for outcome in outcomes])
     for sentence in (*(each.sentence for each in comparisons if claim.telling(each, comparisons)), verdict):
         console.print(sentence, highlight=False)
     _print_path(out / "report.html")

@@ -16,7 +16,15 @@ from jaxopt_adam.lab.race import Outcome, Settings
 
 __all__ = ["COLUMNS", "row", "write"]
 
-COLUMNS = ("rule", "best rate", "to 90 %", "to 94 %", "final (%)", "seconds")
+COLUMNS = {
+    "rule": "rule",
+    "best learning rate": "best rate",
+    "iterations to 90 %": "to 90 %",
+    "iterations to 94 %": "to 94 %",
+    "final accuracy (%)": "final (%)",
+    "seconds": "seconds",
+}
+"""The columns of the table, and what a terminal has room for."""
 
 
 def row(outcome: Outcome) -> tuple[str, ...]:
@@ -166,6 +174,7 @@ body {{ font: 1rem/1.5 system-ui, sans-serif; max-width: 52rem; margin: 2rem aut
 .scroll {{ overflow-x: auto; }}
 table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
 th, td {{ padding: .3rem .7rem; border-bottom: 1px solid #8886; text-align: right; }}
+td {{ white-space: nowrap; }}
 th:first-child {{ text-align: left; }}
 figure {{ margin: 1.5rem 0; }}
 img {{ max-width: 100%; height: auto; background: white; }}
@@ -190,9 +199,8 @@ img {{ max-width: 100%; height: auto; background: white; }}
 learning rate by, {sizes["test"]:,} to test on. A network with one hidden layer of {settings.hidden} units,
 {settings.steps} iterations, mini-batches of {settings.batch_size}, {settings.seeds} seeds. Every rule was tried with
 the learning rates {", ".join(f"{rate:g}" for rate in settings.learning_rates)}; a best one at the edge of these
-is marked, since there may be a better one beyond. "To 90 %" and "to 94 %" are the iterations to that accuracy on the
-test data; accuracies are means over the seeds, ± their standard deviation; the seconds are those of the whole grid,
-compilation included.</p>
+is marked, since there may be a better one beyond. Accuracies are those on the test data, means over the seeds ± their
+standard deviation; the seconds are those of the whole grid, compilation included.</p>
 <h2>Figures</h2>
 {shown}
 </body>
