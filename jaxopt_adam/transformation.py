@@ -34,7 +34,7 @@ class Moment:
 
     Args:
         initial: the number that it starts from.
-        real: whether it is real also where the gradient is complex, as an average of |g|² is.
+        real: whether it is real also where the gradient is complex, as an average of ``|g|²`` is.
         dtype: the dtype in which it rests between steps; by default that of the arithmetic, at least float32.
     """
 
