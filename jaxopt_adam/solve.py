@@ -142,7 +142,7 @@ def minimize(
         Status.NONFINITE,
         jnp.where(jnp.asarray(max_steps) <= 0, Status.MAX_STEPS, _RUNNING),
     ).astype(jnp.int32)
-    start = Result(x0, value, jnp.zeros([], jnp.int32), status, aux)
+    start = Result(x0, value, jnp.zeros_like(status), status, aux)
     result, *_ = jax.lax.while_loop(running, step, (start, grad, optimizer.init(x0), status))
     return result
 

@@ -152,9 +152,10 @@ class TestOptax:
     )
     def test_inject_hyperparams(self, factory, arguments):
         injected = optax.inject_hyperparams(factory)(**arguments)
-        params, state, losses = train(injected)
+        _, state, losses = train(injected)
         assert_learns(losses)
-        assert_same(params, train(factory(**arguments))[0], rtol=1e-3, atol=1e-4)
+        # Early: RMSProp ends hopping around the minimum, where a last bit decides on which side it is.
+        assert_same(train(injected, steps=10)[0], train(factory(**arguments), steps=10)[0], rtol=1e-4, atol=1e-5)
         assert state.hyperparams["learning_rate"].shape == ()
         assert "nesterov" not in state.hyperparams
 

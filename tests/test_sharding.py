@@ -48,10 +48,44 @@ PROGRAM = textwrap.dedent(
 )
 
 
-def test_every_rule_on_eight_devices():
+WITHIN_SHARD_MAP = textwrap.dedent(
+    """
+    import functools
+
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+    from jax.sharding import AxisType, PartitionSpec
+
+    from jaxopt_adam import adam, minimize
+
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Auto,))
+    spec = PartitionSpec("x")
+
+    @functools.partial(jax.shard_map, mesh=mesh, in_specs=spec, out_specs=spec)
+    def each_on_its_device(start):
+        result = minimize(lambda x: jnp.sum((x - 3.0) ** 2), start, adam(0.1), tol=1e-8)
+        return jnp.stack([result.x, result.steps.astype(float)[None]], axis=1)
+
+    starts = jnp.arange(8.0)
+    alone = [minimize(lambda x: (x - 3.0) ** 2, start, adam(0.1), tol=1e-8) for start in starts]
+    expected = np.array([[each.x, each.steps] for each in alone])
+    np.testing.assert_allclose(each_on_its_device(starts), expected, rtol=1e-5)
+    """
+)
+
+
+def run_on_eight_devices(program: str) -> str:
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, timeout=500, check=False
-    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "adam\n" in done.stdout
+    return done.stdout
+
+
+def test_every_rule_on_eight_devices():
+    assert "adam\n" in run_on_eight_devices(PROGRAM)
+
+
+def test_minimize_within_shard_map():
+    run_on_eight_devices(WITHIN_SHARD_MAP)

@@ -1,9 +1,10 @@
 """The command ``jaxopt-adam``: what it says and how it ends when something goes wrong."""
 
 import os
-import signal
 import sys
 from typing import NoReturn
+
+from jaxopt_adam.lab import interrupt
 
 __all__ = ["main"]
 
@@ -14,9 +15,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     Args:
         arguments: the words after the command's name; None for those of the process.
     """
-    for name in ("SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), _terminate)
+    interrupt.listen()
     try:
         # Imported here, since it takes seconds in which one may be interrupted too.
         import jax
@@ -25,9 +24,10 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         from jaxopt_adam.lab.commands import app
         from jaxopt_adam.lab.data import DataError
 
+        interrupt.check()
         words = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
         try:
-            code = app(words, prog_name="jaxopt-adam", standalone_mode=False)
+            app(words, prog_name="jaxopt-adam", standalone_mode=False)
         except typer.TyperException as error:
             _fail(error.format_message())
         except (DataError, MemoryError, OverflowError, jax.errors.JaxRuntimeError) as error:
@@ -35,34 +35,15 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         except OSError as error:
             where = error.filename2 or error.filename
             _fail(f"{where}: {error.strerror}" if where and error.strerror else str(error))
-        except typer.Abort:
-            raise KeyboardInterrupt from None
-        if code == 128 + signal.SIGINT:  # typer's own word for it
-            raise KeyboardInterrupt
-    except KeyboardInterrupt:
-        _interrupted(signal.SIGINT)
-    except _Terminated as end:
-        _interrupted(end.args[0])
+    except interrupt.Interrupted as end:
+        print("jaxopt-adam: interrupted; nothing was written", file=sys.stderr)  # noqa: T201
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # At once: XLA's threads may be at work, which the interpreter's own end does not survive.
+        os._exit(128 + end.args[0])
     sys.exit(0)
-
-
-class _Terminated(BaseException):
-    """The process was told to end; raised so that what is unfinished is cleared away."""
-
-
-def _terminate(number: int, _: object) -> NoReturn:
-    raise _Terminated(number)
 
 
 def _fail(message: str) -> NoReturn:
     print(f"jaxopt-adam: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201
     sys.exit(2)
-
-
-def _interrupted(number: int) -> NoReturn:
-    print("jaxopt-adam: interrupted; nothing was written", file=sys.stderr)  # noqa: T201
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(
-        128 + number
-    )  # at once: XLA's threads may still be at work, which the interpreter's own end does not survive

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from jaxopt_adam.lab import averages as averages_lab
-from jaxopt_adam.lab import claim, data, figures, race, report
+from jaxopt_adam.lab import claim, data, figures, interrupt, race, report
 from jaxopt_adam.lab import landscape as landscape_lab
 from jaxopt_adam.lab.output import new_folder, write_json
 
@@ -271,6 +271,7 @@ def _race(entrants: list[race.Entry], images: data.Digits, settings: race.Settin
         for index, entry in enumerate(entrants):
             progress.update(whole, description=entry.name)
             for news in race.run(entry, images, settings):
+                interrupt.check()
                 if isinstance(news, race.Outcome):
                     outcomes.append(news)
                 else:

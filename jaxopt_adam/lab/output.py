@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from jaxopt_adam.lab import interrupt
+
 __all__ = ["new_folder", "write_json"]
 
 
@@ -31,6 +33,7 @@ def new_folder(out: Path) -> Iterator[Path]:
     try:
         with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=out) as temporary:
             yield Path(temporary)
+            interrupt.check()
             finished = sorted(Path(temporary).iterdir())
             for path in finished:
                 if (out / path.name).is_dir():
