@@ -559,7 +559,7 @@ class TestZeroGradient:
     def test_gives_a_zero_update_at_first_and_finite_ones_ever_after(self, rule, arguments):
         path = np.zeros((400, 3))
         path[3], path[5] = [1.0, -0.01, 100.0], [0.5, -0.5, 0.0]
-        dtypes = [jnp.float16, jnp.float32] + [jnp.complex64] * (rule != "adam_atan2")
+        dtypes = [jnp.float16, jnp.bfloat16, jnp.float32] + [jnp.complex64] * (rule != "adam_atan2")
         gradients = {np.dtype(dtype).name: jnp.asarray(path, dtype) for dtype in dtypes}
         params = {name: jnp.zeros(3, leaf.dtype) for name, leaf in gradients.items()}
         updates = jax.jit(lambda: walk_tree(make(rule, arguments), params, gradients))()
