@@ -11,13 +11,14 @@ Dividing by it (:func:`debias`) makes it an average proper from the first value 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from jaxopt_adam.dtypes import arithmetic_dtype, real_dtype
 
-__all__ = ["abs_sq", "accumulate", "bias_correction", "debias", "ema", "root"]
+__all__ = ["abs_sq", "accumulate", "bias_correction", "debias", "debiasing_weights", "ema", "root", "weighted"]
 
 
 def ema(average: ArrayLike, value: ArrayLike, decay: ArrayLike) -> Array:
@@ -126,6 +127,27 @@ def accumulate(trace: Array, value: Array, decay: ArrayLike, *, nesterov: bool) 
     """
     trace = value + decay * trace
     return value + decay * trace if nesterov else trace, trace
+
+
+def debiasing_weights(
+    scale: Array, decay: ArrayLike, step: Array, *, nesterov: bool = False
+) -> tuple[Array, Array | None]:
+    """What an average and its newest value weigh in `scale` times the debiased average; None for nothing.
+
+    With `nesterov` it is what the debiased average would be if the same value came once more, each of its two parts
+    debiased by the steps that it has seen: Dozat's look ahead.
+    """
+    correction = bias_correction(decay, step)
+    if not nesterov:
+        return scale / correction, None
+    ahead = bias_correction(decay, optax.safe_increment(step))
+    return scale * decay / ahead, scale * (1 - decay) / correction
+
+
+def weighted(average: Array, value: Array, weight_of_average: Array, weight_of_value: Array | None) -> Array:
+    """The sum of both with the weights that :func:`debiasing_weights` gives."""
+    part = weight_of_average * average
+    return part if weight_of_value is None else part + weight_of_value * value
 
 
 def root(square: Array, eps: ArrayLike = 0.0) -> Array:

@@ -16,16 +16,28 @@ from jax.typing import ArrayLike, DTypeLike
 __all__ = [
     "Check",
     "Decay",
+    "Decays",
     "Flag",
     "LearningRate",
     "Mask",
     "NonNegative",
+    "OneLearningRate",
     "OptionalDecay",
     "OptionalDtype",
+    "OptionalNonNegative",
+    "OptionalSteps",
+    "OptionalWeightDecay",
     "Schedule",
+    "ScheduledDecay",
+    "ScheduledNonNegative",
+    "Size",
     "WeightDecay",
+    "Whole",
+    "choice",
+    "function",
     "is_array",
     "is_number",
+    "whole",
 ]
 
 Schedule = Callable[[Any], ArrayLike]
@@ -44,7 +56,11 @@ def is_number(value: object) -> bool:
     """Whether `value` is a number or an array of numbers, NumPy's and JAX's included, and so a leaf of an optimizer."""
     if is_array(value):
         return jnp.issubdtype(value.dtype, np.number)
-    return isinstance(value, (int, float, complex)) and not isinstance(value, bool)
+    return isinstance(value, (int, float, complex)) and not isinstance(value, (bool, Whole))
+
+
+class Whole(int):
+    """A whole number that shapes the program, as a size or a number of rounds does: never a leaf, never traced."""
 
 
 def number(
@@ -99,13 +115,62 @@ def _mask(name: str, value: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, leaf: _flag(name + jax.tree_util.keystr(path), leaf), value)
 
 
+def whole(least: int, *, optional: bool = False) -> Check:
+    """A check for whole numbers from `least`."""
+    expected = f"a whole number ≥ {least}" + (" or None" if optional else "")
+
+    def check(name: str, value: Any) -> Any:
+        if optional and value is None:
+            return None
+        is_whole = isinstance(value, (int, np.integer)) or (is_array(value) and value.ndim == 0)
+        if not is_whole or isinstance(value, (bool, Tracer)) or np.asarray(value).dtype.kind not in "iu":
+            raise TypeError(f"{name} must be {expected}, got {value!r} ({type(value).__name__})")
+        if int(value) < least:
+            raise ValueError(f"{name} must be {expected}, got {value!r}")
+        return Whole(value)
+
+    return check
+
+
+def choice(*names: str) -> Check:
+    """A check for one of a few words."""
+
+    def check(name: str, value: Any) -> Any:
+        if value not in names:
+            raise ValueError(f"{name} must be one of {', '.join(map(repr, names))}, got {value!r}")
+        return value
+
+    return check
+
+
+def function(expected: str, *, optional: bool = False) -> Check:
+    """A check for functions."""
+
+    def check(name: str, value: Any) -> Any:
+        if not callable(value) and not (optional and value is None):
+            raise TypeError(f"{name} must be {expected}, got {value!r} ({type(value).__name__})")
+        return value
+
+    return check
+
+
 LearningRate = Annotated[
     Any, number("a number ≥ 0, a schedule, a tree of these or None", schedule=True, optional=True, tree=True)
 ]
+OneLearningRate = Annotated[Any, number("a number ≥ 0 or a schedule", schedule=True)]
 WeightDecay = Annotated[Any, number("a number ≥ 0, a schedule or a tree of these", schedule=True, tree=True)]
+OptionalWeightDecay = Annotated[
+    Any, number("a number ≥ 0, a schedule, a tree of these or None", schedule=True, optional=True, tree=True)
+]
 Decay = Annotated[ArrayLike, number("in [0, 1)", below=1)]
+Decays = Annotated[Any, number("in [0, 1)", below=1, tree=True)]
 OptionalDecay = Annotated[ArrayLike | None, number("in [0, 1) or None", below=1, optional=True)]
+ScheduledDecay = Annotated[Any, number("in [0, 1) or a schedule", below=1, schedule=True)]
 NonNegative = Annotated[ArrayLike, number("a number ≥ 0")]
+OptionalNonNegative = Annotated[ArrayLike | None, number("a number ≥ 0 or None", optional=True)]
+ScheduledNonNegative = Annotated[Any, number("a number ≥ 0 or a schedule", schedule=True)]
+Size = Annotated[int, whole(1)]
+OptionalSteps = Annotated[int | None, whole(0, optional=True)]
 Flag = Annotated[bool, _flag]
 Mask = Annotated[Any, _mask]
 OptionalDtype = Annotated[DTypeLike | None, _optional_dtype]

@@ -332,4 +332,4 @@ def _same(one: object, other: object) -> bool:
         return False
     if is_number(one) and is_number(other):
         return np.array_equal(np.asarray(one), np.asarray(other))
-    return type(one) is type(other) and one == other
+    return isinstance(one, type(other)) and one == other

@@ -6,7 +6,7 @@ A rule is arithmetic for one leaf and knows nothing of these.
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,12 +20,30 @@ from jaxopt_adam.trees import (
     Path,
     array_like,
     broadcast_prefix,
+    fields,
     inexact_dtype,
+    leaf_name,
     leaves_like,
     scalar_like,
 )
 
-__all__ = ["Moment", "per_leaf_transformation"]
+__all__ = ["Leaf", "Moment", "per_leaf_transformation"]
+
+
+class Leaf(NamedTuple):
+    """What a rule may know of a leaf besides its moments; the arrays are in the dtype of the arithmetic.
+
+    Attributes:
+        path: the way to the leaf.
+        grad: its gradient.
+        param: the parameter θ, or None where `update` got no parameters.
+        decay: λθ, or 0.0 where it does not decay.
+    """
+
+    path: Path
+    grad: Array
+    param: Array | None
+    decay: ArrayLike
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,11 +54,16 @@ class Moment:
         initial: the number that it starts from.
         real: whether it is real also where the gradient is complex, as an average of ``|g|²`` is.
         dtype: the dtype in which it rests between steps; by default that of the arithmetic, at least float32.
+        from_param: whether it starts as a copy of the parameter.
+        shape: ``shape(path, shape of the parameter)``: the shape for one leaf, None for a leaf that goes without, or a
+            list of these for several arrays; by default it has the parameter's.
     """
 
     initial: ArrayLike = 0.0
     real: bool = False
     dtype: DTypeLike | None = None
+    from_param: bool = False
+    shape: Callable[[Path, tuple[int, ...]], Any] | None = None
 
     def awake_dtype(self, leaf: np.dtype) -> np.dtype:
         """The dtype in which this statistic of a leaf of dtype `leaf` is computed."""
@@ -54,9 +77,35 @@ class Moment:
         is_complex = jnp.issubdtype(awake, jnp.complexfloating)
         return jnp.promote_types(self.dtype, jnp.complex64) if is_complex else jnp.dtype(self.dtype)
 
-    def start(self, param: Any) -> Array:
+    def start(self, path: Path, param: Any) -> Any:
         """This statistic of the parameter `param` before the first step."""
-        return jnp.full_like(param, self.initial, self.resting_dtype(jnp.result_type(param)))
+        dtype = self.resting_dtype(jnp.result_type(param))
+        if self.from_param:
+            return jnp.array(param, dtype)
+        if self.shape is None:
+            return jnp.full_like(param, self.initial, dtype)
+        shapes = self.shape(path, np.shape(param))
+        return jax.tree.map(lambda shape: jnp.full(shape, self.initial, dtype), shapes, is_leaf=_is_shape)
+
+    def wake(self, path: Path, grad: Any, resting: Any, what: str) -> Any:
+        """The statistic as the arithmetic wants it; ValueError or TypeError if it does not go with the gradient."""
+        leaf = jnp.result_type(grad)
+        shapes = np.shape(grad) if self.shape is None else self.shape(path, np.shape(grad))
+        expected = jax.tree.structure(shapes, is_leaf=_is_shape)
+        if jax.tree.structure(resting) != expected:
+            raise ValueError(
+                f"{leaf_name(path)}: for a gradient of shape {np.shape(grad)} {what} must have {_text(shapes)}, got "
+                f"{_text(jax.tree.map(np.shape, resting))}"
+            )
+        arrays = [
+            array_like(path, grad, value, self.resting_dtype(leaf), what, shape).astype(self.awake_dtype(leaf))
+            for shape, value in zip(jax.tree.leaves(shapes, is_leaf=_is_shape), jax.tree.leaves(resting), strict=True)
+        ]
+        return jax.tree.unflatten(expected, arrays)
+
+    def rest(self, leaf: np.dtype, value: Any) -> Any:
+        """The statistic as it goes into the state."""
+        return jax.tree.map(lambda array: array.astype(self.resting_dtype(leaf)), value)
 
 
 def per_leaf_transformation(
@@ -67,7 +116,8 @@ def per_leaf_transformation(
     learning_rate: Any,
     weight_decay: Any = 0.0,
     weight_decay_mask: Any = None,
-    decay_gradient: bool = False,
+    whole_leaf: bool = False,
+    needs_params: bool = False,
     real_leaves: bool = False,
     **moments: Moment | None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -84,7 +134,8 @@ def per_leaf_transformation(
             of AdamW); `update` needs the parameters θ for it, unless λ is plainly 0.0.
         weight_decay_mask: which leaves decay, as in optax: a tree of booleans, a prefix of one, or a function from the
             parameters to one; None for all.
-        decay_gradient: whether λθ is added to the gradient instead, before the rule sees it.
+        whole_leaf: whether the rule takes a :class:`Leaf` in place of the gradient, and sees to the decay itself.
+        needs_params: whether the rule needs the parameters also without weight decay.
         real_leaves: whether the rule has no meaning for complex leaves, which then are refused.
         **moments: the running statistics, in the order in which `per_leaf` takes and returns them; None for one that
             these hyperparameters have no use for, which then is None for the rule and in the state.
@@ -100,49 +151,58 @@ def per_leaf_transformation(
         jax.tree_util.tree_map_with_path(functools.partial(inexact_dtype, real=real_leaves), params)
         return state_type(
             count=jnp.zeros([], jnp.int32),
-            **{name: jax.tree.map(moment.start, params) for name, moment in present.items()},
+            **{name: jax.tree_util.tree_map_with_path(moment.start, params) for name, moment in present.items()},
         )
 
     def update(
         updates: optax.Updates, state: Any, params: optax.Params | None = None, **_: Any
     ) -> tuple[optax.Updates, Any]:
         grads, tree = jax.tree_util.tree_flatten_with_path(updates)
-        for name in ("count", *present):
-            if not hasattr(state, name):
-                raise TypeError(f"state must have {name}, as what init returns has, got {type(state).__name__}")
-        resting = {name: leaves_like(tree, getattr(state, name), f"state.{name}") for name in present}
-        step = jnp.asarray(optax.safe_increment(state.count))
-        rates = _rates(learning_rate, updates, state.count)
+        count, *resting = fields(state, "count", *present)
+        columns = [leaves_like(tree, each, f"state.{name}") for name, each in zip(present, resting, strict=True)]
+        step = jnp.asarray(optax.safe_increment(count))
+        rates = _rates(learning_rate, updates, count)
         scalars = _per_rate(per_step, step, rates)
-        decay_terms = _decay_terms(grads, tree, params, weight_decay, weight_decay_mask, state.count)
+        thetas = decays = [None] * len(grads)
+        decaying = not (isinstance(weight_decay, float) and weight_decay == 0.0)
+        if params is None and (decaying or needs_params):
+            what = "this rule" if needs_params else "weight_decay"
+            raise ValueError(f"{what} needs the parameters: call update(gradients, state, params)")
+        if decaying or (whole_leaf and params is not None):
+            thetas = [
+                array_like(path, grad, theta, None, "the parameter")
+                for (path, grad), theta in zip(grads, leaves_like(tree, params, "params"), strict=True)
+            ]
+        if decaying:
+            decays = _decays(weight_decay, weight_decay_mask, params, count)
 
-        new_updates: list[Array] = []
-        new_moments: dict[str, list[Array]] = {name: [] for name in present}
-        for i, (path, grad) in enumerate(grads):
-            leaf = inexact_dtype(path, grad, real=real_leaves)
-            dtype = arithmetic_dtype(leaf)
-            awake = {
-                name: array_like(path, grad, resting[name][i], moment.resting_dtype(leaf), f"state.{name}").astype(
-                    moment.awake_dtype(leaf)
-                )
-                for name, moment in present.items()
+        def one_leaf(path_and_grad, theta, decay, rate, scalars, *resting):
+            path, grad = path_and_grad
+            dtype = inexact_dtype(path, grad, real=real_leaves)
+            awake = arithmetic_dtype(dtype)
+            number = functools.partial(scalar_like, path, grad, dtype=real_dtype(awake))
+            moments_by_name = {
+                name: moment.wake(path, grad, value, f"state.{name}")
+                for (name, moment), value in zip(present.items(), resting, strict=True)
             }
-            arguments = [scalar_like(path, grad, scalar, real_dtype(dtype)) for scalar in scalars[i]]
-            value, decay_term = jnp.asarray(grad, dtype), decay_terms[i]
-            if decay_term is not None and decay_gradient:
-                value = value + decay_term
-            change, *values = per_leaf(value, *(awake.get(name) for name in moments), *arguments)
-            if decay_term is not None and not decay_gradient:
-                change = change + jnp.asarray(rates[i], real_dtype(dtype)) * decay_term
-            new_updates.append(array_like(path, grad, change, dtype, "the update").astype(leaf))
-            for name, value in zip(moments, values, strict=True):
-                if name in present:
-                    new_moments[name].append(value.astype(present[name].resting_dtype(leaf)))
+            value = jnp.asarray(grad, awake)
+            theta = None if theta is None else theta.astype(awake)
+            term = None if decay is None or theta is None else jnp.asarray(number(decay)) * theta
+            leaf = Leaf(path, value, theta, 0.0 if term is None else term) if whole_leaf else value
+            change, *after = per_leaf(leaf, *map(moments_by_name.get, moments), *map(number, scalars))
+            if term is not None and not whole_leaf:
+                change = change + jnp.asarray(rate, real_dtype(awake)) * term
+            named = zip(moments.values(), after, strict=True)
+            return [
+                array_like(path, grad, change, awake, "the update").astype(dtype),
+                *(moment.rest(dtype, value) for moment, value in named if moment is not None),
+            ]
 
-        like_updates = functools.partial(jax.tree.unflatten, tree)
-        return like_updates(new_updates), state_type(
-            count=step, **{name: like_updates(leaves) for name, leaves in new_moments.items()}
+        rows = list(map(one_leaf, grads, thetas, decays, rates, scalars, *columns))
+        new_updates, *new_moments = (
+            jax.tree.unflatten(tree, [row[i] for row in rows]) for i in range(1 + len(present))
         )
+        return new_updates, state_type(count=step, **dict(zip(present, new_moments, strict=True)))
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -177,24 +237,17 @@ def _per_rate(per_step: Callable[..., Any], step: Array, rates: list[Any]) -> li
     return [scalars[id(rate)] for rate in rates]
 
 
-def _decay_terms(
-    grads: list[Any], tree: Any, params: Any, weight_decay: Any, mask: Any, count: Array
-) -> list[Array | None]:
-    """Weight decay times the parameter for each leaf, or None where there is none."""
-    if isinstance(weight_decay, float) and weight_decay == 0.0:
-        return [None] * len(grads)
-    if params is None:
-        raise ValueError("weight_decay needs the parameters: call update(gradients, state, params)")
-    decays = _at(weight_decay, count, params, "weight_decay")
+def _decays(weight_decay: Any, mask: Any, params: Any, count: Array) -> list[Any]:
+    """λ for each leaf, or None where it does not decay."""
     mask = True if mask is None else mask(params) if callable(mask) and not _like(mask, params) else mask
     masks = broadcast_prefix(mask, params, "the mask of weight_decay")
+    decays = _at(weight_decay, count, params, "weight_decay")
+    return [decay if masked else None for decay, masked in zip(decays, masks, strict=True)]
 
-    def term(path: Path, grad: Any, param: Any, decay: Any, masked: Any) -> Array | None:
-        if not masked:
-            return None
-        dtype = arithmetic_dtype(inexact_dtype(path, grad))
-        param = array_like(path, grad, param, jnp.result_type(param), "the parameter")
-        return jnp.asarray(scalar_like(path, grad, decay, real_dtype(dtype))) * param.astype(dtype)
 
-    params = leaves_like(tree, params, "params")
-    return [term(path, grad, *rest) for (path, grad), *rest in zip(grads, params, decays, masks, strict=True)]
+def _is_shape(value: Any) -> bool:
+    return isinstance(value, tuple)
+
+
+def _text(shapes: Any) -> str:
+    return "nothing" if shapes is None else f"the shape {shapes}" if _is_shape(shapes) else f"arrays of {shapes}"

@@ -12,7 +12,9 @@ __all__ = [
     "Path",
     "array_like",
     "broadcast_prefix",
+    "fields",
     "inexact_dtype",
+    "leaf_name",
     "leaves_like",
     "scalar_like",
 ]
@@ -26,26 +28,32 @@ def inexact_dtype(path: Path, leaf: Any, *, real: bool = False) -> np.dtype:
     try:
         dtype = jnp.result_type(leaf)
     except TypeError:
-        raise TypeError(f"{_name(path)} must be an array, got {leaf!r} ({type(leaf).__name__})") from None
+        raise TypeError(f"{leaf_name(path)} must be an array, got {leaf!r} ({type(leaf).__name__})") from None
     if not jnp.issubdtype(dtype, jnp.inexact):
         raise TypeError(
-            f"{_name(path)} must have a floating-point dtype, got {dtype}; leave it out with optax.masked or "
+            f"{leaf_name(path)} must have a floating-point dtype, got {dtype}; leave it out with optax.masked or "
             "optax.partition, or keep it out of the tree of parameters"
         )
     if real and jnp.issubdtype(dtype, jnp.complexfloating):
         raise TypeError(
-            f"{_name(path)} must be real for this rule, which has no meaning for complex numbers, got {dtype}"
+            f"{leaf_name(path)} must be real for this rule, which has no meaning for complex numbers, got {dtype}"
         )
     return dtype
 
 
-def array_like(path: Path, grad: Any, value: Any, dtype: np.dtype, what: str) -> Array:
-    """`value` as an array, which must have the shape of the gradient at `path`, and `dtype`."""
-    if np.shape(value) != np.shape(grad):
-        raise ValueError(f"{_name(path)}: the gradient has shape {np.shape(grad)}, but {what} {np.shape(value)}")
-    if jnp.result_type(value) != dtype:
+def array_like(
+    path: Path, grad: Any, value: Any, dtype: np.dtype | None, what: str, shape: tuple[int, ...] | None = None
+) -> Array:
+    """`value` as an array, which must have `shape`, by default that of the gradient at `path`, and `dtype` if given."""
+    shape = np.shape(grad) if shape is None else shape
+    if value is None or np.shape(value) != shape:
+        raise ValueError(
+            f"{leaf_name(path)}: for a gradient of shape {np.shape(grad)} {what} must have shape {shape}, got "
+            f"{None if value is None else np.shape(value)}"
+        )
+    if dtype is not None and jnp.result_type(value) != dtype:
         raise TypeError(
-            f"{_name(path)}: for a gradient of dtype {jnp.result_type(grad)} {what} must have dtype {dtype}, got "
+            f"{leaf_name(path)}: for a gradient of dtype {jnp.result_type(grad)} {what} must have dtype {dtype}, got "
             f"{jnp.result_type(value)}; give init parameters of the dtype that the gradients have"
         )
     return jnp.asarray(value)
@@ -59,10 +67,18 @@ def scalar_like(path: Path, grad: Any, scalar: ArrayLike | None, dtype: np.dtype
     pairs = zip(shape[::-1], np.shape(grad)[::-1], strict=False)
     if len(shape) > np.ndim(grad) or any(size not in (1, whole) for size, whole in pairs):
         raise ValueError(
-            f"{_name(path)}: a hyperparameter of shape {shape} does not broadcast to the gradient's shape "
+            f"{leaf_name(path)}: a hyperparameter of shape {shape} does not broadcast to the gradient's shape "
             f"{np.shape(grad)}; for a batch of optimizers use jax.vmap"
         )
     return jnp.asarray(scalar, dtype)
+
+
+def fields(state: Any, *names: str) -> list[Any]:
+    """The fields of a state, which must have them."""
+    for name in names:
+        if not hasattr(state, name):
+            raise TypeError(f"state must have {name}, as what init returns has, got {type(state).__name__}")
+    return [getattr(state, name) for name in names]
 
 
 def leaves_like(tree: Any, other: Any, what: str) -> list[Any]:
@@ -88,7 +104,8 @@ def broadcast_prefix(prefix: Any, params: Any, what: str) -> list[Any]:
     return jax.tree.leaves(whole)
 
 
-def _name(path: Path) -> str:
+def leaf_name(path: Path) -> str:
+    """A leaf as errors call it."""
     return f"leaf {jax.tree_util.keystr(path)}" if path else "the only leaf"
 
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import optax
 from jax import Array
 
-from jaxopt_adam.averages import abs_sq, bias_correction, ema, root
+from jaxopt_adam.averages import abs_sq, bias_correction, debiasing_weights, ema, root, weighted
 from jaxopt_adam.hyperparameters import Decay, Flag, LearningRate, NonNegative
 from jaxopt_adam.optimizer import optimizer
 from jaxopt_adam.transformation import Moment, per_leaf_transformation
@@ -64,16 +64,13 @@ def adabelief(
     """
 
     def per_step(step, rate):
-        c1, c2 = bias_correction(b1, step), bias_correction(b2, step)
-        ahead = bias_correction(b1, optax.safe_increment(step))
-        weights = (rate * b1 / ahead, rate * (1 - b1) / c1) if nesterov else (rate / c1, 0.0)
-        return *weights, c2, eps_root, eps
+        weights = debiasing_weights(rate, b1, step, nesterov=nesterov)
+        return bias_correction(b2, step), eps_root, eps, *weights
 
-    def per_leaf(grad, mu, nu, weight_of_mu, weight_of_grad, c2, eps_root, eps):
+    def per_leaf(grad, mu, nu, c2, eps_root, eps, *weights):
         mu = ema(mu, grad, b1)
         nu = ema(nu, abs_sq(grad - mu), b2) + eps_root
-        average = weight_of_mu * mu + weight_of_grad * grad if nesterov else weight_of_mu * mu
-        return average / (root(nu / c2) + eps), mu, nu
+        return weighted(mu, grad, *weights) / (root(nu / c2) + eps), mu, nu
 
     return per_leaf_transformation(
         AdabeliefState,

@@ -66,7 +66,8 @@ def adadelta(
     def per_step(_, rate):
         return rate, eps
 
-    def per_leaf(grad, e_g, e_x, rate, eps):
+    def per_leaf(leaf, e_g, e_x, rate, eps):
+        grad = leaf.grad + leaf.decay
         e_g = ema(e_g, abs_sq(grad), rho)
         delta = jnp.sqrt(e_x + eps) / root(e_g, eps) * grad
         e_x = ema(e_x, abs_sq(delta), rho)
@@ -79,7 +80,7 @@ def adadelta(
         learning_rate=learning_rate,
         weight_decay=weight_decay,
         weight_decay_mask=weight_decay_mask,
-        decay_gradient=True,
+        whole_leaf=True,
         e_g=Moment(real=True),
         e_x=Moment(real=True),
     )

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxopt_adam.averages import abs_sq, bias_correction, ema, root
+from jaxopt_adam.averages import abs_sq, bias_correction, debiasing_weights, ema, root, weighted
 from jaxopt_adam.hyperparameters import Decay, Flag, LearningRate, Mask, NonNegative, OptionalDtype, WeightDecay
 from jaxopt_adam.optimizer import optimizer
 from jaxopt_adam.transformation import Moment, per_leaf_transformation
@@ -78,17 +78,14 @@ def adamw(
 
     def per_step(step, rate):
         # α m̂ / (√(v̂ + ε̄) + ε) = (α √c₂/c₁) m / (√(v + c₂ ε̄) + √c₂ ε): two divisions fewer for each element.
-        c1, c2 = bias_correction(b1, step), bias_correction(b2, step)
-        scale = rate * jnp.sqrt(c2)
-        ahead = bias_correction(b1, optax.safe_increment(step))
-        weights = (scale * b1 / ahead, scale * (1 - b1) / c1) if nesterov else (scale / c1, 0.0)
-        return *weights, eps_root * c2, eps * jnp.sqrt(c2)
+        c2 = bias_correction(b2, step)
+        weights = debiasing_weights(rate * jnp.sqrt(c2), b1, step, nesterov=nesterov)
+        return eps_root * c2, eps * jnp.sqrt(c2), *weights
 
-    def per_leaf(grad, mu, nu, weight_of_mu, weight_of_grad, eps_root, eps):
+    def per_leaf(grad, mu, nu, eps_root, eps, *weights):
         mu = ema(mu, grad, b1)
         nu = ema(nu, abs_sq(grad), b2)
-        average = weight_of_mu * mu + weight_of_grad * grad if nesterov else weight_of_mu * mu
-        return average / (root(nu, eps_root) + eps), mu, nu
+        return weighted(mu, grad, *weights) / (root(nu, eps_root) + eps), mu, nu
 
     return per_leaf_transformation(
         AdamState,

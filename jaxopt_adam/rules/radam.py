@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxopt_adam.averages import abs_sq, bias_correction, ema, root
+from jaxopt_adam.averages import abs_sq, bias_correction, debiasing_weights, ema, root, weighted
 from jaxopt_adam.hyperparameters import Decay, Flag, LearningRate, NonNegative
 from jaxopt_adam.optimizer import optimizer
 from jaxopt_adam.transformation import Moment, per_leaf_transformation
@@ -73,21 +73,19 @@ def radam(
     """
 
     def per_step(step, rate):
-        c1, c2 = bias_correction(b1, step), bias_correction(b2, step)
+        c2 = bias_correction(b2, step)
         limit = 2 / (1 - b2) - 1
         length = _length(1 - b2, step.astype(c2.dtype), c2)
         settled = length >= threshold
         ratio = (length - 4) * (length - 2) * limit / ((limit - 4) * (limit - 2) * length)
         rectified = rate * jnp.where(settled, jnp.sqrt(jnp.where(settled, ratio, 1)), 1)
-        ahead = bias_correction(b1, optax.safe_increment(step))
-        weights = (rectified * b1 / ahead, rectified * (1 - b1) / c1) if nesterov else (rectified / c1, 0.0)
-        return *weights, c2, eps_root, eps, settled
+        weights = debiasing_weights(rectified, b1, step, nesterov=nesterov)
+        return c2, eps_root, eps, settled, *weights
 
-    def per_leaf(grad, mu, nu, weight_of_mu, weight_of_grad, c2, eps_root, eps, settled):
+    def per_leaf(grad, mu, nu, c2, eps_root, eps, settled, *weights):
         mu = ema(mu, grad, b1)
         nu = ema(nu, abs_sq(grad), b2)
-        average = weight_of_mu * mu + weight_of_grad * grad if nesterov else weight_of_mu * mu
-        return average / jnp.where(settled > 0, root(nu / c2, eps_root) + eps, 1), mu, nu
+        return weighted(mu, grad, *weights) / jnp.where(settled > 0, root(nu / c2, eps_root) + eps, 1), mu, nu
 
     return per_leaf_transformation(
         RadamState,
