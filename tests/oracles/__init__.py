@@ -9,18 +9,30 @@ import numpy as np
 
 from .adabelief import Adabelief
 from .adadelta import Adadelta
+from .adafactor import Adafactor
 from .adagrad import Adagrad
 from .adam import Adam, Adamw
 from .adam_atan2 import AdamAtan2
+from .adam_mini import AdamMini
 from .adamax import Adamax, Adamaxw
 from .adan import Adan
+from .ademamix import Ademamix
+from .adopt import Adopt
 from .amsgrad import Amsgrad
+from .cautious import Cautious
+from .lamb import Lamb
 from .laprop import Laprop
 from .lion import Lion
+from .muon import Muon
 from .nadam import Nadam, Nadamw
+from .novograd import Novograd
+from .prodigy import Prodigy
 from .radam import Radam
 from .rmsprop import Rmsprop
+from .schedule_free_adamw import ScheduleFreeAdamw
 from .sgd import Sgd
+from .soap import Soap
+from .stable_adamw import StableAdamw
 from .yogi import Yogi
 
 ORACLES = {
@@ -42,6 +54,18 @@ ORACLES = {
     "adan": Adan,
     "laprop": Laprop,
     "adam_atan2": AdamAtan2,
+    "lamb": Lamb,
+    "novograd": Novograd,
+    "adafactor": Adafactor,
+    "adopt": Adopt,
+    "ademamix": Ademamix,
+    "schedule_free_adamw": ScheduleFreeAdamw,
+    "muon": Muon,
+    "prodigy": Prodigy,
+    "soap": Soap,
+    "adam_mini": AdamMini,
+    "stable_adamw": StableAdamw,
+    "cautious": Cautious,
 }
 
 
