@@ -8,6 +8,8 @@ has weights that sum to :math:`1 - \beta^t` and not to one, so its first values 
 Dividing by it (:func:`debias`) makes it an average proper from the first value on.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +20,18 @@ from jax.typing import ArrayLike
 
 from jaxopt_adam.dtypes import arithmetic_dtype, real_dtype
 
-__all__ = ["abs_sq", "accumulate", "bias_correction", "debias", "debiasing_weights", "ema", "root", "weighted"]
+__all__ = [
+    "abs_sq",
+    "accumulate",
+    "bias_correction",
+    "debias",
+    "debiasing_weights",
+    "ema",
+    "mean_square",
+    "norm",
+    "root",
+    "weighted",
+]
 
 
 def ema(average: ArrayLike, value: ArrayLike, decay: ArrayLike) -> Array:
@@ -163,6 +176,25 @@ def abs_sq(value: ArrayLike) -> Array:
     """The squared magnitude |value|², real also where `value` is complex."""
     value = jnp.asarray(value)
     return jnp.square(value.real) + jnp.square(value.imag) if jnp.iscomplexobj(value) else jnp.square(value)
+
+
+def norm(value: ArrayLike) -> Array:
+    """The root of the sum of |value|², real; it neither overflows nor underflows where a square would.
+
+    Zero has a derivative, zero. The norm of nothing is 0, and of what has an infinite element infinite.
+    """
+    value = jnp.asarray(value)
+    # A unit in which to measure, so no derivative goes through it.
+    largest = jnp.max(jnp.abs(jax.lax.stop_gradient(value)), initial=0)
+    unit = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+    return largest * jnp.sqrt(jnp.maximum(jnp.sum(abs_sq(value / unit)), jnp.finfo(largest.dtype).tiny))
+
+
+def mean_square(value: Array, axis: int | tuple[int, ...] | None = None) -> Array:
+    """The mean of |value|² over `axis`, real; it overflows no sooner than one of the squares, and is 0 over nothing."""
+    squares = abs_sq(value)
+    axes = range(squares.ndim) if axis is None else np.atleast_1d(axis)
+    return jnp.sum(squares * (1 / max(math.prod(squares.shape[each] for each in axes), 1)), axis)
 
 
 # A decay below this has decay**1 == 0 next to one, in float64 too; it stands in for zero, which has no logarithm.

@@ -10,14 +10,17 @@ from typing import Annotated, Any, TypeGuard
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 
 __all__ = [
+    "Axes",
     "Check",
     "Decay",
     "Decays",
     "Flag",
+    "GivenLearningRate",
     "LearningRate",
     "Mask",
     "NonNegative",
@@ -27,16 +30,24 @@ __all__ = [
     "OptionalNonNegative",
     "OptionalSteps",
     "OptionalWeightDecay",
+    "Positive",
+    "PositiveDecay",
     "Schedule",
     "ScheduledDecay",
     "ScheduledNonNegative",
     "Size",
+    "Transformation",
+    "TwoDecays",
     "WeightDecay",
     "Whole",
     "choice",
     "function",
     "is_array",
     "is_number",
+    "pair",
+    "rows",
+    "scheduled",
+    "transformation",
     "whole",
 ]
 
@@ -59,14 +70,25 @@ def is_number(value: object) -> bool:
     return isinstance(value, (int, float, complex)) and not isinstance(value, (bool, Whole))
 
 
+def scheduled(value: Any, count: Any) -> Any:
+    """A hyperparameter after `count` updates: itself, or what it gives for `count` if it is a schedule."""
+    return value(count) if callable(value) else value
+
+
 class Whole(int):
     """A whole number that shapes the program, as a size or a number of rounds does: never a leaf, never traced."""
 
 
 def number(
-    expected: str, below: float = np.inf, *, schedule: bool = False, optional: bool = False, tree: bool = False
+    expected: str,
+    below: float = np.inf,
+    *,
+    positive: bool = False,
+    schedule: bool = False,
+    optional: bool = False,
+    tree: bool = False,
 ) -> Check:
-    """A check for real numbers and arrays from 0 to `below` (exclusive); traced ones are taken on trust."""
+    """A check for real numbers from 0, or above 0, to `below` (exclusive); traced ones are taken on trust."""
 
     def check(name: str, value: Any) -> Any:
         if tree and value is not None and not (callable(value) or jax.tree.structure(value) == jax.tree.structure(0)):
@@ -82,7 +104,7 @@ def number(
             raise TypeError(f"{name} must be {expected}, got {value!r} ({type(value).__name__})")
         if not isinstance(value, Tracer):
             numbers = np.asarray(value, np.float64)
-            if not np.all((numbers >= 0) & (numbers < below)):
+            if not np.all((numbers > 0 if positive else numbers >= 0) & (numbers < below)):
                 raise ValueError(f"{name} must be {expected}, got {value!r}")
         # Python's and NumPy's scalars all become Python floats, and so share one trace.
         return value if isinstance(value, jax.Array) or np.ndim(value) else float(value)
@@ -132,6 +154,17 @@ def whole(least: int, *, optional: bool = False) -> Check:
     return check
 
 
+def pair(each: Check) -> Check:
+    """A check for a tuple of two values that both pass `each`."""
+
+    def check(name: str, value: Any) -> Any:
+        if not isinstance(value, (tuple, list)) or len(value) != 2:
+            raise TypeError(f"{name} must be a tuple of two, got {value!r} ({type(value).__name__})")
+        return tuple(each(f"{name}[{index}]", entry) for index, entry in enumerate(value))
+
+    return check
+
+
 def choice(*names: str) -> Check:
     """A check for one of a few words."""
 
@@ -141,6 +174,42 @@ def choice(*names: str) -> Check:
         return value
 
     return check
+
+
+def rows(length: int, *names: str) -> Check:
+    """A check for a row of some real numbers, a table of such rows, or one of a few words."""
+    expected = f"{length} real numbers, rows of {length}, or one of {', '.join(map(repr, names))}"
+
+    def check(name: str, value: Any) -> Any:
+        if isinstance(value, str) and value in names:
+            return value
+        try:
+            table = jax.tree.map(lambda each: each if isinstance(each, jax.Array) else np.asarray(each, float), value)
+            shape = np.shape(jnp.asarray(table))
+        except (TypeError, ValueError):
+            raise TypeError(f"{name} must be {expected}, got {value!r}") from None
+        if len(shape) not in (1, 2) or shape[-1] != length or 0 in shape:
+            raise ValueError(f"{name} must be {expected}, got the shape {shape}")
+        return value
+
+    return check
+
+
+def _axes(name: str, value: Any) -> Any:
+    def one(path: Any, axis: Any) -> Whole:
+        if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)):
+            where = name + jax.tree_util.keystr(path)
+            raise TypeError(f"{where} must be an axis, a whole number, got {axis!r} ({type(axis).__name__})")
+        return Whole(axis)
+
+    return value if callable(value) else jax.tree_util.tree_map_with_path(one, value)
+
+
+def transformation(name: str, value: Any) -> Any:
+    """A check for what can be wrapped: an optimizer of ours or of optax's."""
+    if not isinstance(value, optax.GradientTransformation):
+        raise TypeError(f"{name} must be an optimizer, ours or optax's, got {value!r} ({type(value).__name__})")
+    return value
 
 
 def function(expected: str, *, optional: bool = False) -> Check:
@@ -157,6 +226,7 @@ def function(expected: str, *, optional: bool = False) -> Check:
 LearningRate = Annotated[
     Any, number("a number ≥ 0, a schedule, a tree of these or None", schedule=True, optional=True, tree=True)
 ]
+GivenLearningRate = Annotated[Any, number("a number ≥ 0, a schedule or a tree of these", schedule=True, tree=True)]
 OneLearningRate = Annotated[Any, number("a number ≥ 0 or a schedule", schedule=True)]
 WeightDecay = Annotated[Any, number("a number ≥ 0, a schedule or a tree of these", schedule=True, tree=True)]
 OptionalWeightDecay = Annotated[
@@ -164,13 +234,18 @@ OptionalWeightDecay = Annotated[
 ]
 Decay = Annotated[ArrayLike, number("in [0, 1)", below=1)]
 Decays = Annotated[Any, number("in [0, 1)", below=1, tree=True)]
+TwoDecays = Annotated[Any, pair(number("in [0, 1)", below=1))]
+PositiveDecay = Annotated[ArrayLike, number("in (0, 1)", below=1, positive=True)]
 OptionalDecay = Annotated[ArrayLike | None, number("in [0, 1) or None", below=1, optional=True)]
 ScheduledDecay = Annotated[Any, number("in [0, 1) or a schedule", below=1, schedule=True)]
+Positive = Annotated[ArrayLike, number("a number > 0", positive=True)]
 NonNegative = Annotated[ArrayLike, number("a number ≥ 0")]
 OptionalNonNegative = Annotated[ArrayLike | None, number("a number ≥ 0 or None", optional=True)]
 ScheduledNonNegative = Annotated[Any, number("a number ≥ 0 or a schedule", schedule=True)]
 Size = Annotated[int, whole(1)]
 OptionalSteps = Annotated[int | None, whole(0, optional=True)]
+Axes = Annotated[Any, _axes]
 Flag = Annotated[bool, _flag]
 Mask = Annotated[Any, _mask]
+Transformation = Annotated[optax.GradientTransformation, transformation]
 OptionalDtype = Annotated[DTypeLike | None, _optional_dtype]

@@ -133,7 +133,7 @@ class Optimizer(optax.GradientTransformationExtraArgs):
 
         Returns:
             A scalar array (batched, if the optimizer or the state is), a tree of them if the learning rate is one, None
-            for an optimizer without one.
+            for an optimizer without one. A wrapper of an optimizer has that optimizer's.
 
         Raises:
             ValueError: if the learning rate is a schedule and `state` has no `count`, or several.
@@ -147,6 +147,9 @@ class Optimizer(optax.GradientTransformationExtraArgs):
             >>> print(optimizer.current_learning_rate(state))
             0.75
         """
+        within = [value for value in self._arguments.values() if isinstance(value, Optimizer)]
+        if "learning_rate" not in self._arguments and len(within) == 1:
+            return within[0].current_learning_rate(state)
         learning_rate = self._arguments.get("learning_rate")
         if learning_rate is None:
             return None

@@ -164,7 +164,7 @@ def per_leaf_transformation(
         rates = _rates(learning_rate, updates, count)
         scalars = _per_rate(per_step, step, rates)
         thetas = decays = [None] * len(grads)
-        decaying = not (isinstance(weight_decay, float) and weight_decay == 0.0)
+        decaying = not all(isinstance(each, float) and each == 0.0 for each in jax.tree.leaves(weight_decay))
         if params is None and (decaying or needs_params):
             what = "this rule" if needs_params else "weight_decay"
             raise ValueError(f"{what} needs the parameters: call update(gradients, state, params)")
@@ -212,9 +212,9 @@ def _at(value: Any, count: Array, updates: Any, what: str) -> list[Any]:
 
     It is a number or a schedule, or a tree of these with the tree of the updates, or a prefix of it.
     """
-    is_leaf = None if _like(value, updates) else callable
-    now = jax.tree.map(lambda entry: entry(count) if callable(entry) else entry, value, is_leaf=is_leaf)
-    return broadcast_prefix(now, updates, what)
+    entries = broadcast_prefix(value, updates, what)
+    now = {id(entry): entry(count) if callable(entry) else entry for entry in entries}
+    return [now[id(entry)] for entry in entries]
 
 
 def _like(value: Any, updates: Any) -> bool:

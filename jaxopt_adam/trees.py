@@ -1,10 +1,12 @@
 """Trees of parameters and gradients: their leaves with their paths, and errors that name the leaf."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax import Array
 from jax.typing import ArrayLike
 
@@ -12,8 +14,10 @@ __all__ = [
     "Path",
     "array_like",
     "broadcast_prefix",
+    "choose",
     "fields",
     "inexact_dtype",
+    "inner_product",
     "leaf_name",
     "leaves_like",
     "scalar_like",
@@ -95,13 +99,55 @@ def leaves_like(tree: Any, other: Any, what: str) -> list[Any]:
     raise ValueError(f"the gradients must have the same tree as {what}, but {why}")
 
 
-def broadcast_prefix(prefix: Any, params: Any, what: str) -> list[Any]:
-    """The entry of `prefix` for each leaf of `params`, whose tree or a prefix of it it must have."""
+def broadcast_prefix(
+    prefix: Any, params: Any, what: str, is_leaf: Callable[[Any], bool] = callable
+) -> list[Any]:
+    """The entry of `prefix` for each leaf of `params`, whose tree or a prefix of it it must have.
+
+    What `is_leaf` is true of is an entry; so functions are, unless the whole prefix is a tree like the parameters, as
+    a model that can be called is.
+    """
+    alike = jax.tree.structure(prefix) == jax.tree.structure(params)
+    entries: list[Any] = []
     try:
-        whole = jax.tree.map(lambda entry, part: jax.tree.map(lambda _: entry, part), prefix, params)
+        jax.tree.map(
+            lambda entry, part: entries.extend([entry] * len(jax.tree.leaves(part))),
+            prefix,
+            params,
+            is_leaf=None if alike else is_leaf,
+        )
     except ValueError as error:
-        raise ValueError(f"{what} must have the tree of the parameters, or a prefix of it: {error}") from None
-    return jax.tree.leaves(whole)
+        heads = [path for path, _ in jax.tree_util.tree_leaves_with_path(prefix, is_leaf=is_leaf)]
+        paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+        why = [
+            f"they have no {jax.tree_util.keystr(head)}"
+            for head in heads
+            if not any(path[: len(head)] == head for path in paths)
+        ]
+        why += [
+            f"it has nothing for {leaf_name(path)}"
+            for path in paths
+            if not any(path[: len(head)] == head for head in heads)
+        ]
+        raise ValueError(
+            f"{what} must have the tree of the parameters, or a prefix of it, but {why[0] if why else error}"
+        ) from None
+    return entries
+
+
+def choose(tree: Any, chosen: list[bool], one: Any, other: Any, what: str) -> Any:
+    """The tree that has, for each leaf of `tree`, the entry of `one` where it is chosen and of `other` where not.
+
+    Both are prefixes of the tree, whose entries may be functions.
+    """
+    entries = zip(chosen, broadcast_prefix(one, tree, what), broadcast_prefix(other, tree, what), strict=True)
+    return jax.tree.unflatten(jax.tree.structure(tree), [a if first else b for first, a, b in entries])
+
+
+def inner_product(one: Any, other: Any) -> ArrayLike:
+    """Re⟨one, other⟩ over two trees of like arrays, in the wider of their dtypes."""
+    # Not as a dot product, for which leaves that are sharded would be gathered, and accelerators round to fewer digits.
+    return optax.tree.sum(jax.tree.map(lambda x, y: jnp.real(jnp.conj(x) * y), one, other))
 
 
 def leaf_name(path: Path) -> str:
