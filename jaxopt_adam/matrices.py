@@ -1,0 +1,186 @@
+"""Arithmetic of matrices that rules share: Newton and Schulz's iteration, and eigenvectors that are followed."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+from optax.contrib import MuonDimensionNumbers
+
+from jaxopt_adam.averages import abs_sq
+from jaxopt_adam.trees import Path, broadcast_prefix, leaf_name
+
+__all__ = [
+    "COEFFICIENTS",
+    "as_matrices",
+    "dimension_numbers",
+    "gram",
+    "orthogonalize",
+    "refreshed",
+    "rotate",
+]
+
+COEFFICIENTS = {
+    "standard": (3.4445, -4.7750, 2.0315),
+    "dion": (
+        (4.0848, -6.8946, 2.9270),
+        (3.9505, -6.3029, 2.6377),
+        (3.7418, -5.5913, 2.3037),
+        (2.8769, -3.1427, 1.2046),
+        (2.8366, -3.0525, 1.2012),
+    ),
+}
+"""Named coefficients for :func:`orthogonalize`: the same in each round, or a row for each."""
+
+
+def dimension_numbers(numbers: Any, params: Any) -> dict[Path, MuonDimensionNumbers | None]:
+    """Which axes of each leaf make matrices, by the leaf's path; None for leaves that are none.
+
+    `numbers` is a tree of :class:`optax.contrib.MuonDimensionNumbers` and None, a prefix of the tree of the parameters;
+    or a function from them to one; or None for all leaves of two axes.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    if numbers is None:
+        return {path: MuonDimensionNumbers() if np.ndim(leaf) == 2 else None for path, leaf in leaves}
+    tree = numbers(params) if callable(numbers) else numbers
+    entries = broadcast_prefix(
+        tree,
+        params,
+        "muon_weight_dimension_numbers",
+        is_leaf=lambda entry: entry is None or isinstance(entry, MuonDimensionNumbers),
+    )
+    for (path, leaf), entry in zip(leaves, entries, strict=True):
+        if entry is not None:
+            try:
+                as_matrices(np.shape(leaf), *entry)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"muon_weight_dimension_numbers, {leaf_name(path)}: {error}") from None
+    return {path: entry for (path, _), entry in zip(leaves, entries, strict=True)}
+
+
+def as_matrices(
+    shape: tuple[int, ...], rows: int | Sequence[int], columns: int | Sequence[int]
+) -> tuple[Callable[[Array], Array], Callable[[Array], Array], tuple[int, int]]:
+    """How a tensor of a shape is a batch of matrices, whose rows run over some axes and whose columns over others.
+
+    Args:
+        shape: the tensor's.
+        rows: the axis or axes of the rows, negative ones counted from the end.
+        columns: those of the columns. All the others are the batch.
+
+    Returns:
+        The function from the tensor to the batch, of shape (batch, rows, columns); the one back; the two sizes.
+
+    Raises:
+        ValueError: for an axis that the tensor lacks, or that is given twice.
+    """
+    groups = [[axes] if isinstance(axes, int) else list(axes) for axes in (rows, columns)]
+    given = [axis % max(len(shape), 1) for group in groups for axis in group]
+    if not all(-len(shape) <= axis < len(shape) for group in groups for axis in group) or len(set(given)) < len(given):
+        raise ValueError(f"the axes of rows {rows} and columns {columns} must be different axes of the shape {shape}")
+    order = [axis for axis in range(len(shape)) if axis not in given] + given
+    turned = tuple(shape[axis] for axis in order)
+    size = [math.prod(shape[axis % len(shape)] for axis in group) for group in groups]
+    batch = math.prod(turned[: len(shape) - len(given)])
+
+    def to_matrices(tensor: Array) -> Array:
+        return tensor.transpose(order).reshape(batch, *size)
+
+    def to_tensor(matrices: Array) -> Array:
+        return matrices.reshape(turned).transpose([order.index(axis) for axis in range(len(shape))])
+
+    return to_matrices, to_tensor, (size[0], size[1])
+
+
+def orthogonalize(
+    matrices: Array, coefficients: Sequence[Any], eps: ArrayLike, preconditioning: str = "frobenius"
+) -> Array:
+    """The orthogonal matrix U V* next to each matrix U S V*, nearly, by Newton and Schulz's iteration.
+
+    Each round maps X to a X + (b A + c A²) X with A = X X*, and so each singular value s to a s + b s³ + c s⁵. The
+    matrix is scaled first so that none is above one.
+
+    Args:
+        matrices: a batch, of shape (batch, rows, columns), real or complex.
+        coefficients: a, b and c of each round.
+        eps: is added to the size by which a matrix is divided, in the matrix's own units.
+        preconditioning: by what it is: "frobenius", its norm; "spectral", its largest singular value; "aol", a bound of
+            that for each row; "schatten", the root of the norm of A. The last two come for free, being of A.
+
+    Returns:
+        The batch, of the same shape.
+    """
+    if not matrices.size:
+        return matrices
+    if matrices.shape[-2] > matrices.shape[-1]:
+        return orthogonalize(matrices.mT, coefficients, eps, preconditioning).mT
+    # The scale of each matrix is taken out, so that no square overflows.
+    largest = jnp.max(jnp.abs(matrices), (-2, -1), keepdims=True)
+    largest = jnp.where(largest > 0, largest, 1)
+    matrices, eps = matrices / largest, jnp.asarray(eps / largest)
+    if preconditioning == "frobenius":
+        matrices = matrices / (_norm(matrices) + eps)
+    elif preconditioning == "spectral":
+        matrices = matrices / (jnp.linalg.norm(matrices, 2, (-2, -1), keepdims=True) + eps)
+    for i, (a, b, c) in enumerate(coefficients):
+        square = _product(matrices, matrices.mT.conj())
+        if i == 0 and preconditioning in ("aol", "schatten"):
+            size = jnp.abs(square).sum(-1, keepdims=True) if preconditioning == "aol" else _norm(square)
+            scale = jax.lax.rsqrt(jnp.maximum(size, eps / largest))
+            matrices, square = matrices * scale, square * scale * (scale.mT if preconditioning == "aol" else scale)
+        matrices = a * matrices + _product(b * square + c * _product(square, square), matrices)
+    return matrices
+
+
+def gram(tensor: Array, axis: int) -> Array:
+    """The products of all pairs of slices along `axis`: G G* for a matrix's first axis."""
+    others = [other for other in range(tensor.ndim) if other != axis]
+    return jnp.tensordot(tensor, tensor.conj(), (others, others), precision=jax.lax.Precision.HIGHEST)
+
+
+def rotate(tensor: Array, bases: Sequence[Array | None], *, back: bool = False) -> Array:
+    """A tensor in the coordinates of a basis along each axis, whose vectors are columns; None leaves an axis as it is.
+
+    With `back` it comes from these coordinates.
+    """
+    for axis, basis in enumerate(bases):
+        if basis is not None:
+            pair = ((axis,), (1 if back else 0,))
+            turned = jnp.tensordot(tensor, basis, pair, precision=jax.lax.Precision.HIGHEST)
+            tensor = jnp.moveaxis(turned, -1, axis)
+    return tensor
+
+
+def refreshed(age: Array, symmetric: Array, basis: Array) -> Array:
+    """A basis of eigenvectors of a symmetric matrix that changes slowly, as columns, the largest eigenvalues first.
+
+    At `age` 0 they are computed afresh, at 1 by one power iteration from the basis before, at 2 they are that basis.
+    """
+    branches = (_eigenvectors, _power_iteration, lambda _, basis: basis)
+    return jax.lax.switch(age.astype(jnp.int32), branches, symmetric, basis)
+
+
+def _eigenvectors(symmetric: Array, _: Array) -> Array:
+    return jnp.linalg.eigh(_unit(symmetric))[1][:, ::-1]
+
+
+def _power_iteration(symmetric: Array, basis: Array) -> Array:
+    return jnp.linalg.qr(_product(_unit(symmetric), basis))[0]
+
+
+def _unit(matrix: Array) -> Array:
+    """The matrix over its largest entry: eigenvectors do not mind, and no square overflows or vanishes."""
+    largest = jnp.max(jnp.abs(matrix), initial=0)
+    return matrix / jnp.where(largest > 0, largest, 1)
+
+
+def _norm(matrices: Array) -> Array:
+    return jnp.sqrt(jnp.sum(abs_sq(matrices), (-2, -1), keepdims=True))
+
+
+def _product(one: Array, other: Array) -> Array:
+    return jnp.matmul(one, other, precision=jax.lax.Precision.HIGHEST)

@@ -1,0 +1,99 @@
+"""Muon (Jordan et al., 2024): its arguments. Its arithmetic fills a screen of its own, muon_rule.py."""
+
+from typing import Annotated, Any
+
+import numpy as np
+import optax
+
+from jaxopt_adam import hyperparameters as kinds
+from jaxopt_adam.matrices import COEFFICIENTS, dimension_numbers
+from jaxopt_adam.optimizer import optimizer
+from jaxopt_adam.rules.muon_rule import muon_rule
+
+
+@optimizer
+def muon(
+    learning_rate: kinds.GivenLearningRate,
+    ns_coeffs: Annotated[Any, kinds.rows(3, *COEFFICIENTS)] = COEFFICIENTS["standard"],
+    ns_steps: kinds.Size = 5,
+    beta: kinds.Decay = 0.95,
+    eps: kinds.NonNegative = 1e-8,
+    weight_decay: kinds.WeightDecay = 0.0,
+    weight_decay_mask: kinds.Mask = None,
+    mu_dtype: kinds.OptionalDtype = None,
+    *,
+    nesterov: kinds.Flag = True,
+    adaptive: kinds.Flag = False,
+    preconditioning: Annotated[str, kinds.choice("frobenius", "spectral", "aol", "schatten")] = "frobenius",
+    adam_b1: kinds.Decay = 0.9,
+    adam_b2: kinds.Decay = 0.999,
+    adam_eps_root: kinds.NonNegative = 0.0,
+    adam_weight_decay: kinds.WeightDecay = 0.0,
+    adam_learning_rate: kinds.LearningRate = None,
+    muon_weight_dimension_numbers: kinds.Axes = None,
+    consistent_rms: kinds.OptionalNonNegative = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Muon: the orthogonal matrix next to the momentum, for matrices; :func:`adamw` for all else.
+
+    .. math::
+        m_t &= \beta m_{t-1} + (1 - \beta) g_t, \qquad \hat m_t = \frac{\beta m_t}{1 - \beta^{t+1}}
+               + \frac{(1 - \beta) g_t}{1 - \beta^t} = U S V^* \\
+        u_t &= -\alpha \left(\sqrt{\max(1, \text{columns} / \text{rows})} \; U V^* + \lambda \theta_{t-1}\right)
+
+    with :math:`U V^*` from a few rounds of Newton and Schulz's iteration, so only nearly. Choose it for the hidden
+    matrices of transformers, where it needs half of Adam's state and often fewer steps.
+
+    Args:
+        learning_rate: α ≥ 0, a number, an array, a schedule, or a tree of these for parts of the parameters.
+        ns_coeffs: a, b, c of the iteration :math:`s \mapsto a s + b s^3 + c s^5`; or a row of these for each round, as
+            many as there are rows; or "standard" or "dion".
+        ns_steps: the number of rounds, a whole number ≥ 1.
+        beta: β in [0, 1), the decay of the momentum.
+        eps: ε ≥ 0, added to the norm by which a matrix is divided, and to Adam's root.
+        weight_decay: λ ≥ 0, a number, a schedule, or a tree of these; decoupled, so times α; of matrices.
+        weight_decay_mask: which matrices decay: a tree of booleans, a prefix, or a function from the parameters to one.
+        mu_dtype: the dtype in which `mu` rests; None for float32, or the gradient's if that is wider.
+        nesterov: whether the momentum looks ahead as above, Adam's too; else :math:`\hat m_t = m_t / (1 - \beta^t)`.
+        adaptive: whether to scale by the dual norm :math:`\langle \hat m_t, U V^* \rangle`.
+        preconditioning: what scales a matrix before the iteration: "frobenius", "spectral", "aol" or "schatten".
+        adam_b1: β₁ in [0, 1) of Adam.
+        adam_b2: β₂ in [0, 1) of Adam.
+        adam_eps_root: ε̄ ≥ 0 of Adam, in units of the squared gradient.
+        adam_weight_decay: λ ≥ 0 of Adam, as `weight_decay`.
+        adam_learning_rate: α of Adam; None for `learning_rate`.
+        muon_weight_dimension_numbers: the axes of each matrix (others are a batch of them): a tree, or a prefix, of
+            :class:`optax.contrib.MuonDimensionNumbers`, with None for Adam; a function from the parameters to one; None
+            for all leaves of two axes.
+        consistent_rms: c for :math:`c \sqrt{\max(\text{rows}, \text{columns})}` in place of the root above (0.2 goes
+            with Adam's learning rates); None for the root.
+
+    Returns:
+        An :class:`~jaxopt_adam.Optimizer` with :class:`MuonState`. Its `update` needs `params` with a weight decay.
+
+    References:
+        Jordan et al., Muon: An Optimizer for Hidden Layers in Neural Networks, 2024; Liu et al., Muon is Scalable for
+        LLM Training, 2025. The momentum is a debiased average, as optax's; theirs is a sum.
+
+    Example:
+        >>> from jaxopt_adam import muon, minimize
+        >>> print(minimize(lambda x: (x - 3.0) ** 2, 0.0, muon(0.1), tol=1e-9).x.round(2))
+        3.0
+    """
+    rounds = COEFFICIENTS[ns_coeffs] if isinstance(ns_coeffs, str) else ns_coeffs
+    return muon_rule(
+        (learning_rate, learning_rate if adam_learning_rate is None else adam_learning_rate),
+        (weight_decay, adam_weight_decay),
+        weight_decay_mask,
+        lambda params: dimension_numbers(muon_weight_dimension_numbers, params),
+        coefficients=[rounds] * ns_steps if np.ndim(rounds[0]) == 0 else list(rounds),
+        beta=beta,
+        eps=eps,
+        mu_dtype=mu_dtype,
+        nesterov=nesterov,
+        adaptive=adaptive,
+        preconditioning=preconditioning,
+        consistent_rms=consistent_rms,
+        b1=adam_b1,
+        b2=adam_b2,
+        eps_root=adam_eps_root,
+    )

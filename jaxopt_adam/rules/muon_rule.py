@@ -1,0 +1,97 @@
+"""The arithmetic of :func:`muon`: for matrices, and Adam's for all else."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from jaxopt_adam.averages import abs_sq, bias_correction, debiasing_weights, ema, root, weighted
+from jaxopt_adam.matrices import as_matrices, orthogonalize
+from jaxopt_adam.transformation import Moment, per_leaf_transformation
+from jaxopt_adam.trees import choose
+
+
+class MuonState(NamedTuple):
+    """The state of :func:`muon`.
+
+    Attributes:
+        count: the number of updates done, int32.
+        mu: the average of g, a tree like the parameters.
+        nu: the average of ``|g|²``, likewise, real; None for matrices.
+    """
+
+    count: Array
+    mu: Any
+    nu: Any
+
+
+def muon_rule(
+    learning_rates: tuple[Any, Any],
+    weight_decays: tuple[Any, Any],
+    mask: Any,
+    axes_of: Any,
+    *,
+    coefficients: Any,
+    beta: Any,
+    eps: Any,
+    mu_dtype: Any,
+    nesterov: bool,
+    adaptive: bool,
+    preconditioning: str,
+    consistent_rms: Any,
+    b1: Any,
+    b2: Any,
+    eps_root: Any,
+) -> optax.GradientTransformationExtraArgs:
+    """Muon's rule for the leaves that `axes_of` finds matrices in, and AdamW's for the others.
+
+    The learning rates and weight decays are those of both, in this order; the rest as for :func:`muon`.
+    """
+
+    def per_step(step, rate):
+        weights = debiasing_weights(jnp.ones(()), beta, step, nesterov=nesterov)
+        adam_weights = debiasing_weights(rate, b1, step, nesterov=nesterov)
+        return rate, eps, consistent_rms, bias_correction(b2, step), eps_root, *weights, *adam_weights
+
+    def per_leaf(axes, leaf, mu, nu, rate, eps, consistent_rms, c2, eps_root, *weights):
+        if nu is None:
+            mu = ema(mu, leaf.grad, beta)
+            average = weighted(mu, leaf.grad, *weights[:2])
+            to_matrices, to_tensor, (rows, columns) = as_matrices(leaf.grad.shape, *axes[leaf.path])
+            orthogonal = to_tensor(orthogonalize(to_matrices(average), coefficients, eps, preconditioning))
+            width = max(1, columns / rows) ** 0.5 if consistent_rms is None else max(rows, columns) ** 0.5
+            scale = rate * width * (1 if consistent_rms is None else consistent_rms)
+            change = scale * (jnp.sum(average.conj() * orthogonal) * orthogonal if adaptive else orthogonal)
+        else:
+            mu = ema(mu, leaf.grad, b1)
+            nu = ema(nu, abs_sq(leaf.grad), b2)
+            change = weighted(mu, leaf.grad, *weights[2:]) / (root(nu / c2, eps_root) + eps)
+        return change + rate * leaf.decay, mu, nu
+
+    def layer(tree: Any, params: Any) -> optax.GradientTransformationExtraArgs:
+        axes = axes_of(tree)
+        chosen = [each is not None for each in axes.values()]
+        masks = True if mask is None else mask(params) if callable(mask) and params is not None else mask
+        return per_leaf_transformation(
+            MuonState,
+            per_step,
+            functools.partial(per_leaf, axes),
+            learning_rate=choose(tree, chosen, *learning_rates, "learning_rate"),
+            weight_decay=choose(tree, chosen, *weight_decays, "weight_decay"),
+            weight_decay_mask=choose(tree, chosen, masks, True, "weight_decay_mask"),
+            whole_leaf=True,
+            mu=Moment(dtype=mu_dtype),
+            nu=Moment(real=True, shape=lambda path, shape: shape if axes[path] is None else None),
+        )
+
+    def init(params: optax.Params) -> optax.OptState:
+        return layer(params, params).init(params)
+
+    def update(
+        updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None, **_: Any
+    ) -> tuple[optax.Updates, optax.OptState]:
+        return layer(updates, params).update(updates, state, params)
+
+    return optax.GradientTransformationExtraArgs(init, update)
