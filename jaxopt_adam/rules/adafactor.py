@@ -1,0 +1,120 @@
+"""Adafactor (Shazeer & Stern, 2018)."""
+
+from typing import Annotated, Any, NamedTuple
+
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from jaxopt_adam import hyperparameters as kinds
+from jaxopt_adam.averages import abs_sq, ema, mean_square, root
+from jaxopt_adam.blocks import factored_moments, mean_squares, over_factored_root
+from jaxopt_adam.optimizer import optimizer
+from jaxopt_adam.transformation import Moment, per_leaf_transformation
+
+
+class AdafactorState(NamedTuple):
+    """The state of :func:`adafactor`: trees like the parameters, with None for a leaf that does without.
+
+    Attributes:
+        count: the number of updates done, int32.
+        v_row: the average of the means of ``|g|² + ε`` over the largest axis, real, of factored leaves.
+        v_col: the average of the means over the second largest, likewise.
+        v: the average of ``|g|² + ε``, real, of the other leaves.
+        mu: the average of the steps; None without momentum.
+    """
+
+    count: Array
+    v_row: Any
+    v_col: Any
+    v: Any
+    mu: Any = None
+
+
+@optimizer
+def adafactor(
+    learning_rate: kinds.LearningRate = None,
+    min_dim_size_to_factor: kinds.Size = 128,
+    decay_rate: kinds.NonNegative = 0.8,
+    decay_offset: Annotated[int, kinds.whole(0)] = 0,
+    multiply_by_parameter_scale: kinds.Flag = True,
+    clipping_threshold: kinds.OptionalNonNegative = 1.0,
+    momentum: kinds.OptionalDecay = None,
+    dtype_momentum: kinds.OptionalDtype = jnp.float32.dtype,
+    weight_decay_rate: kinds.OptionalWeightDecay = None,
+    eps: kinds.NonNegative = 1e-30,
+    factored: kinds.Flag = True,
+    weight_decay_mask: kinds.Mask = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Adafactor: steps relative to the parameters, and of a matrix's second moment the rows' and the columns' means.
+
+    .. math::
+        R_t &= \beta_t R_{t-1} + (1 - \beta_t) \langle |g_t|^2 + \varepsilon \rangle_j, & \beta_t &= 1 - t^{-c} \\
+        C_t &= \beta_t C_{t-1} + (1 - \beta_t) \langle |g_t|^2 + \varepsilon \rangle_i, &
+            h_t &= g_t / \sqrt{R_t C_t / \langle R_t \rangle} \\
+        s_t &= \alpha \max(10^{-3}, \mathrm{RMS}\, \theta_{t-1}) \, h_t / \max(1, \mathrm{RMS}(h_t) / d), &
+            u_t &= -(s_t + \lambda \theta_{t-1})
+
+    with ⟨⟩ for means, and with momentum the average of s for s. Leaves of too small axes have an average for each
+    element, as in :func:`rmsprop`. As in optax α is 1 by default, with the minus (the paper's is :math:`\min(10^{-2}, 1
+    / \sqrt{t})`), and the decay is not times α. Choose it where memory is what lacks: R and C are next to nothing. They
+    are a coarse second moment, so with room for it :func:`adam` is the better choice.
+
+    Args:
+        learning_rate: α ≥ 0, a number, an array, a schedule, or a tree of these for parts of the parameters; None is 1.
+        min_dim_size_to_factor: the least size, ≥ 1, of the two largest axes of a leaf for it to be factored.
+        decay_rate: c ≥ 0, the exponent of the decay.
+        decay_offset: the number of steps, ≥ 0, by which t, which is 1 at least, lags behind.
+        multiply_by_parameter_scale: whether s is relative to the RMS of the leaf; else that factor is 1.
+        clipping_threshold: d ≥ 0, the largest RMS of h; None for no clipping.
+        momentum: the decay of the average of s, in [0, 1), not debiased; None for none, without state for it.
+        dtype_momentum: the dtype in which `mu` rests; None for float32, or the gradient's if that is wider.
+        weight_decay_rate: λ ≥ 0, a number, a schedule, or a tree of these; None for none.
+        eps: ε ≥ 0, in units of the squared gradient.
+        factored: whether to factor at all.
+        weight_decay_mask: which leaves decay: a tree of booleans, a prefix of one, or a function to one; None for all.
+
+    Returns:
+        An :class:`~jaxopt_adam.Optimizer` with :class:`AdafactorState`. `update` needs `params` for scale and decay.
+
+    References:
+        Shazeer & Stern, Adafactor: Adaptive Learning Rates with Sublinear Memory Cost, 2018, algorithms 4 and 5.
+
+    Example:
+        >>> from jaxopt_adam import adafactor, minimize
+        >>> print(minimize(lambda x: (x - 3.0) ** 2, 1.0, adafactor(lambda t: 0.3 / (t + 1)), tol=1e-9).x.round(2))
+        3.0
+    """
+
+    def per_step(step, rate):
+        # The share of the newest is what must keep its digits; the decay is near to one.
+        share = 1 / jnp.asarray(jnp.maximum(step - decay_offset, 1), float) ** decay_rate
+        return 1.0 if learning_rate is None else -rate, share, eps, clipping_threshold
+
+    def per_leaf(leaf, v_row, v_col, v, mu, scale, share, eps, threshold):
+        if v is None:
+            rows, columns = mean_squares(leaf.grad)
+            v_row, v_col = ema(rows + eps, v_row, share), ema(columns + eps, v_col, share)
+            update = over_factored_root(leaf.grad, v_row, v_col)
+        else:
+            v = ema(abs_sq(leaf.grad) + eps, v, share)
+            update = leaf.grad / root(v)
+        limit = 1 if threshold is None else threshold / jnp.maximum(threshold, root(mean_square(update)))
+        size = jnp.maximum(root(mean_square(leaf.param)), 1e-3) if multiply_by_parameter_scale else 1
+        update = scale * limit * size * update
+        if momentum is not None:
+            mu = update = ema(mu, update, momentum)
+        return -(update + leaf.decay), v_row, v_col, v, mu
+
+    return per_leaf_transformation(
+        AdafactorState,
+        per_step,
+        per_leaf,
+        learning_rate=learning_rate,
+        weight_decay=0.0 if weight_decay_rate is None else weight_decay_rate,
+        weight_decay_mask=weight_decay_mask,
+        whole_leaf=True,
+        needs_params=multiply_by_parameter_scale,
+        **factored_moments(min_dim_size_to_factor if factored else None),
+        mu=None if momentum is None else Moment(dtype=dtype_momentum),
+    )

@@ -1,0 +1,102 @@
+"""Adam-mini (Zhang et al., 2024): one second moment for a block of parameters."""
+
+import functools
+from typing import Annotated, Any, NamedTuple
+
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from jaxopt_adam import hyperparameters as kinds
+from jaxopt_adam.averages import bias_correction, debiasing_weights, ema, root, weighted
+from jaxopt_adam.blocks import blocks_by_layout, checked_blocks, mean_square_of_blocks, spread
+from jaxopt_adam.optimizer import optimizer
+from jaxopt_adam.transformation import Moment, per_leaf_transformation
+
+
+class AdamMiniState(NamedTuple):
+    """The state of :func:`adam_mini`.
+
+    Attributes:
+        count: the number of updates done, int32.
+        mu: the average of g, a tree like the parameters.
+        nu: the average of the mean of ``|g|²`` over each block, real, of the shape that `blocks` gives.
+    """
+
+    count: Array
+    mu: Any
+    nu: Any
+
+
+@optimizer
+def adam_mini(
+    learning_rate: kinds.LearningRate,
+    b1: kinds.Decay = 0.9,
+    b2: kinds.Decay = 0.999,
+    eps: kinds.NonNegative = 1e-8,
+    weight_decay: kinds.WeightDecay = 0.0,
+    mask: kinds.Mask = None,
+    *,
+    blocks: Annotated[Any, kinds.function("a function of a path and a shape, or None", optional=True)] = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Adam-mini: :func:`adamw` with one second moment for each block, in half of the memory.
+
+    .. math::
+        v_t = \beta_2 v_{t-1} + (1 - \beta_2) \operatorname{mean}_{\text{block}} |g_t|^2, \qquad
+        u_t = -\alpha \left(\frac{\hat m_t}{\sqrt{\hat v_t} + \varepsilon} + \lambda \theta_{t-1}\right)
+
+    A block should be a smallest dense part of the Hessian. The house's rule goes by the path and shape of a leaf:
+
+    * a vector, a scalar, a bias: one block;
+    * what equinox calls ``.weight`` (out, in, …): one an output or token, the first axis;
+    * an embedding ("embed" in its path, "kernel" not): one a row, so each axis but the last;
+    * flax's query and key kernels (features, heads, size): one a head; value kernels so: one an output, (head, size);
+    * all else, as flax's kernels (…, in, out): one an output, the last axis.
+
+    Layers stacked along an axis it cannot tell, nor heads within a matrix: give `blocks` for them. Choose it where
+    :func:`adamw` does well and memory is short: `nu` is negligible, so the state is `mu`, half of AdamW's.
+
+    Args:
+        learning_rate: α ≥ 0, a number, an array, a schedule, or a tree of these for parts of the parameters; about the
+            size of a step's elements. None gives the direction alone (positive).
+        b1: β₁ in [0, 1), the decay of the average of the gradients.
+        b2: β₂ in [0, 1), the decay of the average of their squares.
+        eps: ε ≥ 0, in units of the gradient.
+        weight_decay: λ ≥ 0, a number, a schedule, or a tree of these.
+        mask: which leaves decay: a tree of booleans, a prefix of one, or a function to one; None for all.
+        blocks: ``blocks(path, shape)``, the number of equal blocks along each axis, a tuple; the path is as from
+            :func:`jax.tree_util.keystr`. None for the house's rule.
+
+    Returns:
+        An :class:`~jaxopt_adam.Optimizer` with :class:`AdamMiniState`. Its `update` needs `params`, unless the weight
+        decay is 0.0 and not traced. Its `init` raises ValueError if a number of blocks does not divide its axis.
+
+    References:
+        Zhang et al., Adam-mini: Use Fewer Learning Rates To Gain More, 2024, algorithms 1 to 3.
+
+    Example:
+        >>> from jaxopt_adam import adam_mini, minimize
+        >>> print(minimize(lambda x: (x - 3.0) ** 2, 0.0, adam_mini(0.1), tol=1e-9).x.round(2))
+        3.0
+    """
+
+    def per_step(step, rate):
+        # α m̂ / (√v̂ + ε) = (α √c₂/c₁) m / (√v + √c₂ ε): two divisions fewer for each element.
+        root_of_c2 = jnp.sqrt(bias_correction(b2, step))
+        return eps * root_of_c2, *debiasing_weights(rate * root_of_c2, b1, step)
+
+    def per_leaf(grad, mu, nu, eps, *weights):
+        mu = ema(mu, grad, b1)
+        nu = ema(nu, mean_square_of_blocks(grad, nu.shape), b2)
+        return weighted(mu, grad, *weights) / (spread(root(nu), grad.shape) + eps), mu, nu
+
+    return per_leaf_transformation(
+        AdamMiniState,
+        per_step,
+        per_leaf,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        weight_decay_mask=mask,
+        mu=Moment(),
+        nu=Moment(real=True, shape=functools.partial(checked_blocks, blocks or blocks_by_layout)),
+    )
