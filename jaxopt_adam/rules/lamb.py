@@ -1,0 +1,101 @@
+"""LAMB (You et al., 2020)."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from jaxopt_adam.averages import abs_sq, bias_correction, debiasing_weights, ema, norm, root, weighted
+from jaxopt_adam.hyperparameters import Decay, LearningRate, Mask, NonNegative, WeightDecay
+from jaxopt_adam.optimizer import optimizer
+from jaxopt_adam.transformation import Moment, per_leaf_transformation
+
+
+class LambState(NamedTuple):
+    """The state of :func:`lamb`.
+
+    Attributes:
+        count: the number of updates done, int32.
+        mu: the average of g, a tree like the parameters.
+        nu: the average of ``|g|²``, a tree like the parameters, real.
+    """
+
+    count: Array
+    mu: Any
+    nu: Any
+
+
+@optimizer
+def lamb(
+    learning_rate: LearningRate,
+    b1: Decay = 0.9,
+    b2: Decay = 0.999,
+    eps: NonNegative = 1e-6,
+    eps_root: NonNegative = 0.0,
+    weight_decay: WeightDecay = 0.0,
+    mask: Mask = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""LAMB: :func:`adamw`'s direction, with steps as large as the leaf is.
+
+    .. math::
+        r_t &= \frac{\hat m_t}{\sqrt{\hat v_t + \bar\varepsilon} + \varepsilon} + \lambda \theta_{t-1} \\
+        u_t &= -\alpha \frac{\lVert \theta_{t-1} \rVert}{\lVert r_t \rVert} \, r_t
+
+    with the :math:`\hat m_t` and :math:`\hat v_t` of :func:`adam`, and norms over a leaf, which is the paper's layer;
+    the ratio of the norms is 1 where one of them is zero. The paper's function φ of :math:`\lVert \theta \rVert` is
+    the identity, as in optax.
+
+    Choose it for batches of tens of thousands of examples: every leaf moves by the same share α of itself. For small
+    batches :func:`adamw` does as well. Its state is as large as :func:`adam`'s.
+
+    Args:
+        learning_rate: α ≥ 0, a number, an array, a schedule, or a tree of these for parts of the parameters; the length
+            of the step of a leaf as a share of the length of the leaf. None gives the direction alone (positive).
+        b1: β₁ in [0, 1), the decay of the average of the gradients.
+        b2: β₂ in [0, 1), the decay of the average of their squares.
+        eps: ε ≥ 0, in units of the gradient.
+        eps_root: ε̄ ≥ 0, in units of the squared gradient.
+        weight_decay: λ ≥ 0, a number, a schedule, or a tree of these; it turns the step and does not lengthen it.
+        mask: which leaves decay: a tree of booleans, a prefix of one, or a function from the parameters to one; None
+            for all.
+
+    Returns:
+        An :class:`~jaxopt_adam.Optimizer` with :class:`LambState`. Its `update` needs `params`.
+
+    References:
+        You et al., Large Batch Optimization for Deep Learning: Training BERT in 76 Minutes, 2020, algorithm 2.
+
+    Example:
+        >>> import optax
+        >>> from jaxopt_adam import lamb, minimize
+        >>> falling = optax.exponential_decay(0.1, transition_steps=100, decay_rate=0.5)
+        >>> print(minimize(lambda x: (x - 3.0) ** 2, 1.0, lamb(falling), tol=1e-9).x.round(2))
+        3.0
+    """
+
+    def per_step(step, rate):
+        # m̂ / (√(v̂ + ε̄) + ε) = (√c₂/c₁) m / (√(v + c₂ ε̄) + √c₂ ε): two divisions fewer for each element.
+        c2 = bias_correction(b2, step)
+        return rate, eps_root * c2, eps * jnp.sqrt(c2), *debiasing_weights(jnp.sqrt(c2), b1, step)
+
+    def per_leaf(leaf, mu, nu, rate, eps_root, eps, *weights):
+        mu = ema(mu, leaf.grad, b1)
+        nu = ema(nu, abs_sq(leaf.grad), b2)
+        direction = weighted(mu, leaf.grad, *weights) / (root(nu, eps_root) + eps) + leaf.decay
+        size, length = norm(leaf.param), norm(direction)
+        ratio = jnp.where((size > 0) & (length > 0), size / jnp.where(length > 0, length, 1), 1)
+        return rate * ratio * direction, mu, nu
+
+    return per_leaf_transformation(
+        LambState,
+        per_step,
+        per_leaf,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        weight_decay_mask=mask,
+        whole_leaf=True,
+        needs_params=True,
+        mu=Moment(),
+        nu=Moment(real=True),
+    )

@@ -1,0 +1,100 @@
+"""NovoGrad (Ginsburg et al., 2019)."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from jaxopt_adam.averages import accumulate, ema, norm, root
+from jaxopt_adam.hyperparameters import Decay, LearningRate, NonNegative, WeightDecay
+from jaxopt_adam.optimizer import optimizer
+from jaxopt_adam.transformation import Moment, per_leaf_transformation
+
+
+class NovogradState(NamedTuple):
+    """The state of :func:`novograd`.
+
+    Attributes:
+        count: the number of updates done, int32.
+        mu: the decayed sum of the gradients, each over its size, a tree like the parameters.
+        nu: the average of ``‖g‖²``, one real number a leaf.
+    """
+
+    count: Array
+    mu: Any
+    nu: Any
+
+
+@optimizer
+def novograd(
+    learning_rate: LearningRate,
+    b1: Decay = 0.9,
+    b2: Decay = 0.25,
+    eps: NonNegative = 1e-6,
+    eps_root: NonNegative = 0.0,
+    weight_decay: WeightDecay = 0.0,
+) -> optax.GradientTransformationExtraArgs:
+    r"""NovoGrad: momentum of gradients, each leaf's divided by an average of its norm.
+
+    .. math::
+        v_t &= \beta_2 v_{t-1} + (1 - \beta_2) \lVert g_t \rVert^2, \qquad v_1 = \lVert g_1 \rVert^2 \\
+        m_t &= \beta_1 m_{t-1} + \frac{g_t}{\sqrt{v_t + \bar\varepsilon} + \varepsilon} + \lambda \theta_{t-1} \\
+        u_t &= -\alpha m_t
+
+    with norms over a leaf, which is the paper's layer. `nu` holds v itself, at most the largest number of its dtype:
+    in float32 that is a norm of 1.8 · 10¹⁹. The root is never taken for less than the share of :math:`g_t` alone,
+    :math:`\sqrt{1 - \beta_2} \lVert g_t \rVert`, which does not overflow; so what :math:`g_t` adds to m is never longer
+    than :math:`1 / \sqrt{1 - \beta_2}`, however large it is.
+
+    Choose it for half of :func:`adam`'s memory, one moment as SGD with momentum, where large learning rates shall do
+    from the first step on; the paper has it for convolutional, speech and language models. All elements of a leaf share
+    one scale, so it does not help where their gradients differ in size.
+
+    Args:
+        learning_rate: α ≥ 0, a number, an array, a schedule, or a tree of these for parts of the parameters; the length
+            of a leaf's first step. None gives the direction alone (positive).
+        b1: β₁ in [0, 1), the decay of the sum of the steps, which grow up to :math:`1 / (1 - \beta_1)`.
+        b2: β₂ in [0, 1), the decay of the average of the squared norms.
+        eps: ε ≥ 0, in units of the gradient's norm.
+        eps_root: ε̄ ≥ 0, in units of the squared norm.
+        weight_decay: λ ≥ 0, a number, a schedule, or a tree of these; within the momentum, so times α and summed.
+
+    Returns:
+        An :class:`~jaxopt_adam.Optimizer` with :class:`NovogradState`. Its `update` needs `params`, unless the weight
+        decay is 0.0 and not traced.
+
+    References:
+        Ginsburg et al., Stochastic Gradient Methods with Layer-wise Adaptive Moments for Training of Deep Networks,
+        2019, algorithm 1.
+
+    Example:
+        >>> import optax
+        >>> from jaxopt_adam import minimize, novograd
+        >>> falling = optax.exponential_decay(0.1, transition_steps=100, decay_rate=0.5)
+        >>> print(minimize(lambda x: (x - 3.0) ** 2, 1.0, novograd(falling), tol=1e-9).x.round(2))
+        3.0
+    """
+
+    def per_step(step, rate):
+        first = step == 1
+        return rate, b1, eps_root, eps, first, jnp.sqrt(jnp.where(first, 1, 1 - b2))
+
+    def per_leaf(leaf, mu, nu, rate, b1, eps_root, eps, first, share):
+        size = norm(leaf.grad)
+        square = jnp.minimum(jnp.square(size), jnp.finfo(size.dtype).max)
+        nu = jnp.where(first > 0, square, ema(nu, square, b2))
+        scale = jnp.maximum(root(nu, eps_root), share * size) + eps
+        direction, mu = accumulate(mu, leaf.grad / scale + leaf.decay, b1, nesterov=False)
+        return rate * direction, mu, nu
+
+    return per_leaf_transformation(
+        NovogradState,
+        per_step,
+        per_leaf,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        whole_leaf=True,
+        mu=Moment(),
+        nu=Moment(real=True, shape=lambda path, shape: ()),
+    )

@@ -1,0 +1,97 @@
+"""StableAdamW (Wortsman et al., 2023): AdamW whose steps shrink where the second moment lags behind."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from jaxopt_adam.averages import abs_sq, bias_correction, debiasing_weights, ema, mean_square, root, weighted
+from jaxopt_adam.hyperparameters import Decay, LearningRate, Mask, NonNegative, WeightDecay
+from jaxopt_adam.optimizer import optimizer
+from jaxopt_adam.transformation import Moment, per_leaf_transformation
+
+
+class StableAdamwState(NamedTuple):
+    """The state of :func:`stable_adamw`.
+
+    Attributes:
+        count: the number of updates done, int32.
+        mu: the average of g, a tree like the parameters.
+        nu: the average of ``|g|²``, a tree like the parameters, real.
+    """
+
+    count: Array
+    mu: Any
+    nu: Any
+
+
+@optimizer
+def stable_adamw(
+    learning_rate: LearningRate,
+    b1: Decay = 0.9,
+    b2: Decay = 0.99,
+    eps: NonNegative = 1e-8,
+    weight_decay: WeightDecay = 1e-4,
+    mask: Mask = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""StableAdamW: :func:`adamw` with :func:`adafactor`'s clipping of the step.
+
+    .. math::
+        \mathrm{RMS}_t &= \sqrt{\operatorname{mean} \frac{|g_t|^2}{\max(\hat v_t, \varepsilon^2)}}, \qquad
+            \eta_t = \frac{\alpha}{\max(1, \mathrm{RMS}_t)} \\
+        u_t &= -\eta_t \left(\frac{\hat m_t}{\sqrt{\hat v_t} + \varepsilon} + \lambda \theta_{t-1}\right)
+
+    with the :math:`\hat m_t` and :math:`\hat v_t` of :func:`adam`, which here rest as there, not yet debiased, and the
+    mean over a leaf. The clip scales the weight decay too, as in the paper.
+
+    Choose it over :func:`adamw` with clipped gradients where the loss has spikes, which come when gradients grow faster
+    than the second moment can follow; no threshold needs tuning. Its state is as large as :func:`adam`'s.
+
+    Args:
+        learning_rate: α ≥ 0, a number, an array, a schedule, or a tree of these for parts of the parameters; about the
+            size of each element's step. None gives the direction alone (positive).
+        b1: β₁ in [0, 1), the decay of the average of the gradients.
+        b2: β₂ in [0, 1), the decay of the average of their squares.
+        eps: ε ≥ 0, in units of the gradient.
+        weight_decay: λ ≥ 0, a number, a schedule, or a tree of these.
+        mask: which leaves decay: a tree of booleans, a prefix of one, or a function from the parameters to one; None
+            for all.
+
+    Returns:
+        An :class:`~jaxopt_adam.Optimizer` with :class:`StableAdamwState`. Its `update` needs `params`, unless the
+        weight decay is 0.0 and not traced.
+
+    References:
+        Wortsman et al., Stable and Low-Precision Training for Large-Scale Vision-Language Models, 2023, algorithm 2.
+
+    Example:
+        >>> from jaxopt_adam import minimize, stable_adamw
+        >>> print(minimize(lambda x: (x - 3.0) ** 2, 0.0, stable_adamw(0.1), tol=1e-9).x.round(2))
+        3.0
+    """
+
+    def per_step(step, rate):
+        # m̂ / (√v̂ + ε) = (√c₂/c₁) m / (√v + √c₂ ε), and |g| / max(√v̂, ε) = √c₂ |g| / max(√v, √c₂ ε).
+        root_of_c2 = jnp.sqrt(bias_correction(b2, step))
+        return rate, root_of_c2, eps * root_of_c2, *debiasing_weights(root_of_c2, b1, step)
+
+    def per_leaf(leaf, mu, nu, rate, root_of_c2, eps, *weights):
+        mu = ema(mu, leaf.grad, b1)
+        nu = ema(nu, abs_sq(leaf.grad), b2)
+        deviation = root(nu)
+        rms = root_of_c2 * root(mean_square(leaf.grad / jnp.maximum(deviation, eps)))
+        direction = weighted(mu, leaf.grad, *weights) / (deviation + eps) + leaf.decay
+        return rate / jnp.maximum(rms, 1) * direction, mu, nu
+
+    return per_leaf_transformation(
+        StableAdamwState,
+        per_step,
+        per_leaf,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        weight_decay_mask=mask,
+        whole_leaf=True,
+        mu=Moment(),
+        nu=Moment(real=True),
+    )
