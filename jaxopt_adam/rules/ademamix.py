@@ -1,0 +1,120 @@
+"""AdEMAMix (Pagliardini et al., 2024)."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from jaxopt_adam import hyperparameters as kinds
+from jaxopt_adam.averages import abs_sq, bias_correction, ema, root, weighted
+from jaxopt_adam.optimizer import optimizer
+from jaxopt_adam.transformation import Moment, per_leaf_transformation
+from jaxopt_adam.trees import fields
+
+
+class AdemamixState(NamedTuple):
+    """The state of :func:`ademamix`.
+
+    Attributes:
+        count: the number of updates done, int32.
+        m1: the fast average of g, a tree like the parameters.
+        m2: the slow average of g, likewise.
+        nu: the average of ``|g|²``, likewise, real.
+    """
+
+    count: Array
+    m1: Any
+    m2: Any
+    nu: Any
+
+
+@optimizer
+def ademamix(
+    learning_rate: kinds.LearningRate,
+    b1: kinds.Decay = 0.9,
+    b2: kinds.Decay = 0.999,
+    b3: kinds.ScheduledDecay = 0.9999,
+    alpha: kinds.ScheduledNonNegative = 5.0,
+    eps: kinds.NonNegative = 1e-8,
+    eps_root: kinds.NonNegative = 0.0,
+    mu_dtype: kinds.OptionalDtype = None,
+    weight_decay: kinds.WeightDecay = 0.0,
+    mask: kinds.Mask = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""AdEMAMix: :func:`adamw` with a second, slow average of the gradients beside the fast one.
+
+    .. math::
+        m^{(1)}_t &= \beta_1 m^{(1)}_{t-1} + (1 - \beta_1) g_t, & \hat m^{(1)}_t &= m^{(1)}_t / (1 - \beta_1^t) \\
+        m^{(2)}_t &= \beta_3 m^{(2)}_{t-1} + (1 - \beta_3) g_t \\
+        v_t &= \beta_2 v_{t-1} + (1 - \beta_2) |g_t|^2, & \hat v_t &= v_t / (1 - \beta_2^t) \\
+        u_t &= -\eta \left(\frac{\hat m^{(1)}_t + \alpha m^{(2)}_t}{\sqrt{\hat v_t + \bar\varepsilon} + \varepsilon}
+               + \lambda \theta_{t-1}\right)
+
+    The slow average is not debiased: debiased, it would at first be the mean of a few gradients, with α times the
+    weight of the fast one. So it comes in as slowly as it fills; in long runs the paper lets β₃ and α rise, too.
+
+    Choose it over :func:`adamw` for long runs on data that do not change, where gradients of ten thousand steps ago
+    still help, at the price of a third moment; in short runs take a smaller β₃, such as 0.999. Unlike in optax,
+    `mu_dtype` is not for the second moment, which would lose what it adds.
+
+    Args:
+        learning_rate: η ≥ 0, a number, an array, a schedule, or a tree of these for parts of the parameters; None gives
+            the direction alone (positive).
+        b1: β₁ in [0, 1), the decay of the fast average.
+        b2: β₂ in [0, 1), the decay of the average of the squares.
+        b3: β₃ in [0, 1), the decay of the slow average, or a schedule.
+        alpha: α ≥ 0, what the slow average weighs, or a schedule.
+        eps: ε ≥ 0, in units of the gradient.
+        eps_root: ε̄ ≥ 0, in units of the squared gradient.
+        mu_dtype: the dtype in which `m1` and `m2` rest; None for float32, or the gradient's if that is wider.
+        weight_decay: λ ≥ 0, a number, a schedule, or a tree of these; decoupled, so times η.
+        mask: which leaves decay: a tree of booleans, a prefix of one, or a function from the parameters to one; None
+            for all.
+
+    Returns:
+        An :class:`~jaxopt_adam.Optimizer` with :class:`AdemamixState`. Its `update` needs `params`, unless the
+        weight decay is 0.0 and not traced.
+
+    References:
+        Pagliardini et al., The AdEMAMix Optimizer: Better, Faster, Older, 2024, algorithm 1.
+
+    Example:
+        >>> from jaxopt_adam import ademamix, minimize
+        >>> print(minimize(lambda x: (x - 3.0) ** 2, 0.0, ademamix(0.1, b3=0.99), tol=1e-9).x.round(2))
+        3.0
+    """
+
+    def at(count):
+        # Here and not in per_step, which would round β₃ to the leaf's dtype before 1 − β₃ is taken.
+        slow, weight = kinds.scheduled(b3, count), kinds.scheduled(alpha, count)
+
+        def per_step(step, rate):
+            c1, c2 = bias_correction(b1, step), bias_correction(b2, step)
+            scale = rate * jnp.sqrt(c2)
+            return scale / c1, scale * weight, eps_root * c2, eps * jnp.sqrt(c2)
+
+        def per_leaf(grad, m1, m2, nu, fast_weight, slow_weight, eps_root, eps):
+            m1, m2 = ema(m1, grad, b1), ema(m2, grad, slow)
+            nu = ema(nu, abs_sq(grad), b2)
+            return weighted(m1, m2, fast_weight, slow_weight) / (root(nu, eps_root) + eps), m1, m2, nu
+
+        return per_leaf_transformation(
+            AdemamixState,
+            per_step,
+            per_leaf,
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            weight_decay_mask=mask,
+            m1=Moment(dtype=mu_dtype),
+            m2=Moment(dtype=mu_dtype),
+            nu=Moment(real=True),
+        )
+
+    def init(params):
+        return at(jnp.zeros([], jnp.int32)).init(params)
+
+    def update(updates, state, params=None, **_):
+        return at(*fields(state, "count")).update(updates, state, params)
+
+    return optax.GradientTransformationExtraArgs(init, update)
