@@ -42,6 +42,9 @@ def adabelief(
         s_t &= \beta_2 s_{t-1} + (1 - \beta_2) |g_t - m_t|^2 + \bar\varepsilon, & \hat s_t &= s_t / (1 - \beta_2^t) \\
         u_t &= -\alpha \frac{\hat m_t}{\sqrt{\hat s_t} + \varepsilon}
 
+    Choose it where steady gradients should make large steps, as the paper does for GANs; it minds ε more than Adam
+    does.
+
     Args:
         learning_rate: α ≥ 0, a number, an array, a schedule, or a tree of these for parts of the parameters; None gives
             the direction alone (positive).

@@ -42,6 +42,9 @@ def adadelta(
         E[\Delta x^2]_t &= \rho E[\Delta x^2]_{t-1} + (1 - \rho) |\Delta x_t|^2 \\
         u_t &= -\alpha \Delta x_t
 
+    Choose it where no learning rate can be found: with α = 1 it finds the size of its steps by itself, though
+    slowly.
+
     Args:
         learning_rate: α ≥ 0, a number, an array or a schedule; the paper's is 1. None gives :math:`+\Delta x_t`.
         rho: ρ in [0, 1), the decay of both averages.

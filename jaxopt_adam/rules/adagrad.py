@@ -37,6 +37,8 @@ def adagrad(
 
     Rarely used features keep a large step; since the sum only grows, all steps shrink for ever.
 
+    Choose it for sparse features, and for convex problems.
+
     Args:
         learning_rate: α ≥ 0, a number, an array or a schedule; None gives the direction alone (positive).
         initial_accumulator_value: :math:`s_0 \ge 0`.

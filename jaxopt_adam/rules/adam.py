@@ -30,6 +30,8 @@ def adam(
 
     .. math:: \hat m_t = \frac{\beta_1 m_t}{1 - \beta_1^{t+1}} + \frac{(1 - \beta_1) g_t}{1 - \beta_1^t}
 
+    Choose it first: it needs the least tuning of all. With weight decay take :func:`adamw`.
+
     Args:
         learning_rate: α ≥ 0, a number, an array or a schedule; about the size of each element's step. The paper's is
             0.001. None gives the direction alone (positive).

@@ -47,6 +47,8 @@ def adam_atan2(
     :math:`a / b`; no update is larger than :math:`\alpha a \pi / 2`. With the default a = 4 / π a ratio of one
     gives a step of α.
 
+    Choose it where the gradients' size is unknown or so small that ε would matter.
+
     Args:
         learning_rate: α ≥ 0, a number, an array, a schedule, or a tree of these for parts of the parameters; None gives
             the direction alone (positive).

@@ -39,6 +39,8 @@ def adamaxw(
 
     .. math:: u_t = -\alpha \left(\frac{m_t}{(1 - \beta_1^t) \, n_t} + \lambda \theta_{t-1}\right)
 
+    Choose it over :func:`adamax` whenever the weights should stay small.
+
     Args:
         learning_rate: α ≥ 0, a number, an array, a schedule, or a tree of these for parts of the parameters; None gives
             the direction alone (positive).
@@ -93,6 +95,9 @@ def adamax(
         m_t &= \beta_1 m_{t-1} + (1 - \beta_1) g_t \\
         n_t &= \max(\beta_2 n_{t-1}, |g_t| + \varepsilon) \\
         u_t &= -\alpha \frac{m_t}{(1 - \beta_1^t) \, n_t}
+
+    Choose it where rare large gradients matter, as for embeddings: a maximum does not average them away, and
+    squares nothing that could overflow.
 
     Args:
         learning_rate: α ≥ 0, a number, an array, a schedule, or a tree of these for parts of the parameters; None gives

@@ -54,6 +54,8 @@ def adan(
     optax: the paper's β is 1 − β here. As in optax the differences weigh :math:`1 - \beta_2`, where the paper has β₂,
     and the weight decay is :func:`adamw`'s, where the paper divides by :math:`1 + \alpha \lambda`.
 
+    Choose it for large batches and where twice Adam's state is no matter.
+
     Args:
         learning_rate: α ≥ 0, a number, an array, a schedule, or a tree of these for parts of the parameters; None gives
             the direction alone (positive).

@@ -49,6 +49,8 @@ def amsgrad(
 
     The paper corrects no bias; here, as in optax, both averages are debiased unless said otherwise.
 
+    Choose it where Adam does not settle, since it forgets rare large gradients; for half as much state again.
+
     Args:
         learning_rate: α ≥ 0, a number, an array, a schedule, or a tree of these for parts of the parameters; None gives
             the direction alone (positive).

@@ -42,6 +42,8 @@ def lion(
     Half of Adam's state; its learning rates are some three to ten times smaller and its weight decay as much larger.
     (For complex numbers the sign is :math:`z / |z|`.)
 
+    Choose it for large models and batches where memory is short.
+
     Args:
         learning_rate: α ≥ 0, a number, an array, a schedule, or a tree of these for parts of the parameters; None gives
             the direction alone (positive).

@@ -27,6 +27,8 @@ def nadam(
     with the :math:`m_t` and :math:`\hat v_t` of :func:`adam`. As in optax, but not in the paper's algorithm,
     :math:`\hat v_t` has no further factor :math:`\beta_2`, and :math:`\beta_1` has no schedule.
 
+    Choose it where :func:`adam` reacts too late; the difference is small.
+
     Args:
         learning_rate: α ≥ 0, a number, an array, a schedule, or a tree of these for parts of the parameters; None gives
             the direction alone (positive).
@@ -68,6 +70,8 @@ def nadamw(
 
     .. math:: u_t = -\alpha \left(\frac{\hat m_t}{\sqrt{\hat v_t + \bar\varepsilon} + \varepsilon}
               + \lambda \theta_{t-1}\right)
+
+    Choose it where :func:`adamw` reacts too late; the difference is small.
 
     Args:
         learning_rate: α ≥ 0, a number, an array, a schedule, or a tree of these for parts of the parameters; None gives

@@ -50,6 +50,8 @@ def radam(
           -\alpha \hat m_t & \text{else}
         \end{cases}
 
+    Choose it in place of a warm-up of the learning rate.
+
     Args:
         learning_rate: α ≥ 0, a number, an array, a schedule, or a tree of these for parts of the parameters; None gives
             the direction alone (positive).

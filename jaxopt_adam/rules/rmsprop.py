@@ -54,6 +54,9 @@ def rmsprop(
 
     .. math:: s_t = u_t + \mu s_{t-1}, \qquad u'_t = s_t \quad\text{or, with } \texttt{nesterov}, \quad u_t + \mu s_t
 
+    Choose it where the gradients' size changes and momentum does harm, as in reinforcement learning: half of Adam's
+    state.
+
     Args:
         learning_rate: α ≥ 0, a number, an array or a schedule; None gives the direction alone (positive).
         decay: β in [0, 1).

@@ -43,6 +43,9 @@ def sgd(
 
     Whether the gradient is that of all data (batch), of some (mini-batch) or of one example is the caller's choice.
 
+    Choose it where its learning rate and schedule are known, as for convolutional networks with momentum, or as the
+    plain case to compare with; it has the smallest state.
+
     Args:
         learning_rate: α ≥ 0, a number, an array or a schedule; None gives the direction alone (:math:`+s_t`).
         momentum: μ in [0, 1); None for none, without state for it.

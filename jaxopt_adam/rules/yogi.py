@@ -43,6 +43,8 @@ def yogi(
 
     As in optax both moments start at 1e-6 and are debiased all the same; the paper corrects no bias.
 
+    Choose it for sparse gradients, after which Adam's second moment would fall, and its steps grow, too fast.
+
     Args:
         learning_rate: α ≥ 0, a number, an array, a schedule, or a tree of these for parts of the parameters; None gives
             the direction alone (positive).
