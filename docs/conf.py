@@ -1,6 +1,12 @@
 """Sphinx configuration; the pages' code is executed when they are built."""
 
+import sys
+from pathlib import Path
+
 import jaxopt_adam
+
+sys.path.insert(0, str(Path(__file__).parent))
+from rule_table import FACTORIES, bytes_a_parameter, moments
 
 project = "jaxopt_adam"
 author = "the jaxopt_adam authors"
@@ -37,3 +43,18 @@ nitpick_ignore_regex = [
     ("py:.*", r"(jax|numpy|np|optax|chex|typing|collections)\..*"),
     ("py:class", r"(GradientTransformationExtraArgs|Array|ArrayLike|optional)"),
 ]
+
+
+def say_the_memory(app, what, name, factory, options, lines):
+    """Add to the entry of a rule what it keeps, and how much that is."""
+    if what == "function" and factory in FACTORIES:
+        kept = ", ".join(f"``{moment}``" for moment in moments(factory)) or "no moments"
+        size = f"{bytes_a_parameter(factory):.3g} bytes"
+        text = f"**Memory:** {kept}; {size} for each parameter of a float32 matrix of 1,024 × 1,024."
+        first = next(i for i, line in enumerate(lines) if line.startswith(":param"))
+        lines[first:first] = [text, ""]
+
+
+def setup(app):
+    """Connect what changes the docstrings, after napoleon, which makes the fields of the arguments."""
+    app.connect("autodoc-process-docstring", say_the_memory, priority=900)

@@ -29,6 +29,7 @@ def test_a_rule_says_all_that_a_reader_needs(name):
     factory = getattr(jaxopt_adam, name)
     text = inspect.getdoc(factory)
     assert ".. math::" in text
+    assert "Choose it " in text
     for section in ("Args:", "Returns:", "References:", "Example:"):
         assert section in text
     described = re.findall(r"^    (\w+): ", text[text.index("Args:") : text.index("Returns:")], re.MULTILINE)
