@@ -7,19 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from agreement import deviation, falling, library_updates, name_of, noisy_gradients, over, rising, scan_updates, start
 from oracles import ORACLES, walk
 
 import jaxopt_adam
 
 LAST_STEP = 2**31 - 1
-
-
-def falling(count):
-    return 0.1 / (1 + 0.01 * count)
-
-
-def rising(count):
-    return 0.001 * (1 + 0.1 * count)
 
 
 # Graves's variance is a difference, and at the first step with bias correction it is that of one value: zero on paper,
@@ -32,6 +25,15 @@ CENTERED = {"centered": True, "bias_correction": True, "eps": 100.0}
 # in float32 for the g of about 100 here), and for b2 = 0 it stands alone and may be as near to zero as chance has it:
 # there `eps_root` is far above the error's square, so that no quotient is one of errors.
 BELIEVING = {"eps_root": 1.0}
+
+
+def clip_at_two(count):
+    return 2.0 + 0 * count
+
+
+def slower(count):
+    return 0.99 - 0.5 / (1 + count)
+
 
 CASES = [
     ("sgd", {"learning_rate": 0.1}),
@@ -152,6 +154,14 @@ CASES = [
     ("adam_atan2", {"learning_rate": None, "b1": 0.0, "a": 1.0, "weight_decay": 0.001}),
     ("adam_atan2", {"learning_rate": falling, "b1": 0.99, "b2": 0.95, "b": 3.0, "weight_decay": rising}),
     ("adam_atan2", {"learning_rate": 0.01, "b": 0.0, "weight_decay": 0.1, "mask": False}),
+    ("adopt", {"learning_rate": 0.01}),
+    ("adopt", {"learning_rate": None, "b1": 0.0, "b2": 0.5, "nesterov": True}),
+    ("adopt", {"learning_rate": falling, "b1": 0.99, "b2": 0.999, "eps": 0.01, "clip_value_fn": clip_at_two}),
+    ("adopt", {"learning_rate": 0.01, "use_clipping": False, "eps": 1.0, "nesterov": True}),
+    ("ademamix", {"learning_rate": 0.01}),
+    ("ademamix", {"learning_rate": None, "b1": 0.0, "b3": 0.9, "alpha": 0.0, "eps": 0.01, "weight_decay": 0.001}),
+    ("ademamix", {"learning_rate": falling, "b3": slower, "alpha": rising, "eps_root": 1e-3, "weight_decay": rising}),
+    ("ademamix", {"learning_rate": 0.01, "b2": 0.95, "b3": 0.99999, "weight_decay": 0.1, "mask": False}),
 ]
 
 # One of each rule with all the state that it can have.
@@ -177,6 +187,8 @@ FULL = [
     ("adan", {"learning_rate": 0.01, "weight_decay": 0.1}),
     ("laprop", {"learning_rate": 0.01, "weight_decay": 0.1}),
     ("adam_atan2", {"learning_rate": 0.01, "weight_decay": 0.1}),
+    ("adopt", {"learning_rate": 0.01}),
+    ("ademamix", {"learning_rate": 0.01, "weight_decay": 0.1}),
 ]
 BARE = [("sgd", {"learning_rate": 0.1}), ("rmsprop", {"learning_rate": 0.01})]
 FIELDS = {
@@ -189,10 +201,12 @@ FIELDS = {
     "amsgrad": {"mu", "nu", "nu_max"},
     "lion": {"mu"},
     "adan": {"m", "v", "n", "g"},
+    "adopt": {"mu", "nu"},
+    "ademamix": {"m1", "m2", "nu"},
 }
 REAL_FIELDS = {"sum_of_squares", "e_g", "e_x", "nu", "nu_max", "n"}
 COMPLEX = [case for case in FULL + BARE if case[0] != "adam_atan2"]  # an arc tangent of real numbers
-DECAYED = ["adamw", "nadamw", "adamaxw", "lion", "adan", "laprop", "adam_atan2"]
+DECAYED = ["adamw", "nadamw", "adamaxw", "lion", "adan", "laprop", "adam_atan2", "ademamix"]
 
 # Compiled with their numbers as constants, which only matters where a decay is near to one.
 CONSTANT = [
@@ -221,62 +235,6 @@ NARROW_CASES = [
     ("amsgrad", {"learning_rate": 0.01, "mu_dtype": "bfloat16"}),
     ("lion", {"learning_rate": 0.01, "mu_dtype": "bfloat16"}),
 ]
-
-
-def name_of(case):
-    if not isinstance(case, dict):
-        return getattr(case, "__name__", str(case))
-    return ",".join(f"{name}={getattr(value, '__name__', value)}" for name, value in case.items()) or "defaults"
-
-
-def over(cases):
-    return pytest.mark.parametrize(("rule", "arguments"), cases, ids=name_of)
-
-
-def noisy_gradients(steps, seed=0, imaginary=False):
-    """A slope that drifts, under heavy-tailed noise, of sizes from 1e-4 to 100; the last ten are mostly zero."""
-    generator = np.random.default_rng(seed)
-    size = 40
-    drift = generator.normal(size=size) * np.cos(np.linspace(0, 3, steps))[:, None]
-    gradients = (drift + generator.standard_t(4, size=(steps, size))) * 10 ** np.linspace(-4, 2, size)
-    if imaginary:
-        gradients = gradients + 1j * noisy_gradients(steps, seed + 100)
-    gradients[:, -10:] *= generator.random((steps, 10)) < 0.1
-    return gradients
-
-
-def start(imaginary=False):
-    generator = np.random.default_rng(99)
-    return generator.normal(size=40) + (1j * generator.normal(size=40) if imaginary else 0)
-
-
-def scan_updates(transformation, params, gradients, state=None, *, moving=True):
-    """As the oracles' `walk`; to be called within jit."""
-    state = transformation.init(params) if state is None else state
-
-    def step(carry, grad):
-        params, state = carry
-        updates, state = transformation.update(grad, state, params)
-        return (params + updates if moving else params, state), updates
-
-    (_, state), updates = jax.lax.scan(step, (params, state), gradients)
-    return updates, state
-
-
-def library_updates(transformation, params, gradients, state=None, *, moving=True):
-    gradients, params = jnp.asarray(gradients), jnp.asarray(params)
-    return jax.jit(lambda: scan_updates(transformation, params, gradients, state, moving=moving))()
-
-
-def deviation(updates, right):
-    """How far two walks are apart at most, for each element as a share of the distance that it travelled."""
-    chex.assert_equal_shape([updates, right])
-    updates, right = (np.asarray(each).astype(np.complex128) for each in (updates, right))
-    assert np.isfinite(updates).all()
-    distance = np.abs(right).sum(0)
-    apart = np.abs(updates - right).sum(0)  # at least as much as at any step between
-    assert (distance > 0).all()
-    return (apart / distance).max()
 
 
 def make(rule, arguments):

@@ -54,11 +54,15 @@ ORACLES = {
     "adan": Adan,
     "laprop": Laprop,
     "adam_atan2": AdamAtan2,
+    "adopt": Adopt,
+    "ademamix": Ademamix,
+}
+"""The rules whose elements know nothing of each other."""
+
+WHOLE_LEAF_ORACLES = {
     "lamb": Lamb,
     "novograd": Novograd,
     "adafactor": Adafactor,
-    "adopt": Adopt,
-    "ademamix": Ademamix,
     "schedule_free_adamw": ScheduleFreeAdamw,
     "muon": Muon,
     "prodigy": Prodigy,
@@ -67,6 +71,7 @@ ORACLES = {
     "stable_adamw": StableAdamw,
     "cautious": Cautious,
 }
+"""The rules that see a whole leaf, or the parameters."""
 
 
 def walk(oracle, param, gradients, state=None, *, moving=True):

@@ -1,6 +1,7 @@
 """Cautious optimizers (Liang et al., 2024, algorithm 1): only the parts of an update that the gradient agrees with.
 
-What is left is divided by the share that is, plus ε. The state is that of the oracle within, which must have a learning rate.
+What is left is divided by the share that is, plus ε. The state is that of the oracle within, which must have a
+learning rate.
 """
 
 import numpy as np

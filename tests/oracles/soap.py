@@ -1,8 +1,9 @@
 """SOAP (Vyas et al., 2024, algorithms 3 and 4), debiased, for tensors: a factor and a basis for each axis not too long.
 
-As in the authors' code the first gradient only makes the factors and their eigenvectors, those of the
-largest eigenvalues first, so that no gradient is seen in a basis of its own; Adam counts from the second. The momentum is kept in the space of the
-parameters and turned at every step; the second moment is in the bases and stays as it is when they move.
+As in the authors' code the first gradient only makes the factors and their eigenvectors, those of the largest
+eigenvalues first, so that no gradient is seen in a basis of its own; Adam counts from the second. The momentum is kept
+in the space of the parameters and turned at every step; the second moment is in the bases and stays as it is when they
+move.
 
 An axis longer than the product of all others plus one leaves its first factor a null space of two dimensions or more.
 Its basis is then whatever rounding makes it, and no two implementations need agree.

@@ -1,0 +1,291 @@
+"""The rules that see a whole leaf, or the parameters, against their oracles and against optax."""
+
+import functools
+import inspect
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from agreement import deviation, falling, library_updates, name_of, rising, scan_updates
+from oracles import ORACLES, WHOLE_LEAF_ORACLES, walk
+from oracles.schedule_free_adamw import evaluation_params
+
+import jaxopt_adam
+
+MATRIX, TALL, TENSOR, VECTOR, SCALAR = (3, 4), (5, 2), (2, 3, 4), (4,), ()
+ANY = [MATRIX, TENSOR, VECTOR, SCALAR]
+# A factor of an axis longer than the product of the others plus one has a null space whose basis is as chance has it.
+ROUND = [(4, 4), MATRIX, TENSOR, VECTOR]
+
+Axes = optax.contrib.MuonDimensionNumbers
+FACTORED = {"min_dim_size_to_factor": 2}
+
+
+CASES = [
+    ("lamb", {"learning_rate": 0.01}, ANY),
+    ("lamb", {"learning_rate": falling, "weight_decay": rising, "b1": 0.5, "b2": 0.9, "eps": 0.01}, ANY),
+    ("lamb", {"learning_rate": 0.01, "weight_decay": 0.1, "mask": False, "eps_root": 1e-3}, ANY),
+    ("novograd", {"learning_rate": 0.01}, ANY),
+    ("novograd", {"learning_rate": falling, "weight_decay": 0.1, "b1": 0.0, "b2": 0.9, "eps_root": 1e-3}, ANY),
+    ("novograd", {"learning_rate": 0.01, "weight_decay": rising, "b1": 0.99, "b2": 0.0, "eps": 0.1}, ANY),
+    ("adafactor", {**FACTORED, "learning_rate": 0.1}, [*ANY, (4, 3, 2), (3, 3, 2), (4, 1, 3), (1, 5)]),
+    ("adafactor", {}, ANY),
+    ("adafactor", {**FACTORED, "learning_rate": falling, "weight_decay_rate": rising}, ANY),
+    ("adafactor", {**FACTORED, "learning_rate": 0.1, "momentum": 0.9, "dtype_momentum": None}, ANY),
+    ("adafactor", {**FACTORED, "learning_rate": 0.1, "clipping_threshold": None, "decay_rate": 0.5, "eps": 0.01}, ANY),
+    ("adafactor", {**FACTORED, "learning_rate": 0.1, "factored": False, "clipping_threshold": 0.5}, ANY),
+    (
+        "adafactor",
+        {**FACTORED, "learning_rate": 0.1, "weight_decay_rate": 0.01, "weight_decay_mask": False},
+        [MATRIX],
+    ),
+    ("stable_adamw", {"learning_rate": 0.01}, ANY),
+    ("stable_adamw", {"learning_rate": falling, "weight_decay": rising, "b1": 0.5, "b2": 0.9, "eps": 0.1}, ANY),
+    ("stable_adamw", {"learning_rate": None, "weight_decay": 0.001, "mask": False}, ANY),
+    ("adam_mini", {"learning_rate": 0.01}, ANY),
+    ("adam_mini", {"learning_rate": falling, "weight_decay": rising, "b1": 0.0, "b2": 0.9, "eps": 0.1}, ANY),
+    ("adam_mini", {"learning_rate": None, "weight_decay": 0.001, "mask": False}, ANY),
+    ("adam_mini", {"learning_rate": 0.01, "blocks": (3, 2)}, [MATRIX]),
+    ("adam_mini", {"learning_rate": 0.01, "blocks": (2, 1, 4)}, [TENSOR]),
+    ("schedule_free_adamw", {}, ANY),
+    ("schedule_free_adamw", {"learning_rate": falling, "weight_decay": 0.1, "b1": 0.5, "b2": 0.9, "eps": 0.1}, ANY),
+    ("schedule_free_adamw", {"learning_rate": 0.01, "warmup_steps": 30, "weight_decay": 0.1}, ANY),
+    ("schedule_free_adamw", {"learning_rate": rising, "warmup_steps": 1, "weight_lr_power": 0.5}, ANY),
+    ("prodigy", {}, ANY),
+    ("prodigy", {"learning_rate": falling, "weight_decay": 0.01, "estim_lr0": 1e-3, "estim_lr_coef": 2.0}, ANY),
+    ("prodigy", {"betas": (0.5, 0.9), "beta3": 0.8, "estim_lr0": 1e-3, "safeguard_warmup": True}, ANY),
+    ("prodigy", {"eps": 0.0}, ANY),
+    ("muon", {"learning_rate": 0.02}, [MATRIX, TALL, VECTOR, TENSOR]),
+    ("muon", {"learning_rate": falling, "weight_decay": 0.1, "adam_weight_decay": rising, "nesterov": False}, ANY),
+    ("muon", {"learning_rate": 0.02, "adam_learning_rate": 0.003, "adam_b1": 0.5, "adam_b2": 0.9, "beta": 0.0}, ANY),
+    ("muon", {"learning_rate": 0.02, "ns_coeffs": "dion", "preconditioning": "aol", "adaptive": True}, [MATRIX, TALL]),
+    ("muon", {"learning_rate": 0.02, "preconditioning": "spectral", "ns_steps": 3, "eps": 0.1}, [MATRIX, TALL]),
+    ("muon", {"learning_rate": 0.02, "preconditioning": "schatten", "consistent_rms": 0.2}, [MATRIX, TALL]),
+    ("muon", {"learning_rate": 0.02, "ns_coeffs": ((3.0, -3.0, 1.0), (2.0, -1.5, 0.5))}, [MATRIX, TALL]),
+    ("muon", {"learning_rate": 0.02, "weight_decay": 0.1, "weight_decay_mask": False}, [MATRIX]),
+    ("muon", {"learning_rate": 0.02, "muon_weight_dimension_numbers": Axes((0, -1), (1,))}, [TENSOR, (2, 3, 4, 2)]),
+    ("muon", {"learning_rate": 0.02, "muon_weight_dimension_numbers": Axes(-1, 0), "adaptive": True}, [TENSOR]),
+    ("soap", {}, ROUND),
+    ("soap", {"learning_rate": falling, "weight_decay": rising, "precondition_frequency": 1, "eps": 0.01}, ROUND),
+    ("soap", {"b1": 0.9, "b2": 0.99, "shampoo_decay": 0.5, "precondition_frequency": 3, "mask": False}, ROUND),
+    ("soap", {"learning_rate": None, "weight_decay": 0.001, "max_precond_dim": 3}, ROUND),
+    ("cautious", {"rule": "adamw", "learning_rate": 0.01, "weight_decay": 0.1}, ANY),
+    ("cautious", {"rule": "adam", "learning_rate": falling, "b1": 0.99, "eps": 1e-3}, ANY),
+    ("cautious", {"rule": "lion", "learning_rate": 0.01}, ANY),
+]
+SINGLE = [(rule, arguments, shape) for rule, arguments, shapes in CASES for shape in shapes]
+PLAIN = {rule: (arguments, shapes) for rule, arguments, shapes in reversed(CASES)}
+COMPLEX = ["lamb", "novograd", "adafactor", "stable_adamw", "adam_mini", "schedule_free_adamw", "prodigy", "muon"]
+over_single = pytest.mark.parametrize(("rule", "arguments", "shape"), SINGLE, ids=name_of)
+
+
+def split(arguments):
+    """The arguments of the rule within, and its name."""
+    return arguments["rule"], {name: value for name, value in arguments.items() if name != "rule"}
+
+
+def make(rule, arguments):
+    if rule == "cautious":
+        within, arguments = split(arguments)
+        return jaxopt_adam.cautious(getattr(jaxopt_adam, within)(**arguments))
+    if "blocks" in arguments:
+        arguments = {**arguments, "blocks": lambda path, shape, blocks=arguments["blocks"]: blocks}
+    return getattr(jaxopt_adam, rule)(**arguments)
+
+
+def make_oracle(rule, arguments):
+    if rule == "cautious":
+        within, arguments = split(arguments)
+        return WHOLE_LEAF_ORACLES[rule](ORACLES[within](**arguments))
+    return WHOLE_LEAF_ORACLES[rule](**arguments)
+
+
+def walk_of(shape, steps, imaginary=False):
+    """A parameter, and gradients that drift under noise, of sizes from 0.01 to 10 from step to step."""
+    generator = np.random.default_rng([7, *shape])
+    drift = generator.normal(size=shape) + 0.3
+    noise = generator.normal(size=(steps, *shape))
+    gradients = (drift + noise) * 10.0 ** generator.uniform(-2, 1, (steps, *(1 for _ in shape)))
+    param = generator.normal(size=shape)
+    if imaginary:
+        other, turned = walk_of((*shape, 1), steps)
+        param, gradients = param + 1j * other[..., 0], gradients + 1j * turned[..., 0]
+    return param, gradients
+
+
+@over_single
+@pytest.mark.usefixtures("x64")
+def test_float64_with_the_oracle(rule, arguments, shape):
+    param, gradients = walk_of(shape, 200)
+    updates, state = library_updates(make(rule, arguments), param, gradients)
+    right, right_state = walk(make_oracle(rule, arguments), param, gradients)
+    assert deviation(updates, right) <= 1e-10
+    for name, value in state._asdict().items():
+        # Eigenvectors have no sign; and b1, which is no moment, only schedule_free_eval_params wants.
+        if value is not None and name not in ("bases", "b1"):
+            jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-8), value, right_state[name])
+
+
+def optax_counterpart(rule, arguments):
+    """Optax's optimizer, or None where it is another on purpose."""
+    if rule == "prodigy" and arguments.get("eps") != 0.0:
+        return None  # optax takes ε times the estimate to come
+    if rule == "novograd" and callable(arguments.get("weight_decay")):
+        return None  # optax takes numbers only
+    if rule == "schedule_free_adamw" and (callable(arguments.get("learning_rate")) or "warmup_steps" in arguments):
+        return None  # optax counts from 0 for one use of the rate and from 1 for the other
+    if arguments.get("preconditioning") in ("aol", "schatten") and "eps" in arguments:
+        return None  # optax has an ε of its own there
+    factory = getattr(optax, rule, None) or getattr(optax.contrib, rule, None)
+    return factory and factory(**arguments)
+
+
+@over_single
+@pytest.mark.usefixtures("x64")
+def test_float64_with_optax(rule, arguments, shape):
+    reference = optax_counterpart(rule, arguments)
+    if reference is None:
+        return
+    param, gradients = walk_of(shape, 200)
+    updates, _ = library_updates(make(rule, arguments), param, gradients)
+    theirs, _ = library_updates(reference, param, gradients)
+    # Optax takes Adafactor's decay, and the momentum of its steps, in float32.
+    assert deviation(updates, theirs) <= (1e-4 if rule == "adafactor" else 1e-10)
+
+
+# Prodigy's distance from the start is, at first, the rounding of the parameters, unless they start at zero. What
+# Schedule-Free keeps is a point, z, and not a direction, so its steps must not be small next to that.
+FLOAT32 = {
+    **{rule: (arguments, shapes[0]) for rule, (arguments, shapes) in PLAIN.items()},
+    "prodigy": ({"estim_lr0": 1e-3}, MATRIX),
+    "schedule_free_adamw": ({"learning_rate": 0.1}, MATRIX),
+    "soap": ({}, (4, 4)),
+}
+
+
+@pytest.mark.parametrize("rule", FLOAT32)
+@pytest.mark.parametrize("traced", [False, True])
+def test_float32(rule, traced):
+    arguments, shape = FLOAT32[rule]
+    param, gradients = (each.astype(np.float32) for each in walk_of(shape, 100))
+    param = param * (rule != "prodigy")
+    optimizer = make(rule, arguments)
+    updates, state = (
+        jax.jit(scan_updates)(optimizer, param, gradients) if traced else library_updates(optimizer, param, gradients)
+    )
+    chex.assert_type(updates, np.float32)
+    chex.assert_type([leaf for leaf in jax.tree.leaves(state) if leaf.ndim], np.float32)
+    oracle = make_oracle(rule, jax.tree.map(float32_if_float, arguments) if traced else arguments)
+    if traced:
+        vars(oracle).update(jax.tree.map(float32_if_float, vars(oracle)))
+    right, _ = walk(oracle, np.float64(param), np.float64(gradients))
+    assert deviation(updates, right) <= 1e-5
+
+
+def float32_if_float(value):
+    """A traced hyperparameter is the float32 number that it is, and so must the oracle's be."""
+    return float(np.float32(value)) if isinstance(value, float) else value
+
+
+@pytest.mark.parametrize("rule", COMPLEX)
+@pytest.mark.usefixtures("x64")
+def test_complex128(rule):
+    arguments, shapes = PLAIN[rule]
+    param, gradients = walk_of(shapes[0], 200, imaginary=True)
+    updates, _ = library_updates(make(rule, arguments), param, gradients)
+    chex.assert_type(updates, np.complex128)
+    right, _ = walk(make_oracle(rule, arguments), param, gradients)
+    assert deviation(updates, right) <= 1e-10
+
+
+def test_soap_takes_no_complex_numbers():
+    with pytest.raises(TypeError, match=r"\['c'\].*complex64"):
+        jaxopt_adam.soap().init({"c": jnp.ones(2, jnp.complex64)})
+
+
+@pytest.mark.usefixtures("x64")
+def test_prodigy_sees_all_leaves():
+    shapes = {"a": MATRIX, "b": VECTOR, "c": (0, 3)}
+    walks = {name: walk_of(shape, 200) for name, shape in shapes.items()}
+    params = {name: param for name, (param, _) in walks.items()}
+    optimizer, oracle = jaxopt_adam.prodigy(estim_lr0=1e-3), WHOLE_LEAF_ORACLES["prodigy"](estim_lr0=1e-3)
+    state, right_state = optimizer.init(params), oracle.init_leaves(list(params.values()))
+    update, rights = jax.jit(optimizer.update), list(params.values())
+    for step in range(50):
+        grads = {name: gradients[step] for name, (_, gradients) in walks.items()}
+        updates, state = update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        changes, right_state = oracle.step_leaves(list(grads.values()), rights, right_state)
+        rights = [param + change for param, change in zip(rights, changes, strict=True)]
+        np.testing.assert_allclose(state.estim_lr, right_state["estim_lr"], rtol=1e-9)
+    for param, right in zip(params.values(), rights, strict=True):
+        np.testing.assert_allclose(param, right, rtol=1e-9)
+    assert state.estim_lr > 1e-2
+
+
+@pytest.mark.usefixtures("x64")
+def test_schedule_free_eval_params():
+    param, gradients = walk_of(MATRIX, 50)
+    optimizer = jaxopt_adam.schedule_free_adamw(0.1, b1=0.8)
+    updates, state = library_updates(optimizer, param, gradients)
+    _, right_state = walk(WHOLE_LEAF_ORACLES["schedule_free_adamw"](0.1, b1=0.8), param, gradients)
+    after = param + np.asarray(updates).sum(0)
+    wanted = evaluation_params(right_state, after, 0.8)
+    np.testing.assert_allclose(jaxopt_adam.schedule_free_eval_params(state, after), wanted, rtol=1e-9)
+    chained = optax.chain(optax.clip(1e9), optimizer).init(param)
+    found = jaxopt_adam.schedule_free_eval_params((chained[0], state), after)
+    np.testing.assert_allclose(found, wanted, rtol=1e-9)
+    narrow = jaxopt_adam.schedule_free_eval_params(state, jnp.asarray(after, jnp.bfloat16))
+    chex.assert_type(narrow, jnp.bfloat16)
+    with pytest.raises(ValueError, match="schedule_free_adamw"):
+        jaxopt_adam.schedule_free_eval_params(jaxopt_adam.adam(0.1).init(param), param)
+
+
+def test_params_and_state_of_schedule_free_and_prodigy_can_both_be_donated():
+    for optimizer in (jaxopt_adam.schedule_free_adamw(), jaxopt_adam.prodigy()):
+        params = {"w": jnp.ones((3, 4))}
+        step = jax.jit(
+            lambda grads, state, params, of=optimizer: of.update(grads, state, params), donate_argnums=(1, 2)
+        )
+        step({"w": jnp.ones((3, 4))}, optimizer.init(params), params)
+
+
+@pytest.mark.parametrize("rule", ["lamb", "novograd", "adafactor", "stable_adamw", "adam_mini", "muon", "soap"])
+@pytest.mark.usefixtures("x64")
+def test_a_rate_and_a_decay_for_each_part(rule):
+    of_decay = "weight_decay_rate" if rule == "adafactor" else "weight_decay"
+    params, gradients = {}, {}
+    for name, shape in {"a": (4, 4), "b": MATRIX, "c": VECTOR}.items():
+        params[name], gradients[name] = walk_of(shape, 30)
+    rates, decays = {"a": 0.01, "b": falling, "c": 0.1}, {"a": rising, "b": 0.1, "c": 0.01}
+    given = {"adam_weight_decay": decays} if rule == "muon" else {}
+    whole = make(rule, {"learning_rate": rates, of_decay: decays, **given})
+    updates = jax.jit(lambda: scan_updates(whole, params, gradients)[0])()
+    for name in params:
+        own = {"adam_weight_decay": decays[name]} if rule == "muon" else {}
+        oracle = make_oracle(rule, {"learning_rate": rates[name], of_decay: decays[name], **own})
+        assert deviation(updates[name], walk(oracle, params[name], gradients[name])[0]) <= 1e-10
+
+
+@pytest.mark.parametrize("rule", ["lamb", "adafactor", "schedule_free_adamw", "prodigy"])
+def test_rules_that_need_the_parameters_say_so(rule):
+    optimizer, params = make(rule, PLAIN[rule][0]), jnp.ones(3)
+    with pytest.raises(ValueError, match=r"needs the parameters.*params"):
+        optimizer.update(params, optimizer.init(params))
+
+
+@pytest.mark.parametrize(
+    "rule", [rule for rule in WHOLE_LEAF_ORACLES if hasattr(optax, rule) or hasattr(optax.contrib, rule)]
+)
+def test_signature_is_that_of_optax(rule):
+    ours = inspect.signature(getattr(jaxopt_adam, rule)).parameters
+    theirs = inspect.signature(getattr(optax, rule, None) or getattr(optax.contrib, rule)).parameters
+    assert list(ours) == list(theirs)
+    for name in ours:
+        mine, other = ours[name].default, theirs[name].default
+        same = jnp.dtype(mine) == jnp.dtype(other) if name.startswith("dtype") else mine == other
+        assert same, name
+        assert ours[name].kind == theirs[name].kind
