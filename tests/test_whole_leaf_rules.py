@@ -4,6 +4,7 @@ import functools
 import inspect
 
 import chex
+import equinox
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -289,3 +290,47 @@ def test_signature_is_that_of_optax(rule):
         same = jnp.dtype(mine) == jnp.dtype(other) if name.startswith("dtype") else mine == other
         assert same, name
         assert ours[name].kind == theirs[name].kind
+
+
+def nested(keys, leaf):
+    return leaf if not keys else {keys[0]: nested(keys[1:], leaf)}
+
+
+class TestAdamMiniBlocks:
+    @pytest.mark.parametrize(
+        ("keys", "shape", "expected"),
+        [
+            (["Dense_0", "kernel"], (3, 4), (1, 4)),
+            (["Dense_0", "bias"], (4,), (1,)),
+            (["scale"], (), ()),
+            (["Conv_0", "kernel"], (3, 3, 2, 4), (1, 1, 1, 4)),
+            (["Embed_0", "embedding"], (7, 4), (7, 1)),
+            (["embed_proj", "kernel"], (3, 4), (1, 4)),
+            (["attention", "query", "kernel"], (6, 2, 3), (1, 2, 1)),
+            (["attention", "key", "kernel"], (6, 2, 3), (1, 2, 1)),
+            (["attention", "value", "kernel"], (6, 2, 3), (1, 2, 3)),
+            (["attention", "query", "bias"], (2, 3), (1, 1)),
+            (["monkey", "kernel"], (6, 2, 3), (1, 1, 3)),
+        ],
+    )
+    def test_of_flax(self, keys, shape, expected):
+        params = nested(keys, jnp.ones(shape))
+        (nu,) = jax.tree.leaves(jaxopt_adam.adam_mini(0.1).init(params).nu)
+        assert nu.shape == expected
+
+    def test_of_equinox(self):
+        state = jaxopt_adam.adam_mini(0.1).init(equinox.filter(equinox.nn.Linear(3, 4, key=jax.random.key(0)), True))
+        assert state.nu.weight.shape == (4, 1)
+        assert state.nu.bias.shape == (1,)
+
+    @pytest.mark.parametrize("numbers", [(2, 4), (3,), (3.0, 1), (0, 1), [3, 4], (-3, 1)])
+    def test_that_do_not_divide_the_shape(self, numbers):
+        optimizer = jaxopt_adam.adam_mini(0.1, blocks=lambda path, shape: numbers)
+        with pytest.raises(ValueError, match=r"\['w'\].*\(3, 4\)"):
+            optimizer.init({"w": jnp.ones((3, 4))})
+
+    def test_know_the_path(self):
+        paths = []
+        optimizer = jaxopt_adam.adam_mini(0.1, blocks=lambda path, shape: paths.append(path) or (1,) * len(shape))
+        optimizer.init({"a": [jnp.ones(2)]})
+        assert paths == ["['a'][0]"]
