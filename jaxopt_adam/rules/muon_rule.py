@@ -61,7 +61,7 @@ def muon_rule(
             average = weighted(mu, leaf.grad, *weights[:2])
             to_matrices, to_tensor, (rows, columns) = as_matrices(leaf.grad.shape, *axes[leaf.path])
             orthogonal = to_tensor(orthogonalize(to_matrices(average), coefficients, eps, preconditioning))
-            width = max(1, columns / rows) ** 0.5 if consistent_rms is None else max(rows, columns) ** 0.5
+            width = max(1, columns / max(rows, 1)) ** 0.5 if consistent_rms is None else max(rows, columns) ** 0.5
             scale = rate * width * (1 if consistent_rms is None else consistent_rms)
             change = scale * (jnp.sum(average.conj() * orthogonal) * orthogonal if adaptive else orthogonal)
         else:

@@ -1,0 +1,693 @@
+"""Every rule through every case: a table of the rules, and the cases."""
+
+import functools
+import inspect
+import itertools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import chex
+import equinox as eqx
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx, serialization
+
+import jaxopt_adam
+from jaxopt_adam import rules
+from jaxopt_adam.hyperparameters import Whole
+
+# ----------------------------------------------------------------------------------------------------------- the rules
+
+
+def cautious_adam(learning_rate, eps=1e-8):
+    return jaxopt_adam.cautious(jaxopt_adam.adam(learning_rate, eps=eps))
+
+
+PUBLIC = {name: getattr(rules, name) for name in rules.__all__}
+FACTORIES = {name: value for name, value in PUBLIC.items() if hasattr(value, "__wrapped__")}
+FACTORIES["cautious(adam)"] = cautious_adam
+
+RATE = 0.1
+
+
+def falling(rate):
+    """For rules whose steps do not shrink by themselves near to a minimum, or hardly so: the schedule for a run."""
+    return functools.partial(optax.cosine_decay_schedule, rate)
+
+
+# How far a statistic is off at most when each gradient g has a rounding error of at most u |g|, given what the same
+# statistic is for the gradients |g| ("size"), and what it started from. All follow from what the statistic is:
+
+
+def linear(u, size, _):
+    """A sum of gradients, or a maximum of their sizes, whose weights do not depend on them."""
+    return u * size
+
+
+def squares(u, size, _):
+    """Such a sum of squares or of products of two: (1 + u)² is 1 + 2u + u²."""
+    return (2 * u + u**2) * size
+
+
+def ratios(u, size, _):
+    """Such a sum of gradients over roots of sums of squares: each quotient is off by (1 + u) / (1 − u) at most."""
+    return 2 * u / (1 - u) * size
+
+
+def ratios_from_start(u, size, start):
+    """As ratios, where the sum is added to what it starts from and does not forget it."""
+    return ratios(u, np.abs(size - start), start)
+
+
+def unchanged(_, size, start):
+    return 0 * size
+
+
+def deviations_of_adabelief(u, gradients):
+    """Of |g − m|² with m the average, an average; g − m is off by u (|g| + the average of |g|)."""
+    total = average = np.zeros(gradients.shape[1:])
+    for size in np.abs(gradients):
+        average = 0.9 * average + 0.1 * size
+        total = 0.999 * total + 0.001 * (2 * u + u**2) * (size + average) ** 2
+    return total
+
+
+def differences_of_adan(u, gradients):
+    """Of g − g before, an average."""
+    total = np.zeros(gradients.shape[1:])
+    for before, size in itertools.pairwise(np.abs(gradients)):
+        total = 0.92 * total + 0.08 * u * (before + size)
+    return total
+
+
+def squares_of_adan(u, gradients):
+    """Of |g + 0.08 (g − g before)|², an average."""
+    sizes = np.abs(gradients)
+    total = 0.01 * (2 * u + u**2) * sizes[0] ** 2
+    for before, size in itertools.pairwise(sizes):
+        total = 0.99 * total + 0.01 * (2 * u + u**2) * (1.08 * size + 0.08 * before) ** 2
+    return total
+
+
+# Or nothing follows, since what is rounded feeds back into what is added, or decides between two branches.
+UNBOUNDED = None
+
+
+class Row(NamedTuple):
+    """What the cases need to know of a rule.
+
+    Attributes:
+        parabola: a learning rate with which it comes to the minimum of a parabola in 3,000 steps.
+        rosenbrock: one with which it comes to that of Rosenbrock's function in 10,000.
+        moments: for each field of the state that has leaves for parameters, how rounding errors of the gradients add
+            up in it.
+        options: the other hyperparameters, for all cases.
+        invariant: with which hyperparameters the updates do not depend on the scale of the gradients; None if they do.
+        invariant_from: after how many steps they do not.
+        overflows: leaves of which a statistic is beyond float32 for gradients of 1e18, which is finite, but another.
+        has_complex: whether it has a meaning for complex numbers.
+        elementwise: whether no element of an update depends on another.
+        stays: whether a parameter without gradients stays where it is.
+        has_one_rate: whether parts of the parameters cannot have learning rates of their own.
+        evaluate: what the state and the parameters stand for, where that is not the parameters.
+    """
+
+    parabola: Any
+    rosenbrock: Any
+    moments: Mapping[str, Callable[..., Any] | None]
+    options: Mapping[str, Any] = {}
+    invariant: Mapping[str, Any] | None = None
+    invariant_from: int = 0
+    overflows: tuple[str, ...] = ()
+    has_complex: bool = True
+    elementwise: bool = True
+    stays: bool = True
+    has_one_rate: bool = False
+    evaluate: Callable[[Any, Any], Any] = lambda _, params: params
+
+
+ADAM = {"mu": linear, "nu": squares}
+
+TABLE = {
+    "adabelief": Row(
+        0.3,
+        falling(0.3),
+        {"mu": linear, "nu": deviations_of_adabelief},
+        invariant={"eps": 0.0, "eps_root": 0.0},
+    ),
+    # The average of the squared steps sets the size of the steps that it averages.
+    "adadelta": Row(1.0, falling(1.0), {"e_g": squares, "e_x": UNBOUNDED}, invariant={"eps": 1e-30}),
+    "adafactor": Row(
+        0.1,
+        falling(0.01),
+        {"v_row": squares, "v_col": squares, "v": squares},
+        {"min_dim_size_to_factor": 2},
+        invariant={"eps": 1e-30},
+        elementwise=False,
+    ),
+    "adagrad": Row(
+        1.0,
+        0.5,
+        {"sum_of_squares": squares},
+        invariant={"eps": 0.0, "initial_accumulator_value": 0.0},
+    ),
+    "adam": Row(0.3, falling(0.1), ADAM, invariant={"eps": 0.0}),
+    "adam_atan2": Row(0.3, falling(0.1), ADAM, invariant={}, has_complex=False),
+    "adam_mini": Row(0.3, falling(0.1), ADAM, invariant={"eps": 0.0}, elementwise=False),
+    "adamax": Row(0.3, falling(1.0), {"mu": linear, "nu": linear}, invariant={"eps": 0.0}),
+    "adamaxw": Row(0.3, falling(1.0), {"mu": linear, "nu": linear}, invariant={"eps": 0.0}, stays=False),
+    "adamw": Row(0.03, falling(0.1), ADAM, invariant={"eps": 0.0}, stays=False),
+    "adan": Row(
+        0.03,
+        0.01,
+        {"m": linear, "v": differences_of_adan, "n": squares_of_adan, "g": linear},
+        invariant={"eps": 0.0, "eps_root": 0.0},
+    ),
+    "ademamix": Row(falling(10.0), falling(0.1), {"m1": linear, "m2": linear, "nu": squares}, invariant={"eps": 0.0}),
+    "adopt": Row(1.0, 1.0, {"mu": ratios, "nu": squares}, invariant={"eps": 0.0}),
+    "amsgrad": Row(1.0, 1.0, {"mu": linear, "nu": squares, "nu_max": squares}, invariant={"eps": 0.0}),
+    "cautious(adam)": Row(0.3, falling(0.1), ADAM, invariant={"eps": 0.0}, elementwise=False),
+    "lamb": Row(falling(0.1), falling(0.03), ADAM, invariant={"eps": 0.0}, elementwise=False),
+    "laprop": Row(0.3, falling(0.1), {"mu": ratios, "nu": squares}, invariant={"eps": 0.0}),
+    "lion": Row(falling(0.1), falling(0.003), {"mu": linear}, invariant={}, stays=False),
+    "muon": Row(falling(0.1), falling(0.01), ADAM, invariant={"eps": 0.0}, elementwise=False),
+    "nadam": Row(0.3, falling(0.1), ADAM, invariant={"eps": 0.0}),
+    "nadamw": Row(0.03, falling(0.1), ADAM, invariant={"eps": 0.0}, stays=False),
+    "novograd": Row(
+        falling(0.01),
+        falling(0.001),
+        {"mu": ratios, "nu": squares},
+        invariant={"eps": 0.0},
+        overflows=("vector",),  # nu is the squared norm
+        elementwise=False,
+    ),
+    # Its d, which all leaves share, weighs what comes into mu, nu and grad_sum.
+    "prodigy": Row(
+        0.3,
+        falling(1.0),
+        {"mu": linear, "nu": squares, "grad_sum": linear, "params0": unchanged},
+        invariant={"eps": 0.0},
+        elementwise=False,
+        has_one_rate=True,
+    ),
+    # Its first five steps are momentum's.
+    "radam": Row(0.3, 0.003, ADAM, invariant={"eps": 0.0}, invariant_from=5),
+    "rmsprop": Row(
+        falling(0.01),
+        falling(0.003),
+        {"nu": squares, "trace": ratios},
+        {"momentum": 0.9},
+        invariant={"eps": 0.0},
+    ),
+    "schedule_free_adamw": Row(
+        0.3,
+        0.03,
+        {"nu": squares, "z": ratios_from_start},
+        invariant={"eps": 0.0},
+        has_one_rate=True,
+        evaluate=jaxopt_adam.schedule_free_eval_params,
+    ),
+    "sgd": Row(0.03, 0.001, {"trace": linear}, {"momentum": 0.9}),
+    # Eigenvectors are the further off the nearer their eigenvalues are; nu is in their coordinates.
+    "soap": Row(
+        falling(0.1),
+        falling(0.01),
+        {"mu": linear, "nu": UNBOUNDED, "factors": squares, "bases": UNBOUNDED},
+        invariant={"eps": 0.0},
+        has_complex=False,
+        elementwise=False,
+        stays=False,
+    ),
+    "stable_adamw": Row(falling(0.3), falling(0.03), ADAM, invariant={"eps": 0.0}, elementwise=False, stays=False),
+    # A sign decides whether nu rises or falls. Both start from a number, 1e-6: from the scale of the gradients nothing
+    # follows then, and without gradients mu still has a way to go.
+    "yogi": Row(0.3, falling(0.3), {"mu": linear, "nu": UNBOUNDED}, stays=False),
+}
+
+
+def test_every_rule_is_in_the_table():
+    assert set(TABLE) == set(FACTORIES)
+    # What else is public there is a state, or what is to be had from one.
+    others = {name for name, value in PUBLIC.items() if name not in FACTORIES and not inspect.isclass(value)}
+    assert others <= {"schedule_free_eval_params"}
+
+
+# ----------------------------------------------------------------------------------------------------------- the cases
+
+
+def tree_like(leaf: Callable[..., Any]):
+    """A matrix, a vector (whose squares of 1e18 would overflow when summed) and a scalar."""
+    return {"matrix": leaf((4, 3)), "vector": leaf((400,)), "scalar": leaf(())}
+
+
+def normal(seed, *batch):
+    generator = np.random.default_rng(seed)
+    return tree_like(lambda shape: generator.standard_normal((*batch, *shape)).astype(np.float32))
+
+
+PARAMS = normal(0)
+GRADIENTS = normal(1, 8)
+# From 1e-30, 1e-8, 1e-3, 1, 1e8 and 1e18 the next powers of two, by which to multiply rounds nothing.
+EVERY_SCALE = np.float32([2.0**-99, 2.0**-26, 2.0**-9, 1, 2.0**27, 2.0**60])
+LAST_STEP = 2**31 - 1
+
+
+def at(tree, index):
+    return jax.tree.map(lambda leaf: leaf[index], tree)
+
+
+def stacked(trees):
+    return jax.tree.map(lambda *leaves: np.stack(leaves).astype(np.float32), *trees)
+
+
+def scan(optimizer, params, gradients):
+    """The updates for a row of gradients, and the state after them."""
+
+    def step(carry, grads):
+        params, state = carry
+        updates, state = optimizer.update(grads, state, params)
+        return (optax.apply_updates(params, updates), state), updates
+
+    (_, state), updates = jax.lax.scan(step, (params, optimizer.init(params)), gradients)
+    return updates, state
+
+
+# The optimizers are an argument, so this is compiled once for each rule.
+run_rows = jax.jit(jax.vmap(scan))
+
+
+class Rule:
+    """A rule, its row of the table, and one jitted step for all cases, which is for `PARAMS` only."""
+
+    def __init__(self, name: str):
+        self.name, self.row, self.factory = name, TABLE[name], FACTORIES[name]
+        self.traces = 0
+
+        @jax.jit
+        def step(optimizer, grads, state, params):
+            self.traces += 1
+            return optimizer.update(grads, state, params)
+
+        self.step = step
+
+    def make(self, learning_rate=RATE, **options):
+        return self.factory(learning_rate=learning_rate, **self.row.options | options)
+
+    def make_for(self, steps, learning_rate):
+        return self.make(learning_rate(steps) if callable(learning_rate) else learning_rate)
+
+    def after_three_steps(self):
+        optimizer = self.make()
+        state = optimizer.init(PARAMS)
+        for index in range(3):
+            _, state = self.step(optimizer, at(GRADIENTS, index), state, PARAMS)
+        return optimizer, state
+
+
+@pytest.fixture(scope="module", params=FACTORIES)
+def rule(request):
+    return Rule(request.param)
+
+
+def assert_same(one, other):
+    chex.assert_trees_all_equal_shapes_and_dtypes(one, other)
+    chex.assert_trees_all_equal(one, other)
+
+
+def assert_near(one, other, tolerance):
+    """Equal to within a share of the largest element of each leaf."""
+    chex.assert_trees_all_equal_shapes_and_dtypes(one, other)
+
+    def near(path, one, other):
+        scale = np.max(np.abs(other), initial=0)
+        assert np.isfinite(one).all(), path
+        np.testing.assert_allclose(one, other, rtol=0, atol=tolerance * scale, err_msg=str(path))
+
+    jax.tree_util.tree_map_with_path(near, one, other)
+
+
+def leaves_of(state, key):
+    """The leaves of a state that are for one parameter of a dictionary, by their paths."""
+    paths = jax.tree_util.tree_leaves_with_path(state)
+    return {path: leaf for path, leaf in paths if jax.tree_util.DictKey(key) in path}
+
+
+class TestConverges:
+    @staticmethod
+    @functools.partial(jax.jit, static_argnums=(0, 1, 2))
+    def train(fun, evaluate, steps, optimizer, params):
+        def step(carry, _):
+            params, state = carry
+            # JAX's gradient of a function of complex numbers is the conjugate of the way up.
+            grads = jax.tree.map(jnp.conj, jax.grad(fun)(params))
+            updates, state = optimizer.update(grads, state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        (params, state), _ = jax.lax.scan(step, (params, optimizer.init(params)), length=steps)
+        return evaluate(state, params)
+
+    def test_on_a_parabola(self, rule):
+        start = {
+            "vector": [-1.0, 10.0, 1.0],
+            "matrix": [[3.0, -1.0], [-2.0, 1.0], [1.0, 1.0]],
+            "scalar": 5.0,  # of the sign of the minimum, since a step that is relative to it ends at zero
+        }
+        goal = {"vector": [1.0, -1.0, 1.0], "matrix": [[1.0, -1.0], [1.0, 2.0], [0.5, -2.0]], "scalar": 2.0}
+        if rule.row.has_complex:
+            start["complex"], goal["complex"] = [2 - 1j, 3 + 1j], [1 + 1j, -1 - 2j]
+        start, goal = ({name: jnp.asarray(value) for name, value in tree.items()} for tree in (start, goal))
+
+        def parabola(params):
+            return optax.tree.sum(jax.tree.map(lambda x, y: jnp.sum(jnp.abs(x - y) ** 2), params, goal))
+
+        end = self.train(parabola, rule.row.evaluate, 3000, rule.make_for(3000, rule.row.parabola), start)
+        chex.assert_trees_all_close(end, goal, rtol=0, atol=5e-3)
+
+    def test_on_rosenbrock(self, rule):
+        start = {"vector": jnp.zeros(2), "matrix": jnp.array([[0.0, 0.5], [0.0, -0.5]])}
+
+        def rosenbrock(params):
+            return sum(jnp.sum((1 - x) ** 2 + 100 * (y - x**2) ** 2) for x, y in params.values())
+
+        end = self.train(rosenbrock, rule.row.evaluate, 10_000, rule.make_for(10_000, rule.row.rosenbrock), start)
+        chex.assert_trees_all_close(end, jax.tree.map(jnp.ones_like, start), rtol=0, atol=5e-3)
+
+
+class TestDtypes:
+    @pytest.mark.usefixtures("x64")
+    def test_updates_have_the_dtype_of_their_gradients_and_moments_at_least_float32(self, rule):
+        dtypes = ["float16", "bfloat16", "float32", "float64"]
+        dtypes += ["complex64", "complex128"] if rule.row.has_complex else []
+        params = {dtype: [jax.ShapeDtypeStruct(shape, dtype) for shape in ((4, 3), (5,), ())] for dtype in dtypes}
+        optimizer = rule.make()
+        state = jax.eval_shape(optimizer.init, params)
+        updates, after = jax.eval_shape(optimizer.update, params, state, params)
+        chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
+        chex.assert_trees_all_equal_shapes_and_dtypes(state, after)
+        for dtype in dtypes:
+            arithmetic = jnp.finfo(jnp.promote_types(dtype, "float32")).dtype
+            moments = leaves_of(after, dtype)
+            assert moments
+            assert {jnp.finfo(leaf.dtype).dtype for leaf in moments.values()} == {arithmetic}
+
+    @pytest.mark.parametrize(("param", "grad"), [("bfloat16", "float32"), ("float32", "bfloat16")])
+    def test_updates_have_the_dtype_of_their_gradients_where_parameters_have_another(self, rule, param, grad):
+        optimizer = rule.make()
+        params, grads = (jax.ShapeDtypeStruct((4, 3), dtype) for dtype in (param, grad))
+        state = jax.eval_shape(optimizer.init, params)
+        updates, after = jax.eval_shape(optimizer.update, grads, state, params)
+        assert updates.dtype == grad
+        chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
+
+    def test_complex_leaf_that_has_no_meaning_is_named(self, rule):
+        params = {"w": jnp.ones((3, 2), jnp.complex64)}
+        if rule.row.has_complex:
+            rule.make().init(params)
+        else:
+            with pytest.raises(TypeError, match=r"leaf \['w'\] must be real for this rule.*got complex64"):
+                rule.make().init(params)
+
+
+class TestPair:
+    def test_extra_arguments_are_accepted_and_change_nothing(self, rule):
+        optimizer = rule.make()
+        state = optimizer.init(PARAMS)
+
+        def program(**extra):
+            update = jax.jit(lambda *inputs: optimizer.update(*inputs, **extra))
+            return update.lower(PARAMS, state, PARAMS).as_text()
+
+        assert program(value=jnp.float32(1.0), grad=PARAMS, other=object()) == program()
+
+    def test_learning_rate_can_be_injected_read_and_changed(self, rule):
+        # What shapes the program must be static, as with optax's factories.
+        static = [name for name, value in rule.make().hyperparameters.items() if isinstance(value, Whole)]
+        static += [name for name, value in rule.make().hyperparameters.items() if callable(value)]
+        names = inspect.signature(rule.factory).parameters
+        inject = optax.inject_hyperparams(rule.factory, static_args=[name for name in static if name in names])
+        injected = inject(learning_rate=RATE, **rule.row.options)
+        state, plain = injected.init(PARAMS), rule.make().init(PARAMS)
+        update = jax.jit(injected.update)
+        for index, rate in enumerate([RATE, 0.02, 0.02]):
+            state.hyperparams["learning_rate"] = jnp.asarray(rate)
+            grads = at(GRADIENTS, index)
+            updates, state = update(grads, state, PARAMS)
+            right, plain = rule.step(rule.make(rate), grads, plain, PARAMS)
+            # What is not injected is a constant, whose 1 − β is not that of the float32 number: 3e-5 off for 0.999.
+            tolerance = 1e-6 if len(state.hyperparams) == len(jax.tree.leaves(rule.make())) else 5e-5
+            assert_near((updates, state.inner_state), (right, plain), tolerance)
+            assert state.hyperparams["learning_rate"] == np.float32(rate)
+
+    def test_parameters_in_the_state_are_mapped(self, rule):
+        optimizer = rule.make()
+        state = optimizer.init(PARAMS)
+        mapped = optax.tree.map_params(optimizer, lambda _: "moment", state, transform_non_params=lambda _: "other")
+        assert jax.tree.structure(mapped) == jax.tree.structure(state)
+        found = []
+        for (path, _), what in zip(jax.tree_util.tree_leaves_with_path(state), jax.tree.leaves(mapped), strict=True):
+            keys = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
+            assert what == ("moment" if keys else "other"), path
+            found += keys[:1]
+        assert set(found) == set(PARAMS)
+
+
+class TestCompilation:
+    def test_step_is_traced_once(self, rule):
+        optimizer = rule.make()
+        state = optimizer.init(PARAMS)
+        avals = jax.tree.map(jax.typeof, state)  # with their weak types
+        assert avals == jax.tree.map(jax.typeof, jax.jit(optimizer.init)(PARAMS))
+        for index, rate in enumerate([RATE, 0.02, np.float32(0.5)]):
+            _, state = rule.step(rule.make(rate), at(GRADIENTS, index), state, PARAMS)
+            assert jax.tree.map(jax.typeof, state) == avals
+        assert rule.traces == 1
+
+    def test_batch_of_learning_rates_and_parameters_is_the_loop_over_it(self, rule):
+        rows = len(EVERY_SCALE)
+        optimizers = [rule.make(rate) for rate in np.geomspace(0.01, 0.1, rows)]
+        params, gradients = normal(2, rows), normal(3, rows, 8)
+        batched = run_rows(stacked(optimizers), params, gradients)
+        for row in (0, rows - 1):
+            alone = at(params, row)
+            state = optimizers[row].init(alone)
+            for index in range(8):
+                updates, state = rule.step(optimizers[row], at(gradients, (row, index)), state, alone)
+                assert_near(at(batched[0], (row, index)), updates, 1e-5)
+                alone = optax.apply_updates(alone, updates)
+            assert_near(at(batched[1], row), state, 1e-5)
+
+    def test_restored_from_bytes_goes_on_bit_for_bit(self, rule):
+        optimizer, state = rule.after_three_steps()
+        restored = serialization.from_bytes(optimizer.init(PARAMS), serialization.to_bytes(state))
+        assert_same(restored, jax.device_get(state))
+        for index in range(3, 8):
+            updates, state = rule.step(optimizer, at(GRADIENTS, index), state, PARAMS)
+            restored_updates, restored = rule.step(optimizer, at(GRADIENTS, index), restored, PARAMS)
+            assert_same((restored_updates, restored), (updates, state))
+        assert state.count == 8
+
+
+class TestNumbers:
+    @staticmethod
+    def updates_at_every_scale(optimizer):
+        optimizers, params = (stacked([tree] * len(EVERY_SCALE)) for tree in (optimizer, PARAMS))
+        gradients = jax.tree.map(lambda leaf: np.multiply.outer(EVERY_SCALE, leaf), GRADIENTS)
+        return run_rows(optimizers, params, gradients)
+
+    def test_updates_are_finite_at_every_scale(self, rule):
+        updates, state = self.updates_at_every_scale(rule.make())
+        chex.assert_tree_all_finite((updates, state))
+
+    def test_updates_depend_on_the_scale_or_not_as_the_table_says(self, rule):
+        updates, state = self.updates_at_every_scale(rule.make(**rule.row.invariant or {}))
+        chex.assert_tree_all_finite((updates, state))
+        updates = jax.tree.map(lambda leaf: leaf[:, rule.row.invariant_from :], updates)
+        ones = at(updates, EVERY_SCALE.tolist().index(1))
+        assert all(np.any(leaf) for leaf in jax.tree.leaves(ones))
+        for index in np.flatnonzero(EVERY_SCALE >= 1e-3):
+            same = at(updates, index)
+            if EVERY_SCALE[index] > 1e18:
+                same |= {name: ones[name] for name in rule.row.overflows}
+            if rule.row.invariant is not None:
+                assert_near(same, ones, 1e-6)
+            elif EVERY_SCALE[index] != 1:
+                assert not np.allclose(same["matrix"], ones["matrix"], rtol=1e-3)
+
+    def test_counter_stops_and_the_update_stays_right(self, rule):
+        optimizer, state = rule.after_three_steps()
+        chex.assert_type(state.count, np.int32)
+        before, last, beyond = (
+            rule.step(optimizer, at(GRADIENTS, 3), state._replace(count=jnp.int32(count)), PARAMS)
+            for count in (LAST_STEP - 2, LAST_STEP - 1, LAST_STEP)
+        )
+        assert (before[1].count, last[1].count, beyond[1].count) == (LAST_STEP - 1, LAST_STEP, LAST_STEP)
+        chex.assert_tree_all_finite(beyond)
+        assert_same(beyond, last)
+        # Each has long forgotten where it started, so that a step more or less is nothing.
+        assert_near(beyond[0], before[0], 1e-6)
+
+
+@chex.dataclass
+class Layer:
+    table: Any
+    offset: Any
+
+
+class Tanh(eqx.Module):
+    table: Any
+    offset: Any
+
+    def __call__(self, x):
+        return jnp.tanh(self.table @ x + self.offset)
+
+
+class TestTrees:
+    @staticmethod
+    def tree():
+        generator = np.random.default_rng(4)
+
+        def leaf(*shape):
+            return jnp.asarray(generator.standard_normal(shape), jnp.float32)
+
+        return {
+            "nothing": None,
+            "masked": optax.MaskedNode(),
+            "empty": [{}, ()],
+            "scalar": leaf(),
+            "no elements": leaf(0, 3),
+            "dataclass": Layer(table=leaf(3, 2), offset=leaf(3)),
+            "equinox": Tanh(leaf(3, 2), leaf(3)),
+            "linen": nn.Dense(3).init(jax.random.key(0), leaf(2)),
+            "nnx": nnx.state(nnx.Linear(2, 3, rngs=nnx.Rngs(0)), nnx.Param),
+        }
+
+    def test_of_every_kind(self, rule):
+        optimizer, params = rule.make(), self.tree()
+        grads = jax.tree.map(lambda leaf: leaf + 1, params)
+        inputs = grads, optimizer.init(params), params
+        updates, state = jax.jit(optimizer.update)(*inputs)
+        assert jax.tree.structure((updates, state)) == jax.tree.structure(inputs[:2])
+        chex.assert_trees_all_equal_shapes_and_dtypes((updates, state), inputs[:2])
+        chex.assert_tree_all_finite((updates, state))
+        # The program is that for a list of the leaves.
+        grads, params = map(jax.tree.leaves, (grads, params))
+        listed = grads, optimizer.init(params), params
+        assert str(jax.make_jaxpr(optimizer.update)(*inputs)) == str(jax.make_jaxpr(optimizer.update)(*listed))
+
+    @pytest.mark.parametrize("params", [{}, ()], ids=repr)
+    def test_empty(self, rule, params):
+        optimizer = rule.make()
+        updates, state = jax.jit(optimizer.update)(params, optimizer.init(params), params)
+        assert updates == params
+        assert state.count == 1
+        chex.assert_tree_all_finite(state)
+
+    def test_that_can_be_called_is_a_tree_of_learning_rates_too(self, rule):
+        module = self.tree()["equinox"]
+        rates = Tanh(RATE, 3 * RATE)
+        if rule.row.has_one_rate:
+            with pytest.raises(TypeError, match="learning_rate must be a number ≥ 0 or a schedule"):
+                rule.make({"table": RATE})
+            return
+        grads = jax.tree.map(lambda leaf: leaf + 1, module)
+
+        def updates(optimizer):
+            _, state = optimizer.update(grads, optimizer.init(module), module)
+            return optimizer.update(grads, state, module)[0]
+
+        apart, alike = jax.jit(lambda: (updates(rule.make(rates)), updates(rule.make())))()
+        assert_near(apart, Tanh(alike.table, 3 * alike.offset), 1e-6)
+
+
+class TestHalfPrecision:
+    """A thousand steps with leaves in half precision beside ones in float32, in one tree and so one program."""
+
+    steps = 1000
+    halves = "bfloat16", "float16"
+
+    @classmethod
+    def gradients(cls):
+        """Of sizes from 0.01 to 100, which float16 has too, and random signs; those of the last leaves are zero."""
+        generator = np.random.default_rng(5)
+        shape = (cls.steps, 4, 3)
+        sizes = np.clip(generator.lognormal(0, 2, shape), 0.01, 100)
+        exact = jnp.asarray(sizes * generator.choice([-1, 1], shape, p=[0.4, 0.6]), jnp.float32)
+        moving = {"float32": exact, "size": jnp.abs(exact)}
+        for half in cls.halves:
+            moving[half] = exact.astype(half)
+            moving[half + " in float32"] = moving[half].astype(jnp.float32)
+        still = {f"still {name}": jnp.zeros_like(leaf) for name, leaf in moving.items()}
+        return moving | still
+
+    @classmethod
+    @functools.lru_cache(maxsize=1)
+    def gone(cls, rule):
+        gradients = cls.gradients()
+        start = jnp.asarray(np.random.default_rng(6).integers(-8, 8, (4, 3)) / 4 + 0.125, jnp.float32)
+        params = {name: start.astype(leaf.dtype) for name, leaf in gradients.items()}
+        optimizer = rule.make(0.01)
+
+        @jax.jit
+        def go(params, gradients):
+            def step(carry, grads):
+                updates, state = optimizer.update(grads, carry[1], carry[0])
+                after = optax.apply_updates(carry[0], updates), state
+                finite = jax.tree.map(lambda leaf: jnp.isfinite(leaf).all(), (updates, after))
+                return after, jnp.stack(jax.tree.leaves(finite)).all()
+
+            return jax.lax.scan(step, (params, optimizer.init(params)), gradients)
+
+        (after, state), finite = go(params, gradients)
+        return gradients, params, after, state, finite
+
+    def test_is_finite_where_half_of_the_leaves_have_no_gradient(self, rule):
+        gradients, params, after, _, finite = self.gone(rule)
+        still = [name for name, leaf in gradients.items() if not np.any(leaf)]
+        assert len(still) == len(gradients) / 2
+        assert finite.shape == (self.steps,)
+        assert finite.all()
+        assert not np.array_equal(params["float32"], after["float32"])
+        if rule.row.stays:
+            assert_same([after[name] for name in still], [params[name] for name in still])
+
+    def test_moments_are_float32(self, rule):
+        state = self.gone(rule)[3]
+        for half in self.halves:
+            moments = leaves_of(state, half)
+            chex.assert_type(list(moments.values()), jnp.float32)
+            fields = {path[0].name for path in moments}
+            # Of a muon of matrices only, and of adafactor's, some fields have nothing.
+            assert fields <= set(rule.row.moments)
+            assert len(fields) >= 1
+
+    def test_moments_are_those_of_float32_but_for_the_rounding_of_the_gradients(self, rule):
+        # The weight decay is decoupled or zero in each, so no moment depends on the parameters, which are rounded too.
+        gradients, params, _, state, _ = self.gone(rule)
+        roundings = {"bfloat16": 2.0**-8, "float16": 2.0**-11}
+        for half, u in roundings.items():
+            wide = np.float64(gradients["float32"])
+            assert np.max(np.abs(np.float64(gradients[half]) - wide) / np.abs(wide)) <= u
+        for field, bound in rule.row.moments.items():
+            trees = getattr(state, field)
+            if trees is None:
+                continue
+            for half, u in roundings.items():
+                # Nothing else than the gradients is rounded.
+                assert_same(trees[half], trees[half + " in float32"])
+                if bound is UNBOUNDED:
+                    continue
+                leaves = (jax.tree.leaves(trees[name]) for name in (half, "float32", "size"))
+                for narrow, exact, size in zip(*map(list, leaves), strict=True):
+                    size = np.abs(np.float64(size))
+                    if bound in (linear, squares, ratios, ratios_from_start, unchanged):
+                        most = bound(u, size, np.float64(params["float32"]))
+                    else:
+                        most = bound(u, np.float64(gradients["float32"]))
+                    # float32's own roundings: of a product and a sum in each step, in each of the two runs.
+                    slack = 4 * self.steps * 2.0**-24 * np.maximum(size, most / u)
+                    apart = np.abs(np.float64(narrow) - np.float64(exact))
+                    assert (apart <= most + slack).all(), (field, half, np.max(apart / (most + slack)))
