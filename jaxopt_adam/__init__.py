@@ -2,6 +2,8 @@
 
 from jaxopt_adam.averages import bias_correction, debias, ema
 from jaxopt_adam.cautious import cautious
+from jaxopt_adam.checks import checked
+from jaxopt_adam.interop import from_optax, to_optax
 from jaxopt_adam.optimizer import Optimizer, grid, optimizer
 from jaxopt_adam.rules import (
     AdabeliefState,
@@ -110,9 +112,11 @@ __all__ = [
     "amsgrad",
     "bias_correction",
     "cautious",
+    "checked",
     "debias",
     "descend",
     "ema",
+    "from_optax",
     "grid",
     "lamb",
     "laprop",
@@ -131,5 +135,6 @@ __all__ = [
     "sgd",
     "soap",
     "stable_adamw",
+    "to_optax",
     "yogi",
 ]

@@ -41,9 +41,11 @@ __all__ = [
     "WeightDecay",
     "Whole",
     "choice",
+    "flag",
     "function",
     "is_array",
     "is_number",
+    "is_real",
     "pair",
     "rows",
     "scheduled",
@@ -70,9 +72,19 @@ def is_number(value: object) -> bool:
     return isinstance(value, (int, float, complex)) and not isinstance(value, (bool, Whole))
 
 
-def scheduled(value: Any, count: Any) -> Any:
+def is_real(value: object) -> bool:
+    """Whether `value` is a real number or an array of real numbers."""
+    return is_number(value) and not jnp.iscomplexobj(value)
+
+
+def scheduled(value: Any, count: Any, name: str = "a hyperparameter") -> Any:
     """A hyperparameter after `count` updates: itself, or what it gives for `count` if it is a schedule."""
-    return value(count) if callable(value) else value
+    if not callable(value):
+        return value
+    now = value(count)
+    if not is_real(now):
+        raise TypeError(f"{name} must give real numbers if it is a schedule, got {now!r} ({type(now).__name__})")
+    return now
 
 
 class Whole(int):
@@ -100,10 +112,13 @@ def number(
     def one(name: str, value: Any) -> Any:
         if (optional and value is None) or (schedule and callable(value)):
             return value
-        if not is_number(value) or jnp.iscomplexobj(value):
+        if not is_real(value):
             raise TypeError(f"{name} must be {expected}, got {value!r} ({type(value).__name__})")
         if not isinstance(value, Tracer):
-            numbers = np.asarray(value, np.float64)
+            try:
+                numbers = np.asarray(value, np.float64)
+            except OverflowError:
+                numbers = np.asarray(np.inf)
             if not np.all((numbers > 0 if positive else numbers >= 0) & (numbers < below)):
                 raise ValueError(f"{name} must be {expected}, got {value!r}")
         # Python's and NumPy's scalars all become Python floats, and so share one trace.
@@ -112,7 +127,8 @@ def number(
     return check
 
 
-def _flag(name: str, value: Any) -> bool:
+def flag(name: str, value: Any) -> bool:
+    """A check for True and False."""
     is_flag = isinstance(value, (bool, np.bool_)) or (is_array(value) and value.ndim == 0 and value.dtype == bool)
     if not is_flag or isinstance(value, Tracer):
         raise TypeError(f"{name} must be True or False, got {value!r} ({type(value).__name__})")
@@ -126,7 +142,7 @@ def _optional_dtype(name: str, value: Any) -> Any:
         dtype = jnp.dtype(value)
     except TypeError:
         raise TypeError(f"{name} must be a floating-point dtype or None, got {value!r}") from None
-    if not jnp.issubdtype(dtype, jnp.inexact):
+    if not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"{name} must be a floating-point dtype or None, got {dtype}")
     return jax.dtypes.canonicalize_dtype(dtype)
 
@@ -134,12 +150,12 @@ def _optional_dtype(name: str, value: Any) -> Any:
 def _mask(name: str, value: Any) -> Any:
     if value is None or callable(value):
         return value
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: _flag(name + jax.tree_util.keystr(path), leaf), value)
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: flag(name + jax.tree_util.keystr(path), leaf), value)
 
 
 def whole(least: int, *, optional: bool = False) -> Check:
-    """A check for whole numbers from `least`."""
-    expected = f"a whole number ≥ {least}" + (" or None" if optional else "")
+    """A check for whole numbers from `least`, and not above int32's maximum, where counts end."""
+    expected = f"a whole number ≥ {least} and < 2**31" + (" or None" if optional else "")
 
     def check(name: str, value: Any) -> Any:
         if optional and value is None:
@@ -147,7 +163,7 @@ def whole(least: int, *, optional: bool = False) -> Check:
         is_whole = isinstance(value, (int, np.integer)) or (is_array(value) and value.ndim == 0)
         if not is_whole or isinstance(value, (bool, Tracer)) or np.asarray(value).dtype.kind not in "iu":
             raise TypeError(f"{name} must be {expected}, got {value!r} ({type(value).__name__})")
-        if int(value) < least:
+        if not least <= int(value) < 2**31:
             raise ValueError(f"{name} must be {expected}, got {value!r}")
         return Whole(value)
 
@@ -169,7 +185,7 @@ def choice(*names: str) -> Check:
     """A check for one of a few words."""
 
     def check(name: str, value: Any) -> Any:
-        if value not in names:
+        if not isinstance(value, str) or value not in names:
             raise ValueError(f"{name} must be one of {', '.join(map(repr, names))}, got {value!r}")
         return value
 
@@ -183,13 +199,17 @@ def rows(length: int, *names: str) -> Check:
     def check(name: str, value: Any) -> Any:
         if isinstance(value, str) and value in names:
             return value
+        entries = jax.tree.leaves(value)
         try:
-            table = jax.tree.map(lambda each: each if isinstance(each, jax.Array) else np.asarray(each, float), value)
-            shape = np.shape(jnp.asarray(table))
-        except (TypeError, ValueError):
-            raise TypeError(f"{name} must be {expected}, got {value!r}") from None
-        if len(shape) not in (1, 2) or shape[-1] != length or 0 in shape:
-            raise ValueError(f"{name} must be {expected}, got the shape {shape}")
+            table = np.asarray(jax.tree.map(lambda entry: np.zeros(np.shape(entry)), value))
+        except ValueError:  # of rows of different lengths
+            table = np.asarray(None)
+        if table.dtype != float or not all(map(is_real, entries)):
+            raise TypeError(f"{name} must be {expected}, got {value!r}")
+        if table.ndim not in (1, 2) or table.shape[-1] != length or not table.size:
+            raise ValueError(f"{name} must be {expected}, got the shape {table.shape}")
+        if not all(isinstance(entry, Tracer) or np.isfinite(np.asarray(entry, float)).all() for entry in entries):
+            raise ValueError(f"{name} must be {expected}, got {value!r}")
         return value
 
     return check
@@ -245,7 +265,7 @@ ScheduledNonNegative = Annotated[Any, number("a number ≥ 0 or a schedule", sch
 Size = Annotated[int, whole(1)]
 OptionalSteps = Annotated[int | None, whole(0, optional=True)]
 Axes = Annotated[Any, _axes]
-Flag = Annotated[bool, _flag]
+Flag = Annotated[bool, flag]
 Mask = Annotated[Any, _mask]
 Transformation = Annotated[optax.GradientTransformation, transformation]
 OptionalDtype = Annotated[DTypeLike | None, _optional_dtype]

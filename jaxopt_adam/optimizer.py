@@ -335,4 +335,7 @@ def _same(one: object, other: object) -> bool:
         return False
     if is_number(one) and is_number(other):
         return np.array_equal(np.asarray(one), np.asarray(other))
-    return isinstance(one, type(other)) and one == other
+    (ones, tree), (others, other_tree) = jax.tree.flatten(one), jax.tree.flatten(other)
+    if jax.tree_util.treedef_is_leaf(tree):
+        return isinstance(one, type(other)) and one == other
+    return tree == other_tree and all(map(_same, ones, others))

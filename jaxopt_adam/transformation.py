@@ -16,6 +16,7 @@ from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxopt_adam.dtypes import arithmetic_dtype, real_dtype
+from jaxopt_adam.hyperparameters import flag, scheduled
 from jaxopt_adam.trees import (
     Path,
     array_like,
@@ -82,10 +83,14 @@ class Moment:
         dtype = self.resting_dtype(jnp.result_type(param))
         if self.from_param:
             return jnp.array(param, dtype)
-        if self.shape is None:
-            return jnp.full_like(param, self.initial, dtype)
-        shapes = self.shape(path, np.shape(param))
-        return jax.tree.map(lambda shape: jnp.full(shape, self.initial, dtype), shapes, is_leaf=_is_shape)
+        initial = jnp.asarray(scalar_like(path, param, self.initial, real_dtype(dtype)))
+
+        def one(shape: tuple[int, ...]) -> Array:
+            # Like the parameter where it can be, since then it lies on the same devices.
+            return jnp.full_like(param, initial, dtype) if shape == np.shape(param) else jnp.full(shape, initial, dtype)
+
+        shapes = np.shape(param) if self.shape is None else self.shape(path, np.shape(param))
+        return jax.tree.map(one, shapes, is_leaf=_is_shape)
 
     def wake(self, path: Path, grad: Any, resting: Any, what: str) -> Any:
         """The statistic as the arithmetic wants it; ValueError or TypeError if it does not go with the gradient."""
@@ -103,8 +108,14 @@ class Moment:
         ]
         return jax.tree.unflatten(expected, arrays)
 
-    def rest(self, leaf: np.dtype, value: Any) -> Any:
-        """The statistic as it goes into the state."""
+    def rest(self, path: Path, leaf: np.dtype, value: Any, before: Any, what: str) -> Any:
+        """The statistic as it goes into the state; ValueError if it does not have the shape that it had `before`."""
+        shape, other = (jax.tree.map(np.shape, each) for each in (before, value))
+        if other != shape:
+            raise ValueError(
+                f"{leaf_name(path)}: {what} has {_text(shape)} and cannot become {_text(other)}, as with these "
+                "hyperparameters it would; for a batch of optimizers use jax.vmap"
+            )
         return jax.tree.map(lambda array: array.astype(self.resting_dtype(leaf)), value)
 
 
@@ -158,13 +169,15 @@ def per_leaf_transformation(
         updates: optax.Updates, state: Any, params: optax.Params | None = None, **_: Any
     ) -> tuple[optax.Updates, Any]:
         grads, tree = jax.tree_util.tree_flatten_with_path(updates)
+        dtypes = [inexact_dtype(path, grad, real=real_leaves) for path, grad in grads]
         count, *resting = fields(state, "count", *present)
         columns = [leaves_like(tree, each, f"state.{name}") for name, each in zip(present, resting, strict=True)]
         step = jnp.asarray(optax.safe_increment(count))
         rates = _rates(learning_rate, updates, count)
         scalars = _per_rate(per_step, step, rates)
         thetas = decays = [None] * len(grads)
-        decaying = not all(isinstance(each, float) and each == 0.0 for each in jax.tree.leaves(weight_decay))
+        numbers = jax.tree.leaves(weight_decay)
+        decaying = not numbers or not all(isinstance(each, float) and each == 0.0 for each in numbers)
         if params is None and (decaying or needs_params):
             what = "this rule" if needs_params else "weight_decay"
             raise ValueError(f"{what} needs the parameters: call update(gradients, state, params)")
@@ -176,9 +189,8 @@ def per_leaf_transformation(
         if decaying:
             decays = _decays(weight_decay, weight_decay_mask, params, count)
 
-        def one_leaf(path_and_grad, theta, decay, rate, scalars, *resting):
+        def one_leaf(path_and_grad, dtype, theta, decay, rate, scalars, *resting):
             path, grad = path_and_grad
-            dtype = inexact_dtype(path, grad, real=real_leaves)
             awake = arithmetic_dtype(dtype)
             number = functools.partial(scalar_like, path, grad, dtype=real_dtype(awake))
             moments_by_name = {
@@ -189,16 +201,25 @@ def per_leaf_transformation(
             theta = None if theta is None else theta.astype(awake)
             term = None if decay is None or theta is None else jnp.asarray(number(decay)) * theta
             leaf = Leaf(path, value, theta, 0.0 if term is None else term) if whole_leaf else value
-            change, *after = per_leaf(leaf, *map(moments_by_name.get, moments), *map(number, scalars))
+            known = [number(scalar) for scalar in scalars]
+            try:
+                change, *after = per_leaf(leaf, *map(moments_by_name.get, moments), *known)
+            except (TypeError, ValueError) as error:
+                if type(error) not in (TypeError, ValueError):
+                    raise
+                raise type(error)(f"{leaf_name(path)}: {error}") from error
             if term is not None and not whole_leaf:
                 change = change + jnp.asarray(rate, real_dtype(awake)) * term
-            named = zip(moments.values(), after, strict=True)
+            moments_after = dict(zip(moments, after, strict=True))
             return [
                 array_like(path, grad, change, awake, "the update").astype(dtype),
-                *(moment.rest(dtype, value) for moment, value in named if moment is not None),
+                *(
+                    moment.rest(path, dtype, moments_after[name], moments_by_name[name], f"state.{name}")
+                    for name, moment in present.items()
+                ),
             ]
 
-        rows = list(map(one_leaf, grads, thetas, decays, rates, scalars, *columns))
+        rows = list(map(one_leaf, grads, dtypes, thetas, decays, rates, scalars, *columns))
         new_updates, *new_moments = (
             jax.tree.unflatten(tree, [row[i] for row in rows]) for i in range(1 + len(present))
         )
@@ -213,13 +234,13 @@ def _at(value: Any, count: Array, updates: Any, what: str) -> list[Any]:
     It is a number or a schedule, or a tree of these with the tree of the updates, or a prefix of it.
     """
     entries = broadcast_prefix(value, updates, what)
-    now = {id(entry): entry(count) if callable(entry) else entry for entry in entries}
+    now = {id(entry): scheduled(entry, count, what) for entry in entries}
     return [now[id(entry)] for entry in entries]
 
 
 def _like(value: Any, updates: Any) -> bool:
     """Whether `value` is a tree like the updates even if it can be called too, as equinox's models can."""
-    return jax.tree.structure(value) == jax.tree.structure(updates)
+    return not jax.tree_util.all_leaves([value]) and jax.tree.structure(value) == jax.tree.structure(updates)
 
 
 def _rates(learning_rate: Any, updates: Any, count: Array) -> list[Any]:
@@ -242,7 +263,8 @@ def _decays(weight_decay: Any, mask: Any, params: Any, count: Array) -> list[Any
     mask = True if mask is None else mask(params) if callable(mask) and not _like(mask, params) else mask
     masks = broadcast_prefix(mask, params, "the mask of weight_decay")
     decays = _at(weight_decay, count, params, "weight_decay")
-    return [decay if masked else None for decay, masked in zip(decays, masks, strict=True)]
+    masked = [flag("the mask of weight_decay", each) for each in masks]
+    return [decay if each else None for decay, each in zip(decays, masked, strict=True)]
 
 
 def _is_shape(value: Any) -> bool:

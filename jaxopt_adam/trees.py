@@ -29,10 +29,7 @@ Path = tuple[Any, ...]
 
 def inexact_dtype(path: Path, leaf: Any, *, real: bool = False) -> np.dtype:
     """The dtype of a leaf, which must be a floating-point or complex one, or only `real`; TypeError if it is not."""
-    try:
-        dtype = jnp.result_type(leaf)
-    except TypeError:
-        raise TypeError(f"{leaf_name(path)} must be an array, got {leaf!r} ({type(leaf).__name__})") from None
+    dtype = _dtype(leaf, leaf_name(path))
     if not jnp.issubdtype(dtype, jnp.inexact):
         raise TypeError(
             f"{leaf_name(path)} must have a floating-point dtype, got {dtype}; leave it out with optax.masked or "
@@ -48,30 +45,43 @@ def inexact_dtype(path: Path, leaf: Any, *, real: bool = False) -> np.dtype:
 def array_like(
     path: Path, grad: Any, value: Any, dtype: np.dtype | None, what: str, shape: tuple[int, ...] | None = None
 ) -> Array:
-    """`value` as an array, which must have `shape`, by default that of the gradient at `path`, and `dtype` if given."""
+    """`value` as an array, which must have `shape`, by default that of the gradient at `path`, and `dtype`.
+
+    By default any floating-point dtype will do; a complex one where the gradient's is, and only there.
+    """
     shape = np.shape(grad) if shape is None else shape
-    if value is None or np.shape(value) != shape:
+    is_leaf = jax.tree_util.all_leaves([value])
+    if not is_leaf or np.shape(value) != shape:
         raise ValueError(
             f"{leaf_name(path)}: for a gradient of shape {np.shape(grad)} {what} must have shape {shape}, got "
-            f"{None if value is None else np.shape(value)}"
+            f"{np.shape(value) if is_leaf else jax.tree.structure(value)}"
         )
-    if dtype is not None and jnp.result_type(value) != dtype:
+    given, wanted = _dtype(value, f"{leaf_name(path)}: {what}"), jnp.result_type(grad)
+    if dtype is not None and given != dtype:
         raise TypeError(
-            f"{leaf_name(path)}: for a gradient of dtype {jnp.result_type(grad)} {what} must have dtype {dtype}, got "
-            f"{jnp.result_type(value)}; give init parameters of the dtype that the gradients have"
+            f"{leaf_name(path)}: for a gradient of dtype {wanted} {what} must have dtype {dtype}, got {given}; give "
+            "init parameters of the dtype that the gradients have"
+        )
+    kind = jnp.complexfloating if jnp.issubdtype(wanted, jnp.complexfloating) else jnp.floating
+    if dtype is None and not jnp.issubdtype(given, kind):
+        expected = "complex" if kind is jnp.complexfloating else "floating-point"
+        raise TypeError(
+            f"{leaf_name(path)}: for a gradient of dtype {wanted} {what} must have a {expected} dtype, got {given}"
         )
     return jnp.asarray(value)
 
 
 def scalar_like(path: Path, grad: Any, scalar: ArrayLike | None, dtype: np.dtype) -> Array | None:
-    """`scalar` in `dtype`: a number, or an array that broadcasts to the gradient at `path`; None stays."""
+    """`scalar` in `dtype`: a real number, or an array that broadcasts to the leaf `grad` at `path`; None stays."""
     if scalar is None:
         return None
+    if jnp.issubdtype(_dtype(scalar, f"{leaf_name(path)}: a hyperparameter"), jnp.complexfloating):
+        raise TypeError(f"{leaf_name(path)}: a hyperparameter must be real, got {scalar}")
     shape = np.shape(scalar)
     pairs = zip(shape[::-1], np.shape(grad)[::-1], strict=False)
     if len(shape) > np.ndim(grad) or any(size not in (1, whole) for size, whole in pairs):
         raise ValueError(
-            f"{leaf_name(path)}: a hyperparameter of shape {shape} does not broadcast to the gradient's shape "
+            f"{leaf_name(path)}: a hyperparameter of shape {shape} does not broadcast to the leaf's shape "
             f"{np.shape(grad)}; for a batch of optimizers use jax.vmap"
         )
     return jnp.asarray(scalar, dtype)
@@ -80,8 +90,15 @@ def scalar_like(path: Path, grad: Any, scalar: ArrayLike | None, dtype: np.dtype
 def fields(state: Any, *names: str) -> list[Any]:
     """The fields of a state, which must have them."""
     for name in names:
-        if not hasattr(state, name):
+        # Lists and tuples have a method of that name.
+        if not hasattr(state, name) or (name == "count" and callable(state.count)):
             raise TypeError(f"state must have {name}, as what init returns has, got {type(state).__name__}")
+    if "count" in names:
+        dtype = _dtype(state.count, "state.count")
+        if np.shape(state.count) or not jnp.issubdtype(dtype, jnp.integer):
+            raise TypeError(
+                f"state.count must be a scalar of an integer dtype, got the shape {np.shape(state.count)} and {dtype}"
+            )
     return [getattr(state, name) for name in names]
 
 
@@ -91,17 +108,17 @@ def leaves_like(tree: Any, other: Any, what: str) -> list[Any]:
         return tree.flatten_up_to(other)
     except ValueError:
         pass
-    expected = _paths(other)
-    given = _paths(jax.tree.unflatten(tree, range(tree.num_leaves)))
-    lacking = [f"they have no leaf {path}" for path in expected if path not in given]
-    lacking += [f"it has no leaf {path}" for path in given if path not in expected]
-    why = lacking[0] if lacking else f"they are {tree}, it is {jax.tree.structure(other)}"
-    raise ValueError(f"the gradients must have the same tree as {what}, but {why}")
+    grads = jax.tree.unflatten(tree, range(tree.num_leaves))
+    path, part, other_part = _first_difference(grads, other, ()) or ((), grads, other)
+    given, expected = _paths(path, part), _paths(path, other_part)
+    why = [f"they have no leaf {name}" for name in expected if name and name not in given]
+    why += [f"it has no leaf {name}" for name in given if name and name not in expected]
+    where = f"at {jax.tree_util.keystr(path)} " if path else ""
+    why += [f"{where}they are {jax.tree.structure(part)}, it is {jax.tree.structure(other_part)}"]
+    raise ValueError(f"the gradients must have the same tree as {what}, but {why[0]}")
 
 
-def broadcast_prefix(
-    prefix: Any, params: Any, what: str, is_leaf: Callable[[Any], bool] = callable
-) -> list[Any]:
+def broadcast_prefix(prefix: Any, params: Any, what: str, is_leaf: Callable[[Any], bool] = callable) -> list[Any]:
     """The entry of `prefix` for each leaf of `params`, whose tree or a prefix of it it must have.
 
     What `is_leaf` is true of is an entry; so functions are, unless the whole prefix is a tree like the parameters, as
@@ -155,5 +172,29 @@ def leaf_name(path: Path) -> str:
     return f"leaf {jax.tree_util.keystr(path)}" if path else "the only leaf"
 
 
-def _paths(tree: Any) -> list[str]:
-    return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+def _dtype(value: Any, what: str) -> np.dtype:
+    """The dtype of a number or an array; TypeError if it is neither."""
+    try:
+        return jnp.result_type(value)
+    except TypeError:
+        raise TypeError(f"{what} must be an array, got {value!r} ({type(value).__name__})") from None
+
+
+def _first_difference(one: Any, other: Any, path: Path) -> tuple[Path, Any, Any] | None:
+    """The first nodes that two trees differ in, and their path; a leaf of the one may be anything in the other."""
+    (parts, node), (other_parts, other_node) = (
+        jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda part, tree=tree: part is not tree)
+        for tree in (one, other)
+    )
+    if jax.tree_util.all_leaves([one]):
+        return None
+    if node != other_node:
+        return path, one, other
+    pairs = zip(parts, other_parts, strict=True)
+    differences = (_first_difference(part, other_part, path + key) for (key, part), (_, other_part) in pairs)
+    return next((each for each in differences if each), None)
+
+
+def _paths(path: Path, tree: Any) -> list[str]:
+    """The names of the leaves of what lies at `path`."""
+    return [jax.tree_util.keystr(path + rest) for rest, _ in jax.tree_util.tree_leaves_with_path(tree)]
