@@ -10,7 +10,7 @@ from jax import Array
 from jaxopt_adam.dtypes import arithmetic_dtype
 from jaxopt_adam.hyperparameters import NonNegative, Transformation
 from jaxopt_adam.optimizer import optimizer
-from jaxopt_adam.trees import array_like, inexact_dtype, leaves_like
+from jaxopt_adam.trees import array_like, inexact_dtype, leaves_like, scalar_like
 
 __all__ = ["cautious"]
 
@@ -24,14 +24,15 @@ def cautious(inner: Transformation, eps: NonNegative = 1e-8) -> optax.GradientTr
         u'_t = \frac{u_t \varphi_t}{\operatorname{mean}(\varphi_t) + \varepsilon}
 
     with :math:`u_t` the update of the optimizer within and the mean over a leaf. Momentum no longer carries an element
-    uphill. Choose it where an optimizer with momentum overshoots; it costs no state.
+    uphill. Where nothing is left the update is zero, which :func:`~jaxopt_adam.minimize` takes for the end unless its
+    `tol` is 0. Choose it where an optimizer with momentum overshoots; it costs no state.
 
     The weight decay of the optimizer within is part of its update, and is masked with it. To have it apart, as the
     paper's C-AdamW has it, add it after: ``optax.chain(cautious(adam(1e-3)), optax.add_decayed_weights(-1e-3 * 0.1))``.
 
     Args:
         inner: the optimizer, ours or optax's; its updates are to be added to the parameters, so it has a learning rate.
-        eps: ε ≥ 0, for a leaf of which nothing is left.
+        eps: ε ≥ 0, added to the share of a leaf that is left.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with the state of `inner`.
@@ -43,8 +44,8 @@ def cautious(inner: Transformation, eps: NonNegative = 1e-8) -> optax.GradientTr
         Liang et al., Cautious Optimizers: Improving Training with One Line of Code, 2024, algorithm 1.
 
     Example:
-        >>> from jaxopt_adam import adam, cautious, minimize
-        >>> print(minimize(lambda x: (x - 3.0) ** 2, 0.0, cautious(adam(0.1)), tol=1e-9).x.round(2))
+        >>> from jaxopt_adam import adam, cautious, descend
+        >>> print(descend(lambda x: (x - 3.0) ** 2, 0.0, cautious(adam(0.1)), steps=300).x[-1].round(2))
         3.0
     """
     wrapped = optax.with_extra_args_support(inner)
@@ -60,8 +61,9 @@ def cautious(inner: Transformation, eps: NonNegative = 1e-8) -> optax.GradientTr
             change = array_like(path, grad, change, None, "the update").astype(arithmetic_dtype(dtype))
             # By the signs alone, since the product of two small numbers is zero.
             agrees = jnp.real(jnp.sign(change).conj() * jnp.sign(jnp.asarray(grad, change.dtype))) < 0
-            share = jnp.mean(agrees, dtype=change.real.dtype) if agrees.size else 0
-            return (jnp.where(agrees, change, 0) / (share + eps)).astype(dtype)
+            share = jnp.sum(agrees, dtype=change.real.dtype) / max(agrees.size, 1)
+            damping = jnp.where(share > 0, share + jnp.asarray(scalar_like(path, grad, eps, share.dtype)), 1)
+            return (jnp.where(agrees, change, 0) / damping).astype(dtype)
 
         pairs = zip(grads, leaves_like(tree, changes, "the update"), strict=True)
         return jax.tree.unflatten(tree, [agreed(path, grad, change) for (path, grad), change in pairs]), state

@@ -49,6 +49,7 @@ __all__ = [
     "pair",
     "rows",
     "scheduled",
+    "single",
     "transformation",
     "whole",
 ]
@@ -77,14 +78,22 @@ def is_real(value: object) -> bool:
     return is_number(value) and not jnp.iscomplexobj(value)
 
 
-def scheduled(value: Any, count: Any, name: str = "a hyperparameter") -> Any:
+def scheduled(value: Any, count: Any, name: str) -> Any:
     """A hyperparameter after `count` updates: itself, or what it gives for `count` if it is a schedule."""
-    if not callable(value):
-        return value
-    now = value(count)
-    if not is_real(now):
+    now = value(count) if callable(value) else value
+    if callable(value) and not is_real(now):
         raise TypeError(f"{name} must give real numbers if it is a schedule, got {now!r} ({type(now).__name__})")
     return now
+
+
+def single(value: Any, name: str) -> Any:
+    """A hyperparameter that must be one number for all leaves, and no array that broadcasts to them."""
+    if np.shape(value):
+        raise ValueError(
+            f"{name} must be one number for all leaves, got the shape {np.shape(value)}; for a batch of optimizers use "
+            "jax.vmap"
+        )
+    return value
 
 
 class Whole(int):

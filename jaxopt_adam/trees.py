@@ -175,9 +175,11 @@ def leaf_name(path: Path) -> str:
 def _dtype(value: Any, what: str) -> np.dtype:
     """The dtype of a number or an array; TypeError if it is neither."""
     try:
-        return jnp.result_type(value)
+        if value is not None:  # which would be the default dtype
+            return jnp.result_type(value)
     except TypeError:
-        raise TypeError(f"{what} must be an array, got {value!r} ({type(value).__name__})") from None
+        pass
+    raise TypeError(f"{what} must be an array, got {value!r} ({type(value).__name__})")
 
 
 def _first_difference(one: Any, other: Any, path: Path) -> tuple[Path, Any, Any] | None:

@@ -87,7 +87,7 @@ def ademamix(
 
     def at(count):
         # Here and not in per_step, which would round β₃ to the leaf's dtype before 1 − β₃ is taken.
-        slow, weight = kinds.scheduled(b3, count), kinds.scheduled(alpha, count)
+        slow, weight = kinds.scheduled(b3, count, "b3"), kinds.scheduled(alpha, count, "alpha")
 
         def per_step(step, rate):
             c1, c2 = bias_correction(b1, step), bias_correction(b2, step)

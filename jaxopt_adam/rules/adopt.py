@@ -8,6 +8,7 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
+from jaxopt_adam import hyperparameters as kinds
 from jaxopt_adam.averages import abs_sq, ema, root
 from jaxopt_adam.hyperparameters import Decay, Flag, LearningRate, NonNegative, OptionalDtype, function
 from jaxopt_adam.optimizer import optimizer
@@ -84,7 +85,8 @@ def adopt(
     """
 
     def per_step(step, rate):
-        return rate, eps, clip_value_fn(step - 1) if use_clipping else None, step > 1
+        limit = kinds.scheduled(clip_value_fn, step - 1, "clip_value_fn") if use_clipping else None
+        return rate, eps, limit, step > 1
 
     def per_leaf(grad, mu, nu, rate, eps, limit, has_past):
         ratio = grad / jnp.maximum(root(nu), eps)

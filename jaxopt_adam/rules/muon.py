@@ -1,5 +1,6 @@
 """Muon (Jordan et al., 2024): its arguments. Its arithmetic fills a screen of its own, muon_rule.py."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -51,7 +52,7 @@ def muon(
         beta: β in [0, 1), the decay of the momentum.
         eps: ε ≥ 0, added to the norm by which a matrix is divided, and to Adam's root.
         weight_decay: λ ≥ 0, a number, a schedule, or a tree of these; decoupled, so times α; of matrices.
-        weight_decay_mask: which matrices decay: a tree of booleans, a prefix, or a function from the parameters to one.
+        weight_decay_mask: which matrices decay: a tree of booleans, a prefix, or a function to one; None for all.
         mu_dtype: the dtype in which `mu` rests; None for float32, or the gradient's if that is wider.
         nesterov: whether the momentum looks ahead as above, Adam's too; else :math:`\hat m_t = m_t / (1 - \beta^t)`.
         adaptive: whether to scale by the dual norm :math:`\langle \hat m_t, U V^* \rangle`.
@@ -85,7 +86,7 @@ def muon(
         (weight_decay, adam_weight_decay),
         weight_decay_mask,
         lambda params: dimension_numbers(muon_weight_dimension_numbers, params),
-        coefficients=[rounds] * ns_steps if np.ndim(rounds[0]) == 0 else list(rounds),
+        coefficients=list(rounds) if isinstance(rounds[0], Sequence) or np.ndim(rounds[0]) else [rounds] * ns_steps,
         beta=beta,
         eps=eps,
         mu_dtype=mu_dtype,

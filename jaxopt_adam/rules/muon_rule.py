@@ -3,6 +3,7 @@
 import functools
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
@@ -10,7 +11,7 @@ from jax import Array
 from jaxopt_adam.averages import abs_sq, bias_correction, debiasing_weights, ema, root, weighted
 from jaxopt_adam.matrices import as_matrices, orthogonalize
 from jaxopt_adam.transformation import Moment, per_leaf_transformation
-from jaxopt_adam.trees import choose
+from jaxopt_adam.trees import choose, inexact_dtype
 
 
 class MuonState(NamedTuple):
@@ -71,6 +72,7 @@ def muon_rule(
         return change + rate * leaf.decay, mu, nu
 
     def layer(tree: Any, params: Any) -> optax.GradientTransformationExtraArgs:
+        jax.tree_util.tree_map_with_path(inexact_dtype, tree)  # before functions of the user's see it
         axes = axes_of(tree)
         chosen = [each is not None for each in axes.values()]
         masks = True if mask is None else mask(params) if callable(mask) and params is not None else mask

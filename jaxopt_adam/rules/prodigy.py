@@ -80,7 +80,7 @@ def prodigy(
         3.0
     """
     b1, b2 = betas
-    b3 = b2**0.5 if beta3 is None else beta3
+    b3 = b2**0.5 if beta3 is None else kinds.single(beta3, "beta3")
 
     def at(rate, distance, growth) -> Any:
         def per_leaf(leaf, mu, nu, grad_sum, params0, rate, distance, b3, weight, eps):
@@ -108,13 +108,13 @@ def prodigy(
     def update(updates, state, params=None, **_):
         count, start, distance, numerator = fields(state, "count", "params0", "estim_lr", "numerator_weighted")
         step = optax.safe_increment(count)
-        rate = distance * kinds.scheduled(learning_rate, count)
+        rate = distance * kinds.single(kinds.scheduled(learning_rate, count, "learning_rate"), "learning_rate")
         rate = rate * jnp.sqrt(bias_correction(b2, step)) / bias_correction(b1, step)
-        growth = distance / estim_lr0
+        growth = distance / kinds.single(estim_lr0, "estim_lr0")
         changes, after = at(rate, distance, growth).update(updates, state, params)
         numerator = b3 * numerator + growth * rate * inner_product(updates, jax.tree.map(jnp.subtract, start, params))
         size = optax.tree.sum(jax.tree.map(jnp.abs, after.grad_sum))
-        estimate = estim_lr_coef * numerator / jnp.where(size == 0, jnp.inf, size)
+        estimate = kinds.single(estim_lr_coef, "estim_lr_coef") * numerator / jnp.where(size == 0, jnp.inf, size)
         return changes, after._replace(estim_lr=jnp.maximum(distance, estimate), numerator_weighted=numerator)
 
     return optax.GradientTransformationExtraArgs(init, update)

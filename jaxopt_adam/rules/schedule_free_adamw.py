@@ -107,11 +107,12 @@ def schedule_free_adamw(
 
     def update(updates, state, params=None, **_):
         count, weight_sum, largest = fields(state, "count", "weight_sum", "max_learning_rate")
-        rate = jnp.asarray(kinds.scheduled(learning_rate, count), jnp.result_type(float))
+        rate = kinds.single(kinds.scheduled(learning_rate, count, "learning_rate"), "learning_rate")
+        rate = jnp.asarray(rate, jnp.result_type(float))
         if warmup_steps:
             rate = rate * jnp.minimum(1.0, optax.safe_increment(count) / float(warmup_steps))
         largest = jnp.maximum(largest, rate)
-        weight = largest**weight_lr_power
+        weight = largest ** kinds.single(weight_lr_power, "weight_lr_power")
         weight_sum = weight_sum + weight
         share = weight / jnp.where(weight_sum == 0, 1, weight_sum)
         return at(rate, share, weight_sum=weight_sum, max_learning_rate=largest).update(updates, state, params)
