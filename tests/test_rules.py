@@ -234,6 +234,8 @@ NARROW_CASES = [
     ("nadamw", {"learning_rate": 0.01, "mu_dtype": "float32"}),
     ("amsgrad", {"learning_rate": 0.01, "mu_dtype": "bfloat16"}),
     ("lion", {"learning_rate": 0.01, "mu_dtype": "bfloat16"}),
+    ("adopt", {"learning_rate": 0.01, "mu_dtype": "bfloat16"}),
+    ("ademamix", {"learning_rate": 0.01, "mu_dtype": jnp.float16, "weight_decay": 0.1}),
 ]
 
 
@@ -288,8 +290,9 @@ class TestAgreement:
         updates, state = library_updates(make(rule, arguments), params, gradients)
         right, _ = walk(ORACLES[rule](**arguments), params, gradients)
         assert deviation(updates, right) <= 1e-12
-        moment, dtype = (state.trace, "accumulator_dtype") if rule == "sgd" else (state.mu, "mu_dtype")
-        chex.assert_type(moment, jnp.dtype(arguments[dtype]))
+        narrow = {"sgd": ["trace"], "ademamix": ["m1", "m2"]}.get(rule, ["mu"])
+        dtype = "accumulator_dtype" if rule == "sgd" else "mu_dtype"
+        chex.assert_type([getattr(state, name) for name in narrow], jnp.dtype(arguments[dtype]))
         chex.assert_type(updates, np.float64)
 
     # In float32 a tie of Lion's signs that is off by rounding alone would be a whole step; none of these is.

@@ -69,6 +69,9 @@ CASES = [
     ("muon", {"learning_rate": 0.02, "weight_decay": 0.1, "weight_decay_mask": False}, [MATRIX]),
     ("muon", {"learning_rate": 0.02, "muon_weight_dimension_numbers": Axes((0, -1), (1,))}, [TENSOR, (2, 3, 4, 2)]),
     ("muon", {"learning_rate": 0.02, "muon_weight_dimension_numbers": Axes(-1, 0), "adaptive": True}, [TENSOR]),
+    ("muon", {"learning_rate": 0.02, "mu_dtype": "bfloat16"}, [MATRIX, VECTOR]),
+    ("schedule_free_adamw", {"learning_rate": 0.1, "state_dtype": "float32"}, [MATRIX]),
+    ("adafactor", {**FACTORED, "learning_rate": 0.1, "momentum": 0.9, "dtype_momentum": "bfloat16"}, [MATRIX]),
     ("soap", {}, ROUND),
     ("soap", {"learning_rate": falling, "weight_decay": rising, "precondition_frequency": 1, "eps": 0.01}, ROUND),
     ("soap", {"b1": 0.9, "b2": 0.99, "shampoo_decay": 0.5, "precondition_frequency": 3, "mask": False}, ROUND),
@@ -140,6 +143,8 @@ def optax_counterpart(rule, arguments):
         return None  # optax counts from 0 for one use of the rate and from 1 for the other
     if arguments.get("preconditioning") in ("aol", "schatten") and "eps" in arguments:
         return None  # optax has an ε of its own there
+    if {"mu_dtype", "state_dtype"} & arguments.keys() or arguments.get("dtype_momentum"):
+        return None  # optax multiplies what rests in a low precision before it widens it
     factory = getattr(optax, rule, None) or getattr(optax.contrib, rule, None)
     return factory and factory(**arguments)
 

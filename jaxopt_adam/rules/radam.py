@@ -59,7 +59,8 @@ def radam(
         b2: β₂ in [0, 1), the decay of the average of their squares.
         eps: ε ≥ 0, in units of the gradient.
         eps_root: ε̄ ≥ 0, in units of the squared gradient.
-        threshold: the least ρ_t at which the second moment is used; the paper's is 4, above which the root is real.
+        threshold: the least ρ_t at which the second moment is used; the paper's is 4, above which the root is real;
+            never below 4, where the factor has no root.
         nesterov: whether the average of the gradients looks one step ahead, as in :func:`nadam`.
 
     Returns:
