@@ -189,6 +189,8 @@ def per_leaf_transformation(
         if decaying:
             decays = _decays(weight_decay, weight_decay_mask, params, count)
 
+        shared = any(moment.shape is not None for moment in present.values())
+
         def one_leaf(path_and_grad, dtype, theta, decay, rate, scalars, *resting):
             path, grad = path_and_grad
             awake = arithmetic_dtype(dtype)
@@ -203,7 +205,7 @@ def per_leaf_transformation(
             leaf = Leaf(path, value, theta, 0.0 if term is None else term) if whole_leaf else value
             known = [number(scalar) for scalar in scalars]
             try:
-                change, *after = per_leaf(leaf, *map(moments_by_name.get, moments), *known)
+                change, *after = _one_leaf(per_leaf, leaf, list(map(moments_by_name.get, moments)), known, shared)
             except (TypeError, ValueError) as error:
                 if type(error) not in (TypeError, ValueError):
                     raise
@@ -265,6 +267,27 @@ def _decays(weight_decay: Any, mask: Any, params: Any, count: Array) -> list[Any
     decays = _at(weight_decay, count, params, "weight_decay")
     masked = [flag("the mask of weight_decay", each) for each in masks]
     return [decay if each else None for decay, each in zip(decays, masked, strict=True)]
+
+
+def _one_leaf(rule: Callable[..., Any], leaf: Any, moments: list[Any], scalars: list[Any], shared: bool) -> Any:
+    """The rule for one leaf; of one whose moments have shapes of their own the compiler places what lies between.
+
+    That is for meshes with explicit axes, on which products and sums over an axis must say where they go.
+    """
+    grad = leaf.grad if isinstance(leaf, Leaf) else leaf
+    mesh = jax.typeof(grad).sharding.mesh
+    if not shared or jax.sharding.AxisType.Explicit not in mesh.axis_types:
+        return rule(leaf, *moments, *scalars)
+    path = leaf.path if isinstance(leaf, Leaf) else None
+    arrays = leaf._replace(path=()) if isinstance(leaf, Leaf) else leaf
+
+    def placed(arrays: Any, moments: list[Any], scalars: list[Any]) -> Any:
+        return rule(arrays._replace(path=path) if isinstance(arrays, Leaf) else arrays, *moments, *scalars)
+
+    where = jax.tree.map(lambda array: jax.typeof(array).sharding.spec, (grad, *moments))
+    with jax.sharding.use_abstract_mesh(mesh):
+        anywhere: Any = jax.sharding.auto_axes(placed, out_sharding=where)
+        return anywhere(arrays, moments, scalars)
 
 
 def _is_shape(value: Any) -> bool:

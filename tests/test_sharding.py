@@ -56,9 +56,12 @@ def check_rules(names):
             assert_sharded((sharded_updates, together), name)
             one, other = jax.device_get(((sharded_updates, together), (updates, alone)))
             assert_same(one, other) if row.elementwise else assert_near(one, other, 1e-5)
-        # Within jit, init sees shardings where they are a part of the types.
+        # Within jit, init and update see shardings where they are a part of the types.
         with jax.set_mesh(explicit):
-            assert_sharded(jax.eval_shape(optimizer.init, put(params, explicit)), name)
+            own = put(params, explicit)
+            state = jax.eval_shape(optimizer.init, own)
+            updates, after = jax.eval_shape(optimizer.update, own, state, own)
+            assert_sharded((state, updates, after), name)
 
 
 def assert_sharded(tree, name):
