@@ -63,6 +63,17 @@ from jaxopt_adam.rules import (
 )
 from jaxopt_adam.rules.schedule_free_eval_params import schedule_free_eval_params
 from jaxopt_adam.solve import Result, Status, Trajectory, descend, minimize
+from jaxopt_adam.weights import (
+    KahanState,
+    MasterWeightsState,
+    StochasticRoundingState,
+    kahan,
+    master_params,
+    master_weights,
+    stalled_fraction,
+    stochastic_rounding,
+    with_master_params,
+)
 
 __version__ = "0.1.0"
 
@@ -79,9 +90,11 @@ __all__ = [
     "AdemamixState",
     "AdoptState",
     "AmsgradState",
+    "KahanState",
     "LambState",
     "LapropState",
     "LionState",
+    "MasterWeightsState",
     "MuonState",
     "NovogradState",
     "Optimizer",
@@ -94,6 +107,7 @@ __all__ = [
     "SoapState",
     "StableAdamwState",
     "Status",
+    "StochasticRoundingState",
     "Trajectory",
     "YogiState",
     "adabelief",
@@ -118,9 +132,12 @@ __all__ = [
     "ema",
     "from_optax",
     "grid",
+    "kahan",
     "lamb",
     "laprop",
     "lion",
+    "master_params",
+    "master_weights",
     "minimize",
     "muon",
     "nadam",
@@ -135,6 +152,9 @@ __all__ = [
     "sgd",
     "soap",
     "stable_adamw",
+    "stalled_fraction",
+    "stochastic_rounding",
     "to_optax",
+    "with_master_params",
     "yogi",
 ]
