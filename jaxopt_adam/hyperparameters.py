@@ -14,6 +14,8 @@ import optax
 from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 
+from jaxopt_adam.storage import valid_storage
+
 __all__ = [
     "Axes",
     "Check",
@@ -23,6 +25,7 @@ __all__ = [
     "GivenLearningRate",
     "LearningRate",
     "Mask",
+    "Moments",
     "NonNegative",
     "OneLearningRate",
     "OptionalDecay",
@@ -278,3 +281,4 @@ Flag = Annotated[bool, flag]
 Mask = Annotated[Any, _mask]
 Transformation = Annotated[optax.GradientTransformation, transformation]
 OptionalDtype = Annotated[DTypeLike | None, _optional_dtype]
+Moments = Annotated[Any, valid_storage]

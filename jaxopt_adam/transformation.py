@@ -3,20 +3,19 @@
 A rule is arithmetic for one leaf and knows nothing of these.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax import Array
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import ArrayLike
 
 from jaxopt_adam.dtypes import arithmetic_dtype, real_dtype
 from jaxopt_adam.hyperparameters import flag, scheduled
+from jaxopt_adam.moments import LeafMoments, Moment
 from jaxopt_adam.trees import (
     Path,
     array_like,
@@ -47,78 +46,6 @@ class Leaf(NamedTuple):
     decay: ArrayLike
 
 
-@dataclasses.dataclass(frozen=True)
-class Moment:
-    """How one running statistic of the gradient starts and rests.
-
-    Args:
-        initial: the number that it starts from.
-        real: whether it is real also where the gradient is complex, as an average of ``|g|²`` is.
-        dtype: the dtype in which it rests between steps; by default that of the arithmetic, at least float32.
-        from_param: whether it starts as a copy of the parameter.
-        shape: ``shape(path, shape of the parameter)``: the shape for one leaf, None for a leaf that goes without, or a
-            list of these for several arrays; by default it has the parameter's.
-    """
-
-    initial: ArrayLike = 0.0
-    real: bool = False
-    dtype: DTypeLike | None = None
-    from_param: bool = False
-    shape: Callable[[Path, tuple[int, ...]], Any] | None = None
-
-    def awake_dtype(self, leaf: np.dtype) -> np.dtype:
-        """The dtype in which this statistic of a leaf of dtype `leaf` is computed."""
-        return real_dtype(arithmetic_dtype(leaf)) if self.real else arithmetic_dtype(leaf)
-
-    def resting_dtype(self, leaf: np.dtype) -> np.dtype:
-        """The dtype in which this statistic of a leaf of dtype `leaf` rests."""
-        awake = self.awake_dtype(leaf)
-        if self.dtype is None:
-            return awake
-        is_complex = jnp.issubdtype(awake, jnp.complexfloating)
-        return jnp.promote_types(self.dtype, jnp.complex64) if is_complex else jnp.dtype(self.dtype)
-
-    def start(self, path: Path, param: Any) -> Any:
-        """This statistic of the parameter `param` before the first step."""
-        dtype = self.resting_dtype(jnp.result_type(param))
-        if self.from_param:
-            return jnp.array(param, dtype)
-        initial = jnp.asarray(scalar_like(path, param, self.initial, real_dtype(dtype)))
-
-        def one(shape: tuple[int, ...]) -> Array:
-            # Like the parameter where it can be, since then it lies on the same devices.
-            return jnp.full_like(param, initial, dtype) if shape == np.shape(param) else jnp.full(shape, initial, dtype)
-
-        shapes = np.shape(param) if self.shape is None else self.shape(path, np.shape(param))
-        return jax.tree.map(one, shapes, is_leaf=_is_shape)
-
-    def wake(self, path: Path, grad: Any, resting: Any, what: str) -> Any:
-        """The statistic as the arithmetic wants it; ValueError or TypeError if it does not go with the gradient."""
-        leaf = jnp.result_type(grad)
-        shapes = np.shape(grad) if self.shape is None else self.shape(path, np.shape(grad))
-        expected = jax.tree.structure(shapes, is_leaf=_is_shape)
-        if jax.tree.structure(resting) != expected:
-            raise ValueError(
-                f"{leaf_name(path)}: for a gradient of shape {np.shape(grad)} {what} must have {_text(shapes)}, got "
-                f"{_text(jax.tree.map(np.shape, resting))}"
-            )
-        arrays = [
-            array_like(path, grad, value, self.resting_dtype(leaf), what, shape).astype(self.awake_dtype(leaf))
-            for shape, value in zip(jax.tree.leaves(shapes, is_leaf=_is_shape), jax.tree.leaves(resting), strict=True)
-        ]
-        return jax.tree.unflatten(expected, arrays)
-
-    def rest(self, path: Path, leaf: np.dtype, value: Any, before: Any, what: str) -> Any:
-        """The statistic as it goes into the state; ValueError if it does not have the shape that it had `before`."""
-        shape, other = (jax.tree.map(np.shape, each) for each in (before, value))
-        if other != shape:
-            raise ValueError(
-                f"{leaf_name(path)}: {what} has {_text(shape)} and cannot become {_text(other)}, as with these "
-                "hyperparameters it would; for a batch of optimizers use jax.vmap"
-            )
-        return jax.tree.map(lambda array: array.astype(self.resting_dtype(leaf)), value)
-
-
 def per_leaf_transformation(
     state_type: Callable[..., Any],
     per_step: Callable[[Array, ArrayLike], Sequence[ArrayLike | None]],
@@ -130,6 +57,7 @@ def per_leaf_transformation(
     whole_leaf: bool = False,
     needs_params: bool = False,
     real_leaves: bool = False,
+    storage: Any = "float32",
     **moments: Moment | None,
 ) -> optax.GradientTransformationExtraArgs:
     """A gradient transformation of trees from a rule for one leaf.
@@ -148,6 +76,7 @@ def per_leaf_transformation(
         whole_leaf: whether the rule takes a :class:`Leaf` in place of the gradient, and sees to the decay itself.
         needs_params: whether the rule needs the parameters also without weight decay.
         real_leaves: whether the rule has no meaning for complex leaves, which then are refused.
+        storage: how the moments rest, as the argument `moments` of the rules has it.
         **moments: the running statistics, in the order in which `per_leaf` takes and returns them; None for one that
             these hyperparameters have no use for, which then is None for the rule and in the state.
 
@@ -158,11 +87,21 @@ def per_leaf_transformation(
     """
     present = {name: moment for name, moment in moments.items() if moment is not None}
 
+    def known(storage: Any) -> None:
+        unknown = [name for name in storage if name not in moments] if isinstance(storage, dict) else []
+        if unknown:
+            raise ValueError(f"moments has {unknown[0]!r}, which is none of this rule's: {', '.join(moments)}")
+
     def init(params: optax.Params) -> Any:
         jax.tree_util.tree_map_with_path(functools.partial(inexact_dtype, real=real_leaves), params)
+        known(storage)
+
+        def start(name: str, path: Path, param: Any) -> Any:
+            return LeafMoments.of(present, storage, path, param).start(name, path, param)
+
         return state_type(
             count=jnp.zeros([], jnp.int32),
-            **{name: jax.tree_util.tree_map_with_path(moment.start, params) for name, moment in present.items()},
+            **{name: jax.tree_util.tree_map_with_path(functools.partial(start, name), params) for name in present},
         )
 
     def update(
@@ -189,37 +128,32 @@ def per_leaf_transformation(
         if decaying:
             decays = _decays(weight_decay, weight_decay_mask, params, count)
 
-        shared = any(moment.shape is not None for moment in present.values())
-
         def one_leaf(path_and_grad, dtype, theta, decay, rate, scalars, *resting):
             path, grad = path_and_grad
             awake = arithmetic_dtype(dtype)
             number = functools.partial(scalar_like, path, grad, dtype=real_dtype(awake))
-            moments_by_name = {
-                name: moment.wake(path, grad, value, f"state.{name}")
-                for (name, moment), value in zip(present.items(), resting, strict=True)
-            }
             value = jnp.asarray(grad, awake)
             theta = None if theta is None else theta.astype(awake)
             term = None if decay is None or theta is None else jnp.asarray(number(decay)) * theta
-            leaf = Leaf(path, value, theta, 0.0 if term is None else term) if whole_leaf else value
-            known = [number(scalar) for scalar in scalars]
+            inputs = value, theta, 0.0 if term is None else term, [number(scalar) for scalar in scalars]
+
+            def rule(inputs: Any, resting: Sequence[Any]) -> Sequence[Any]:
+                value, theta, term, known = inputs
+                leaf = Leaf(path, value, theta, term) if whole_leaf else value
+                by_name = dict(zip(present, resting, strict=True))
+                change, *after = per_leaf(leaf, *map(by_name.get, moments), *known)
+                return change, *(each for name, each in zip(moments, after, strict=True) if name in present)
+
             try:
-                change, *after = _one_leaf(per_leaf, leaf, list(map(moments_by_name.get, moments)), known, shared)
+                own = LeafMoments.of(present, storage, path, grad)
+                change, after = own.step(rule, path, inputs, resting, step)
             except (TypeError, ValueError) as error:
-                if type(error) not in (TypeError, ValueError):
+                if type(error) not in (TypeError, ValueError) or str(error).startswith(leaf_name(path)):
                     raise
                 raise type(error)(f"{leaf_name(path)}: {error}") from error
             if term is not None and not whole_leaf:
                 change = change + jnp.asarray(rate, real_dtype(awake)) * term
-            moments_after = dict(zip(moments, after, strict=True))
-            return [
-                array_like(path, grad, change, awake, "the update").astype(dtype),
-                *(
-                    moment.rest(path, dtype, moments_after[name], moments_by_name[name], f"state.{name}")
-                    for name, moment in present.items()
-                ),
-            ]
+            return [array_like(path, grad, change, awake, "the update").astype(dtype), *after]
 
         rows = list(map(one_leaf, grads, dtypes, thetas, decays, rates, scalars, *columns))
         new_updates, *new_moments = (
@@ -267,32 +201,3 @@ def _decays(weight_decay: Any, mask: Any, params: Any, count: Array) -> list[Any
     decays = _at(weight_decay, count, params, "weight_decay")
     masked = [flag("the mask of weight_decay", each) for each in masks]
     return [decay if each else None for decay, each in zip(decays, masked, strict=True)]
-
-
-def _one_leaf(rule: Callable[..., Any], leaf: Any, moments: list[Any], scalars: list[Any], shared: bool) -> Any:
-    """The rule for one leaf; of one whose moments have shapes of their own the compiler places what lies between.
-
-    That is for meshes with explicit axes, on which products and sums over an axis must say where they go.
-    """
-    grad = leaf.grad if isinstance(leaf, Leaf) else leaf
-    mesh = jax.typeof(grad).sharding.mesh
-    if not shared or jax.sharding.AxisType.Explicit not in mesh.axis_types:
-        return rule(leaf, *moments, *scalars)
-    path = leaf.path if isinstance(leaf, Leaf) else None
-    arrays = leaf._replace(path=()) if isinstance(leaf, Leaf) else leaf
-
-    def placed(arrays: Any, moments: list[Any], scalars: list[Any]) -> Any:
-        return rule(arrays._replace(path=path) if isinstance(arrays, Leaf) else arrays, *moments, *scalars)
-
-    where = jax.tree.map(lambda array: jax.typeof(array).sharding.spec, (grad, *moments))
-    with jax.sharding.use_abstract_mesh(mesh):
-        anywhere: Any = jax.sharding.auto_axes(placed, out_sharding=where)
-        return anywhere(arrays, moments, scalars)
-
-
-def _is_shape(value: Any) -> bool:
-    return isinstance(value, tuple)
-
-
-def _text(shapes: Any) -> str:
-    return "nothing" if shapes is None else f"the shape {shapes}" if _is_shape(shapes) else f"arrays of {shapes}"

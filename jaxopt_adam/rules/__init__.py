@@ -7,7 +7,8 @@ from jaxopt_adam.rules.adagrad import AdagradState, adagrad
 from jaxopt_adam.rules.adam import adam
 from jaxopt_adam.rules.adam_atan2 import AdamAtan2State, adam_atan2
 from jaxopt_adam.rules.adam_mini import AdamMiniState, adam_mini
-from jaxopt_adam.rules.adamax import AdamaxState, adamax, adamaxw
+from jaxopt_adam.rules.adamax import adamax
+from jaxopt_adam.rules.adamaxw import AdamaxState, adamaxw
 from jaxopt_adam.rules.adamw import AdamState, adamw
 from jaxopt_adam.rules.adan import AdanState, adan
 from jaxopt_adam.rules.ademamix import AdemamixState, ademamix

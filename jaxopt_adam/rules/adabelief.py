@@ -6,7 +6,7 @@ import optax
 from jax import Array
 
 from jaxopt_adam.averages import abs_sq, bias_correction, debiasing_weights, ema, root, weighted
-from jaxopt_adam.hyperparameters import Decay, Flag, LearningRate, NonNegative
+from jaxopt_adam.hyperparameters import Decay, Flag, LearningRate, Moments, NonNegative
 from jaxopt_adam.optimizer import optimizer
 from jaxopt_adam.transformation import Moment, per_leaf_transformation
 
@@ -34,6 +34,7 @@ def adabelief(
     eps_root: NonNegative = 1e-16,
     *,
     nesterov: Flag = False,
+    moments: Moments = "float32",
 ) -> optax.GradientTransformationExtraArgs:
     r"""AdaBelief: large steps where the gradient is as expected, small ones where it surprises.
 
@@ -53,6 +54,7 @@ def adabelief(
         eps: ε ≥ 0, in units of the gradient.
         eps_root: ε̄ ≥ 0, in units of the squared gradient; added to the average at every step.
         nesterov: whether the average of the gradients looks one step ahead, as in :func:`nadam`.
+        moments: how the moments rest: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`AdabeliefState`.
@@ -80,6 +82,7 @@ def adabelief(
         per_step,
         per_leaf,
         learning_rate=learning_rate,
-        mu=Moment(),
+        storage=moments,
+        mu=Moment(over="nu"),
         nu=Moment(real=True),
     )

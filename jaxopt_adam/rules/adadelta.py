@@ -7,7 +7,7 @@ import optax
 from jax import Array
 
 from jaxopt_adam.averages import abs_sq, ema, root
-from jaxopt_adam.hyperparameters import Decay, LearningRate, Mask, NonNegative, WeightDecay
+from jaxopt_adam.hyperparameters import Decay, LearningRate, Mask, Moments, NonNegative, WeightDecay
 from jaxopt_adam.optimizer import optimizer
 from jaxopt_adam.transformation import Moment, per_leaf_transformation
 
@@ -33,6 +33,8 @@ def adadelta(
     eps: NonNegative = 1e-6,
     weight_decay: WeightDecay = 0.0,
     weight_decay_mask: Mask = None,
+    *,
+    moments: Moments = "float32",
 ) -> optax.GradientTransformationExtraArgs:
     r"""AdaDelta: the step has the units of the parameter, since past steps set its size.
 
@@ -52,6 +54,7 @@ def adadelta(
         weight_decay: λ ≥ 0, a number or a schedule; :math:`\lambda x` is added to the gradient.
         weight_decay_mask: which leaves decay: a tree of booleans, a prefix of one, or a function from the parameters
             to one; None for all.
+        moments: how the moments rest: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`AdadeltaState`. Its `update` needs `params`, unless the weight
@@ -84,6 +87,7 @@ def adadelta(
         weight_decay=weight_decay,
         weight_decay_mask=weight_decay_mask,
         whole_leaf=True,
+        storage=moments,
         e_g=Moment(real=True),
         e_x=Moment(real=True),
     )

@@ -6,7 +6,7 @@ import optax
 from jax import Array
 
 from jaxopt_adam.averages import abs_sq, root
-from jaxopt_adam.hyperparameters import LearningRate, NonNegative
+from jaxopt_adam.hyperparameters import LearningRate, Moments, NonNegative
 from jaxopt_adam.optimizer import optimizer
 from jaxopt_adam.transformation import Moment, per_leaf_transformation
 
@@ -28,6 +28,8 @@ def adagrad(
     learning_rate: LearningRate,
     initial_accumulator_value: NonNegative = 0.1,
     eps: NonNegative = 1e-7,
+    *,
+    moments: Moments = "float32",
 ) -> optax.GradientTransformationExtraArgs:
     r"""AdaGrad: each element's step is divided by the root of the sum of all its squared gradients.
 
@@ -43,6 +45,7 @@ def adagrad(
         learning_rate: α ≥ 0, a number, an array or a schedule; None gives the direction alone (positive).
         initial_accumulator_value: :math:`s_0 \ge 0`.
         eps: ε ≥ 0, in units of the squared gradient; with 0 an element without gradient still gets the update 0.
+        moments: how the moments rest: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`AdagradState`.
@@ -68,5 +71,6 @@ def adagrad(
         per_step,
         per_leaf,
         learning_rate=learning_rate,
+        storage=moments,
         sum_of_squares=Moment(initial_accumulator_value, real=True),
     )

@@ -2,7 +2,7 @@
 
 import optax
 
-from jaxopt_adam.hyperparameters import Decay, Flag, LearningRate, NonNegative, OptionalDtype
+from jaxopt_adam.hyperparameters import Decay, Flag, LearningRate, Moments, NonNegative, OptionalDtype
 from jaxopt_adam.optimizer import optimizer
 from jaxopt_adam.rules.adamw import adamw
 
@@ -17,6 +17,7 @@ def adam(
     mu_dtype: OptionalDtype = None,
     *,
     nesterov: Flag = False,
+    moments: Moments = "float32",
 ) -> optax.GradientTransformationExtraArgs:
     r"""Adam: momentum's average of the gradients, divided by the root of RMSProp's, both debiased.
 
@@ -42,6 +43,7 @@ def adam(
         mu_dtype: the dtype in which `mu` rests; None for float32, or the gradient's if that is wider. (optax's None
             takes the parameter's, for both moments: in bfloat16 they forget.)
         nesterov: whether to look ahead.
+        moments: how the moments rest: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`AdamState`.
@@ -55,4 +57,4 @@ def adam(
         >>> print(minimize(lambda x: (x - 3.0) ** 2, 0.0, adam(0.1), tol=1e-9).x.round(2))
         3.0
     """
-    return adamw(learning_rate, b1, b2, eps, eps_root, mu_dtype, weight_decay=0.0, nesterov=nesterov)
+    return adamw(learning_rate, b1, b2, eps, eps_root, mu_dtype, weight_decay=0.0, nesterov=nesterov, moments=moments)

@@ -8,7 +8,7 @@ import optax
 from jax import Array
 
 from jaxopt_adam.averages import bias_correction, ema
-from jaxopt_adam.hyperparameters import Decay, LearningRate, Mask, NonNegative, WeightDecay
+from jaxopt_adam.hyperparameters import Decay, LearningRate, Mask, Moments, NonNegative, WeightDecay
 from jaxopt_adam.optimizer import optimizer
 from jaxopt_adam.transformation import Moment, per_leaf_transformation
 
@@ -36,6 +36,8 @@ def adam_atan2(
     b: NonNegative = 1.0,
     weight_decay: WeightDecay = 0.0,
     mask: Mask = None,
+    *,
+    moments: Moments = "float32",
 ) -> optax.GradientTransformationExtraArgs:
     r"""Adam-atan2: Adam without ε, the same whatever the gradients are multiplied by.
 
@@ -59,6 +61,7 @@ def adam_atan2(
         weight_decay: λ ≥ 0, a number, a schedule, or a tree of these; decoupled, so times α.
         mask: which leaves decay: a tree of booleans, a prefix of one, or a function from the parameters to one; None
             for all.
+        moments: how the moments rest: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`AdamAtan2State`. Its `update` needs `params`, unless the
@@ -90,6 +93,7 @@ def adam_atan2(
         weight_decay=weight_decay,
         weight_decay_mask=mask,
         real_leaves=True,
-        mu=Moment(),
-        nu=Moment(),
+        storage=moments,
+        mu=Moment(over="nu"),
+        nu=Moment(real=True),
     )

@@ -7,7 +7,16 @@ import optax
 from jax import Array
 
 from jaxopt_adam.averages import abs_sq, bias_correction, debiasing_weights, ema, root, weighted
-from jaxopt_adam.hyperparameters import Decay, Flag, LearningRate, Mask, NonNegative, OptionalDtype, WeightDecay
+from jaxopt_adam.hyperparameters import (
+    Decay,
+    Flag,
+    LearningRate,
+    Mask,
+    Moments,
+    NonNegative,
+    OptionalDtype,
+    WeightDecay,
+)
 from jaxopt_adam.optimizer import optimizer
 from jaxopt_adam.transformation import Moment, per_leaf_transformation
 
@@ -38,6 +47,7 @@ def adamw(
     mask: Mask = None,
     *,
     nesterov: Flag = False,
+    moments: Moments = "float32",
 ) -> optax.GradientTransformationExtraArgs:
     r"""AdamW: :func:`adam`, and the weights shrink by a share of themselves, whatever the gradients are.
 
@@ -62,6 +72,7 @@ def adamw(
         mask: which leaves decay: a tree of booleans, a prefix of one, or a function from the parameters to one; None
             for all.
         nesterov: whether to look ahead, as :func:`nadamw` does.
+        moments: how the moments rest: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`AdamState`. Its `update` needs `params`, unless the
@@ -94,6 +105,7 @@ def adamw(
         learning_rate=learning_rate,
         weight_decay=weight_decay,
         weight_decay_mask=mask,
-        mu=Moment(dtype=mu_dtype),
+        storage=moments,
+        mu=Moment(dtype=mu_dtype, over="nu"),
         nu=Moment(real=True),
     )

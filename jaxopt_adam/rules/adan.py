@@ -7,7 +7,7 @@ import optax
 from jax import Array
 
 from jaxopt_adam.averages import abs_sq, bias_correction, ema, root
-from jaxopt_adam.hyperparameters import Decay, LearningRate, Mask, NonNegative, WeightDecay
+from jaxopt_adam.hyperparameters import Decay, LearningRate, Mask, Moments, NonNegative, WeightDecay
 from jaxopt_adam.optimizer import optimizer
 from jaxopt_adam.transformation import Moment, per_leaf_transformation
 
@@ -40,6 +40,8 @@ def adan(
     eps_root: NonNegative = 1e-8,
     weight_decay: WeightDecay = 0.0,
     mask: Mask = None,
+    *,
+    moments: Moments = "float32",
 ) -> optax.GradientTransformationExtraArgs:
     r"""Adan: Nesterov's look ahead by the difference of successive gradients.
 
@@ -67,6 +69,7 @@ def adan(
         weight_decay: λ ≥ 0, a number, a schedule, or a tree of these; decoupled, so times α.
         mask: which leaves decay: a tree of booleans, a prefix of one, or a function from the parameters to one; None
             for all.
+        moments: how the moments rest: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`AdanState`. Its `update` needs `params`, unless the
@@ -99,8 +102,9 @@ def adan(
         learning_rate=learning_rate,
         weight_decay=weight_decay,
         weight_decay_mask=mask,
-        m=Moment(),
-        v=Moment(),
+        storage=moments,
+        m=Moment(over="n"),
+        v=Moment(over="n"),
         n=Moment(real=True),
-        g=Moment(),
+        g=Moment(over="n"),
     )

@@ -41,6 +41,8 @@ def ademamix(
     mu_dtype: kinds.OptionalDtype = None,
     weight_decay: kinds.WeightDecay = 0.0,
     mask: kinds.Mask = None,
+    *,
+    moments: kinds.Moments = "float32",
 ) -> optax.GradientTransformationExtraArgs:
     r"""AdEMAMix: :func:`adamw` with a second, slow average of the gradients beside the fast one.
 
@@ -53,24 +55,21 @@ def ademamix(
 
     The slow average is not debiased: debiased, it would at first be the mean of a few gradients, with α times the
     weight of the fast one. So it comes in as slowly as it fills; in long runs the paper lets β₃ and α rise, too.
-
     Choose it over :func:`adamw` for long runs on data that do not change, where gradients of ten thousand steps ago
-    still help, at the price of a third moment; in short runs take a smaller β₃, such as 0.999. Unlike in optax,
-    `mu_dtype` is not for the second moment, which would lose what it adds.
+    still help, at the price of a third moment; in short runs take a smaller β₃, such as 0.999.
 
     Args:
-        learning_rate: η ≥ 0, a number, an array, a schedule, or a tree of these for parts of the parameters; None gives
-            the direction alone (positive).
+        learning_rate: η ≥ 0, a number, an array, a schedule, or a tree of these; None gives the direction alone.
         b1: β₁ in [0, 1), the decay of the fast average.
         b2: β₂ in [0, 1), the decay of the average of the squares.
         b3: β₃ in [0, 1), the decay of the slow average, or a schedule.
         alpha: α ≥ 0, what the slow average weighs, or a schedule.
         eps: ε ≥ 0, in units of the gradient.
         eps_root: ε̄ ≥ 0, in units of the squared gradient.
-        mu_dtype: the dtype in which `m1` and `m2` rest; None for float32, or the gradient's if that is wider.
+        mu_dtype: the dtype in which `m1` and `m2` rest (in optax `nu` too); None for at least float32.
         weight_decay: λ ≥ 0, a number, a schedule, or a tree of these; decoupled, so times η.
-        mask: which leaves decay: a tree of booleans, a prefix of one, or a function from the parameters to one; None
-            for all.
+        mask: which leaves decay: a tree of booleans, a prefix of one, or a function to one; None for all.
+        moments: how the moments rest: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`AdemamixState`. Its `update` needs `params`, unless the
@@ -106,8 +105,9 @@ def ademamix(
             learning_rate=learning_rate,
             weight_decay=weight_decay,
             weight_decay_mask=mask,
-            m1=Moment(dtype=mu_dtype),
-            m2=Moment(dtype=mu_dtype),
+            storage=moments,
+            m1=Moment(dtype=mu_dtype, over="nu"),
+            m2=Moment(dtype=mu_dtype, over="nu"),
             nu=Moment(real=True),
         )
 

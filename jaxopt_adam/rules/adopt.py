@@ -45,6 +45,7 @@ def adopt(
     nesterov: Flag = False,
     use_clipping: Flag = True,
     clip_value_fn: Annotated[Callable[[Any], ArrayLike], function("a function of count")] = fourth_root,
+    moments: kinds.Moments = "float32",
 ) -> optax.GradientTransformationExtraArgs:
     r"""ADOPT: Adam that divides each gradient by the size of those before it, and takes the average only then.
 
@@ -70,6 +71,7 @@ def adopt(
         nesterov: whether to take the average that would be if the same normalized gradient came once more.
         use_clipping: whether to clip; without it an element whose gradients begin near zero may take a huge step.
         clip_value_fn: c ≥ 0, a function of `count`, the number of updates done; by default its fourth root.
+        moments: how the moments rest: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`AdoptState`.
@@ -101,6 +103,7 @@ def adopt(
         per_step,
         per_leaf,
         learning_rate=learning_rate,
+        storage=moments,
         mu=Moment(dtype=mu_dtype),
         nu=Moment(real=True),
     )

@@ -7,7 +7,7 @@ import optax
 from jax import Array
 
 from jaxopt_adam.averages import abs_sq, bias_correction, ema, root
-from jaxopt_adam.hyperparameters import Decay, Flag, LearningRate, NonNegative, OptionalDtype
+from jaxopt_adam.hyperparameters import Decay, Flag, LearningRate, Moments, NonNegative, OptionalDtype
 from jaxopt_adam.optimizer import optimizer
 from jaxopt_adam.transformation import Moment, per_leaf_transformation
 
@@ -38,6 +38,8 @@ def amsgrad(
     mu_dtype: OptionalDtype = None,
     bias_correction_mu: Flag = True,
     bias_correction_nu: Flag = True,
+    *,
+    moments: Moments = "float32",
 ) -> optax.GradientTransformationExtraArgs:
     r"""AMSGrad: Adam whose second moment never falls, so that no step grows again.
 
@@ -61,6 +63,7 @@ def amsgrad(
         mu_dtype: the dtype in which `mu` rests; None for float32, or the gradient's if that is wider.
         bias_correction_mu: whether the average of the gradients is debiased.
         bias_correction_nu: whether that of their squares is, before the maximum is taken.
+        moments: how the moments rest: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`AmsgradState`.
@@ -90,7 +93,8 @@ def amsgrad(
         per_step,
         per_leaf,
         learning_rate=learning_rate,
-        mu=Moment(dtype=mu_dtype),
+        storage=moments,
+        mu=Moment(dtype=mu_dtype, over="nu_max"),
         nu=Moment(real=True),
         nu_max=Moment(real=True),
     )

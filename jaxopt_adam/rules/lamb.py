@@ -7,7 +7,7 @@ import optax
 from jax import Array
 
 from jaxopt_adam.averages import abs_sq, bias_correction, debiasing_weights, ema, norm, root, weighted
-from jaxopt_adam.hyperparameters import Decay, LearningRate, Mask, NonNegative, WeightDecay
+from jaxopt_adam.hyperparameters import Decay, LearningRate, Mask, Moments, NonNegative, WeightDecay
 from jaxopt_adam.optimizer import optimizer
 from jaxopt_adam.transformation import Moment, per_leaf_transformation
 
@@ -35,6 +35,8 @@ def lamb(
     eps_root: NonNegative = 0.0,
     weight_decay: WeightDecay = 0.0,
     mask: Mask = None,
+    *,
+    moments: Moments = "float32",
 ) -> optax.GradientTransformationExtraArgs:
     r"""LAMB: :func:`adamw`'s direction, with steps as large as the leaf is.
 
@@ -59,6 +61,7 @@ def lamb(
         weight_decay: λ ≥ 0, a number, a schedule, or a tree of these; it turns the step and does not lengthen it.
         mask: which leaves decay: a tree of booleans, a prefix of one, or a function from the parameters to one; None
             for all.
+        moments: how the moments rest: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`LambState`. Its `update` needs `params`.
@@ -96,6 +99,7 @@ def lamb(
         weight_decay_mask=mask,
         whole_leaf=True,
         needs_params=True,
-        mu=Moment(),
+        storage=moments,
+        mu=Moment(over="nu"),
         nu=Moment(real=True),
     )

@@ -6,7 +6,7 @@ import optax
 from jax import Array
 
 from jaxopt_adam.averages import abs_sq, bias_correction, ema, root
-from jaxopt_adam.hyperparameters import Decay, LearningRate, Mask, NonNegative, WeightDecay
+from jaxopt_adam.hyperparameters import Decay, LearningRate, Mask, Moments, NonNegative, WeightDecay
 from jaxopt_adam.optimizer import optimizer
 from jaxopt_adam.transformation import Moment, per_leaf_transformation
 
@@ -33,6 +33,8 @@ def laprop(
     eps: NonNegative = 1e-15,
     weight_decay: WeightDecay = 0.0,
     mask: Mask = None,
+    *,
+    moments: Moments = "float32",
 ) -> optax.GradientTransformationExtraArgs:
     r"""LaProp: normalize first, average then, so that momentum and adaptivity do not get in each other's way.
 
@@ -54,6 +56,7 @@ def laprop(
         weight_decay: λ ≥ 0, a number, a schedule, or a tree of these; decoupled, so times α.
         mask: which leaves decay: a tree of booleans, a prefix of one, or a function from the parameters to one; None
             for all.
+        moments: how the moments rest: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`LapropState`. Its `update` needs `params`, unless the
@@ -83,6 +86,7 @@ def laprop(
         learning_rate=learning_rate,
         weight_decay=weight_decay,
         weight_decay_mask=mask,
+        storage=moments,
         mu=Moment(),
         nu=Moment(real=True),
     )

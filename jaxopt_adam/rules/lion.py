@@ -7,7 +7,7 @@ import optax
 from jax import Array
 
 from jaxopt_adam.averages import ema
-from jaxopt_adam.hyperparameters import Decay, LearningRate, Mask, OptionalDtype, WeightDecay
+from jaxopt_adam.hyperparameters import Decay, LearningRate, Mask, Moments, OptionalDtype, WeightDecay
 from jaxopt_adam.optimizer import optimizer
 from jaxopt_adam.transformation import Moment, per_leaf_transformation
 
@@ -32,6 +32,8 @@ def lion(
     mu_dtype: OptionalDtype = None,
     weight_decay: WeightDecay = 1e-3,
     mask: Mask = None,
+    *,
+    moments: Moments = "float32",
 ) -> optax.GradientTransformationExtraArgs:
     r"""Lion: the sign of an average, so that every element takes a step of the same size.
 
@@ -53,6 +55,7 @@ def lion(
         weight_decay: λ ≥ 0, a number, a schedule, or a tree of these; decoupled, so times α.
         mask: which leaves decay: a tree of booleans, a prefix of one, or a function from the parameters to one; None
             for all.
+        moments: how the moments rest: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`LionState`. Its `update` needs `params`, unless the
@@ -80,5 +83,6 @@ def lion(
         learning_rate=learning_rate,
         weight_decay=weight_decay,
         weight_decay_mask=mask,
+        storage=moments,
         mu=Moment(dtype=mu_dtype),
     )

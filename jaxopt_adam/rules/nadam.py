@@ -2,7 +2,16 @@
 
 import optax
 
-from jaxopt_adam.hyperparameters import Decay, Flag, LearningRate, Mask, NonNegative, OptionalDtype, WeightDecay
+from jaxopt_adam.hyperparameters import (
+    Decay,
+    Flag,
+    LearningRate,
+    Mask,
+    Moments,
+    NonNegative,
+    OptionalDtype,
+    WeightDecay,
+)
 from jaxopt_adam.optimizer import optimizer
 from jaxopt_adam.rules.adamw import adamw
 
@@ -17,6 +26,7 @@ def nadam(
     mu_dtype: OptionalDtype = None,
     *,
     nesterov: Flag = True,
+    moments: Moments = "float32",
 ) -> optax.GradientTransformationExtraArgs:
     r"""NAdam: :func:`adam` with Nesterov's look ahead.
 
@@ -38,6 +48,7 @@ def nadam(
         eps_root: ε̄ ≥ 0, in units of the squared gradient.
         mu_dtype: the dtype in which `mu` rests; None for float32, or the gradient's if that is wider.
         nesterov: whether to look ahead at all.
+        moments: how the moments rest: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`AdamState`.
@@ -50,7 +61,7 @@ def nadam(
         >>> print(minimize(lambda x: (x - 3.0) ** 2, 0.0, nadam(0.1), tol=1e-9).x.round(2))
         3.0
     """
-    return adamw(learning_rate, b1, b2, eps, eps_root, mu_dtype, weight_decay=0.0, nesterov=nesterov)
+    return adamw(learning_rate, b1, b2, eps, eps_root, mu_dtype, weight_decay=0.0, nesterov=nesterov, moments=moments)
 
 
 @optimizer
@@ -65,6 +76,7 @@ def nadamw(
     mask: Mask = None,
     *,
     nesterov: Flag = True,
+    moments: Moments = "float32",
 ) -> optax.GradientTransformationExtraArgs:
     r"""NAdamW: :func:`nadam` with the decoupled weight decay of :func:`adamw`.
 
@@ -85,6 +97,7 @@ def nadamw(
         mask: which leaves decay: a tree of booleans, a prefix of one, or a function from the parameters to one; None
             for all.
         nesterov: whether to look ahead at all.
+        moments: how the moments rest: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`AdamState`. Its `update` needs `params`, unless the
@@ -99,4 +112,4 @@ def nadamw(
         >>> print(minimize(lambda x: (x - 3.0) ** 2, 0.0, nadamw(0.1), tol=1e-9).x.round(2))
         3.0
     """
-    return adamw(learning_rate, b1, b2, eps, eps_root, mu_dtype, weight_decay, mask, nesterov=nesterov)
+    return adamw(learning_rate, b1, b2, eps, eps_root, mu_dtype, weight_decay, mask, nesterov=nesterov, moments=moments)

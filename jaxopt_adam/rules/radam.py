@@ -7,7 +7,7 @@ import optax
 from jax import Array
 
 from jaxopt_adam.averages import abs_sq, bias_correction, debiasing_weights, ema, root, weighted
-from jaxopt_adam.hyperparameters import Decay, Flag, LearningRate, NonNegative
+from jaxopt_adam.hyperparameters import Decay, Flag, LearningRate, Moments, NonNegative
 from jaxopt_adam.optimizer import optimizer
 from jaxopt_adam.transformation import Moment, per_leaf_transformation
 
@@ -36,6 +36,7 @@ def radam(
     threshold: NonNegative = 5.0,
     *,
     nesterov: Flag = False,
+    moments: Moments = "float32",
 ) -> optax.GradientTransformationExtraArgs:
     r"""RAdam: Adam without the first steps' variance, which is why Adam needs a warm-up.
 
@@ -62,6 +63,7 @@ def radam(
         threshold: the least ρ_t at which the second moment is used; the paper's is 4, above which the root is real;
             never below 4, where the factor has no root.
         nesterov: whether the average of the gradients looks one step ahead, as in :func:`nadam`.
+        moments: how the moments rest: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`RadamState`.
@@ -95,7 +97,8 @@ def radam(
         per_step,
         per_leaf,
         learning_rate=learning_rate,
-        mu=Moment(),
+        storage=moments,
+        mu=Moment(over="nu"),
         nu=Moment(real=True),
     )
 

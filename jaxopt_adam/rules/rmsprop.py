@@ -8,7 +8,7 @@ from jax import Array
 
 from jaxopt_adam import averages
 from jaxopt_adam.averages import abs_sq, accumulate, ema, root
-from jaxopt_adam.hyperparameters import Decay, Flag, LearningRate, NonNegative, OptionalDecay
+from jaxopt_adam.hyperparameters import Decay, Flag, LearningRate, Moments, NonNegative, OptionalDecay
 from jaxopt_adam.optimizer import optimizer
 from jaxopt_adam.transformation import Moment, per_leaf_transformation
 
@@ -40,6 +40,8 @@ def rmsprop(
     momentum: OptionalDecay = None,
     nesterov: Flag = False,
     bias_correction: Flag = False,
+    *,
+    moments: Moments = "float32",
 ) -> optax.GradientTransformationExtraArgs:
     r"""RMSProp: each element's step is divided by the root of an average of its squared gradients.
 
@@ -69,6 +71,7 @@ def rmsprop(
         bias_correction: whether to divide the averages by :math:`1 - \beta^t`; without, the first steps are larger
             by up to :math:`1 / \sqrt{1 - \beta}`. (Centered too, the first variance is that of one value, zero, so the
             first step is all the gradient over ε or its root.)
+        moments: how the moments rest: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`RmspropState`.
@@ -104,7 +107,8 @@ def rmsprop(
         per_step,
         per_leaf,
         learning_rate=learning_rate,
+        storage=moments,
         nu=Moment(initial_scale, real=True),
-        mu=Moment() if centered else None,
+        mu=Moment(over="nu") if centered else None,
         trace=None if momentum is None else Moment(),
     )

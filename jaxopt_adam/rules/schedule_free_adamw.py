@@ -45,6 +45,8 @@ def schedule_free_adamw(
     weight_decay: kinds.WeightDecay = 0.0,
     weight_lr_power: kinds.NonNegative = 2.0,
     state_dtype: kinds.OptionalDtype = None,
+    *,
+    moments: kinds.Moments = "float32",
 ) -> optax.GradientTransformationExtraArgs:
     r"""Schedule-Free AdamW: AdamW that averages its iterates, so that no learning rate need fall towards the end.
 
@@ -55,8 +57,8 @@ def schedule_free_adamw(
         y_t &= \beta_1 x_t + (1 - \beta_1) z_t, \qquad u_t = y_t - y_{t-1}
 
     The parameters are y, where gradients are taken; the result is x, from :func:`schedule_free_eval_params`. γ_t is the
-    learning rate, times t / `warmup_steps` until that is one, for steps and weights alike; in optax these see different
-    counts. As in the authors' newer code and in optax v is debiased; the experiments had √(1 − β₂ᵗ) in γ_t instead.
+    learning rate, times t / `warmup_steps` until that is one, for steps and weights alike (not so in optax). As in the
+    authors' newer code and in optax v is debiased; the experiments had √(1 − β₂ᵗ) in γ_t instead.
     Choose it where the length of the run is not known beforehand. It costs Adam's memory, with z in place of m.
 
     Args:
@@ -68,6 +70,7 @@ def schedule_free_adamw(
         weight_decay: λ ≥ 0, a number, a schedule, or a tree of these; decoupled, so times γ.
         weight_lr_power: p ≥ 0; 0 weighs all iterates alike.
         state_dtype: the dtype in which `z` rests; None for float32, or the gradient's if that is wider.
+        moments: how the moments rest: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`ScheduleFreeAdamwState`. Its `update` needs `params`.
@@ -98,23 +101,20 @@ def schedule_free_adamw(
             weight_decay=weight_decay,
             whole_leaf=True,
             needs_params=True,
+            storage=moments,
             nu=Moment(real=True),
             z=Moment(dtype=state_dtype, from_param=True),
         )
 
-    def init(params):
-        return at(0.0, 0.0, weight_sum=jnp.zeros([]), max_learning_rate=jnp.zeros([])).init(params)
-
     def update(updates, state, params=None, **_):
         count, weight_sum, largest = fields(state, "count", "weight_sum", "max_learning_rate")
         rate = kinds.single(kinds.scheduled(learning_rate, count, "learning_rate"), "learning_rate")
-        rate = jnp.asarray(rate, jnp.result_type(float))
-        if warmup_steps:
-            rate = rate * jnp.minimum(1.0, optax.safe_increment(count) / float(warmup_steps))
+        rate = rate * jnp.minimum(1.0, optax.safe_increment(count) / float(warmup_steps or 1))
         largest = jnp.maximum(largest, rate)
         weight = largest ** kinds.single(weight_lr_power, "weight_lr_power")
         weight_sum = weight_sum + weight
         share = weight / jnp.where(weight_sum == 0, 1, weight_sum)
         return at(rate, share, weight_sum=weight_sum, max_learning_rate=largest).update(updates, state, params)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    start = at(0.0, 0.0, weight_sum=jnp.zeros([]), max_learning_rate=jnp.zeros([]))
+    return optax.GradientTransformationExtraArgs(start.init, update)

@@ -6,7 +6,7 @@ import optax
 from jax import Array
 
 from jaxopt_adam.averages import accumulate
-from jaxopt_adam.hyperparameters import Flag, LearningRate, OptionalDecay, OptionalDtype
+from jaxopt_adam.hyperparameters import Flag, LearningRate, Moments, OptionalDecay, OptionalDtype
 from jaxopt_adam.optimizer import optimizer
 from jaxopt_adam.transformation import Moment, per_leaf_transformation
 
@@ -29,6 +29,8 @@ def sgd(
     momentum: OptionalDecay = None,
     nesterov: Flag = False,
     accumulator_dtype: OptionalDtype = None,
+    *,
+    moments: Moments = "float32",
 ) -> optax.GradientTransformationExtraArgs:
     r"""Gradient descent: down the slope, by the gradient times the learning rate.
 
@@ -52,6 +54,7 @@ def sgd(
         nesterov: whether to look ahead as Nesterov does; has a meaning with momentum only.
         accumulator_dtype: the dtype in which the trace rests; None for float32, or the gradient's if that is wider.
             (optax's None takes the parameter's: in bfloat16 a sum forgets what is below a 256th of it.)
+        moments: how the moments rest: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`SgdState`.
@@ -79,5 +82,6 @@ def sgd(
         per_step,
         per_leaf,
         learning_rate=learning_rate,
+        storage=moments,
         trace=None if momentum is None else Moment(dtype=accumulator_dtype),
     )

@@ -7,7 +7,7 @@ import optax
 from jax import Array
 
 from jaxopt_adam.averages import abs_sq, bias_correction, debiasing_weights, ema, mean_square, root, weighted
-from jaxopt_adam.hyperparameters import Decay, LearningRate, Mask, NonNegative, WeightDecay
+from jaxopt_adam.hyperparameters import Decay, LearningRate, Mask, Moments, NonNegative, WeightDecay
 from jaxopt_adam.optimizer import optimizer
 from jaxopt_adam.transformation import Moment, per_leaf_transformation
 
@@ -34,6 +34,8 @@ def stable_adamw(
     eps: NonNegative = 1e-8,
     weight_decay: WeightDecay = 1e-4,
     mask: Mask = None,
+    *,
+    moments: Moments = "float32",
 ) -> optax.GradientTransformationExtraArgs:
     r"""StableAdamW: :func:`adamw` with :func:`adafactor`'s clipping of the step.
 
@@ -57,6 +59,7 @@ def stable_adamw(
         weight_decay: λ ≥ 0, a number, a schedule, or a tree of these.
         mask: which leaves decay: a tree of booleans, a prefix of one, or a function from the parameters to one; None
             for all.
+        moments: how the moments rest: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`StableAdamwState`. Its `update` needs `params`, unless the
@@ -92,6 +95,7 @@ def stable_adamw(
         weight_decay=weight_decay,
         weight_decay_mask=mask,
         whole_leaf=True,
-        mu=Moment(),
+        storage=moments,
+        mu=Moment(over="nu"),
         nu=Moment(real=True),
     )

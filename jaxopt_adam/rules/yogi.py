@@ -7,7 +7,7 @@ import optax
 from jax import Array
 
 from jaxopt_adam.averages import abs_sq, bias_correction, ema, root
-from jaxopt_adam.hyperparameters import Decay, LearningRate, NonNegative
+from jaxopt_adam.hyperparameters import Decay, LearningRate, Moments, NonNegative
 from jaxopt_adam.optimizer import optimizer
 from jaxopt_adam.transformation import Moment, per_leaf_transformation
 
@@ -32,6 +32,8 @@ def yogi(
     b1: Decay = 0.9,
     b2: Decay = 0.999,
     eps: NonNegative = 1e-3,
+    *,
+    moments: Moments = "float32",
 ) -> optax.GradientTransformationExtraArgs:
     r"""Yogi: Adam whose second moment changes by steps that do not depend on how far off it is.
 
@@ -51,6 +53,7 @@ def yogi(
         b1: β₁ in [0, 1), the decay of the average of the gradients.
         b2: β₂ in [0, 1), the memory of the second moment.
         eps: ε ≥ 0, in units of the gradient.
+        moments: how the moments rest: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`YogiState`.
@@ -77,6 +80,7 @@ def yogi(
         per_step,
         per_leaf,
         learning_rate=learning_rate,
-        mu=Moment(1e-6),
+        storage=moments,
+        mu=Moment(1e-6, over="nu"),
         nu=Moment(1e-6, real=True),
     )

@@ -1,0 +1,270 @@
+"""A step of one leaf whose moments rest in codes: in passes of which each fits one loop of the compiler.
+
+Nothing of the leaf's size is made on the way but the update itself. There are three kinds of passes:
+
+1. over the old moments and the gradient, for what the scales of the new ones follow from;
+2. one for each moment: it writes the new codes over the old ones;
+3. over the new moments: the update. So the update is that of the moments as they rest, which costs hardly any of its
+   exactness, since what rounding does to a moment stays in it for many steps, and it needs no old moment any more.
+
+Whatever two passes have in common is computed in both, since to keep it would take an array of the leaf's size. A
+compiler would keep it if it could, so what a pass reads is changed by a zero that only a run shows to be one.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.extend.core import ClosedJaxpr, Literal, Var, jaxpr_as_fun
+
+from jaxopt_adam.storage import ROUNDINGS, Blocks, Code, Layout, Root, phases
+
+__all__ = ["Kept", "in_place"]
+
+Rule = Callable[[Any, Sequence[Any]], Sequence[Any]]
+"""``rule(inputs, moments) -> (update, *moments)``: the rule for one leaf, moments in the order of `Kept`."""
+
+
+class Kept(NamedTuple):
+    """How one moment of the leaf is kept.
+
+    Attributes:
+        code: its code, None for a moment that rests as it is.
+        dtype: the dtype in which it rests if it has no code.
+        over: the place among the moments of the second moment that its code is relative to, None for none.
+        rounding: how its codes are rounded.
+    """
+
+    code: Code | None
+    dtype: np.dtype
+    over: int | None = None
+    rounding: str = "dither"
+
+
+def in_place(
+    rule: Rule, inputs: Any, resting: Sequence[Any], kept: Sequence[Kept], layout: Layout, step: Array
+) -> tuple[Array, list[Any]]:
+    """One step of a leaf.
+
+    Args:
+        rule: the rule.
+        inputs: a pytree of what it reads besides the moments; arrays of the leaf's shape, or that broadcast to it.
+        resting: the moments, as :class:`~jaxopt_adam.storage.Blocks` where they have a code.
+        kept: how each of them is kept.
+        layout: the leaf's blocks.
+        step: which step it is, from 1.
+
+    Returns:
+        The update in the dtype of the arithmetic, and the moments after the step.
+    """
+    inputs = jax.tree.map(lambda value: _seen(value, layout), inputs)
+    old = [_by_blocks(value, how, layout) for value, how in zip(resting, kept, strict=True)]
+    unmoved = jax.lax.stop_gradient((inputs, old))
+    scales = _scales(rule, *unmoved, kept, layout)
+    # Zero, which it takes a run to know: a count never passes int32's maximum.
+    zero = jax.lax.shift_right_logical(step, np.int32(31))
+    new = list(unmoved[1])
+    # First what is relative to a second moment, while that is there, then the others.
+    for index in sorted(range(len(kept)), key=lambda index: kept[index].over is None):
+
+        def rewritten(own: Any, operands: Any, index: int = index) -> Any:
+            inputs, others, *rest = operands
+            return _rewritten(rule, inputs, [*others[:index], own, *others[index:]], kept, index, *rest)
+
+        others = [*unmoved[1][:index], *unmoved[1][index + 1 :]]
+        operands = unmoved[0], others, scales[index], _places(layout, index), step
+        zero, new[index] = _once(zero, rewritten, new[index], operands)
+    inputs = _apart(inputs, zero)
+    moments = _awake(old, kept), _awake(new, kept)
+    if layout.fits:
+        update = layout.flat(_as_rested(rule, inputs, *moments))
+    else:
+        # A rule that takes a norm of the leaf must not see the padding.
+        whole = jax.tree.map(lambda value: value if jnp.ndim(value) == 0 else layout.flat(value), (inputs, *moments))
+        update = _as_rested(rule, *whole)
+    after = [
+        layout.flat(value)
+        if how.code is None
+        else Blocks(layout.flat(value.codes, layout.codes_shape(how.code.bits)), scale)
+        for value, how, scale in zip(new, kept, scales, strict=True)
+    ]
+    return update, after
+
+
+class _Coded(NamedTuple):
+    """Codes by blocks, and what each block's scale says."""
+
+    codes: Array
+    grid: tuple[Array, ...]
+
+
+def _scales(rule: Rule, inputs: Any, resting: Sequence[Any], kept: Sequence[Kept], layout: Layout) -> list[Any]:
+    """The scale of each block after the step, None for a moment without a code."""
+    _, *after = rule(inputs, _awake(resting, kept))
+    measures = [
+        how.code.measures(value, _root(after, how)) if how.code else () for how, value in zip(kept, after, strict=True)
+    ]
+    flat = [measure for group in measures for measure in group]
+    if not layout.fits:
+        inside = _along_last(layout, jnp.ones(layout.shape[-1], jnp.int32))
+        flat = [measure * inside for measure in flat]
+    axes = (flat[0].ndim - 2, flat[0].ndim - 1)
+    # One reduction for all, which takes one pass.
+    largest = iter(
+        jax.lax.reduce(flat, [np.int32(0)] * len(flat), lambda one, other: list(map(jnp.maximum, one, other)), axes)
+    )
+    return [
+        how.code.scale(*(next(largest) for _ in group)) if how.code else None
+        for how, group in zip(kept, measures, strict=True)
+    ]
+
+
+def _rewritten(
+    rule: Rule,
+    inputs: Any,
+    resting: Sequence[Any],
+    kept: Sequence[Kept],
+    index: int,
+    scale: Any,
+    places: Sequence[Array],
+    step: Array,
+) -> Any:
+    """One moment after the step, as it rests."""
+    how = kept[index]
+    if how.code is None:
+        return rule(inputs, _awake(resting, kept))[1 + index].astype(how.dtype)
+    grid = how.code.grid(scale)
+    if how.code.bits == 8:
+        codes = _encoded(rule(inputs, _awake(resting, kept))[1:], kept, index, grid, places, step)
+        return _Coded(codes.astype(jnp.uint8), grid)
+
+    def of_lane(lane: int) -> Array:
+        def cut(value: Any) -> Any:
+            return value if jnp.ndim(value) < 3 else value[..., lane : lane + 1, :]
+
+        values = rule(jax.tree.map(cut, inputs), _awake(resting, kept, lane))[1:]
+        return _encoded(values, kept, index, grid, [*places[:-1], cut(places[-1])], step)
+
+    return _Coded((of_lane(0) | of_lane(1) << 4).astype(jnp.uint8), grid)
+
+
+def _encoded(
+    values: Sequence[Array], kept: Sequence[Kept], index: int, grid: Any, places: Sequence[Array], step: Array
+) -> Array:
+    how = kept[index]
+    assert how.code is not None
+    threshold = ROUNDINGS[how.rounding](step, places)
+    return how.code.encode(values[index], _root(values, how), _spread(grid), threshold)
+
+
+def _awake(resting: Sequence[Any], kept: Sequence[Kept], lane: int | None = None) -> list[Array]:
+    """The moments as the arithmetic wants them, by blocks; or one lane of them."""
+
+    def cut(value: Array) -> Array:
+        return value if lane is None else value[..., lane : lane + 1, :]
+
+    awake: dict[int, Array] = {}
+    roots: dict[int | None, Any] = {None: 1.0}
+    for index in sorted(range(len(kept)), key=lambda index: kept[index].over is not None):
+        how, value = kept[index], resting[index]
+        if how.code is None:
+            awake[index] = cut(value).astype(jnp.float32)
+            roots[index] = jnp.sqrt(jnp.abs(awake[index]))
+            continue
+        codes, grid = value.codes, _spread(value.grid)
+        if how.code.bits == 8:
+            codes = cut(codes).astype(jnp.int32)
+        else:
+            shifts = np.array([[0], [4]], np.int32) if lane is None else np.int32(4 * lane)
+            codes = codes.astype(jnp.int32) >> shifts & 15
+        awake[index] = how.code.decode(codes, roots[how.over], grid)
+        roots[index] = how.code.root(codes, grid) if isinstance(how.code, Root) else None
+    return [awake[index] for index in range(len(kept))]
+
+
+def _root(moments: Sequence[Array], how: Kept) -> Any:
+    return 1.0 if how.over is None else jnp.sqrt(moments[how.over])
+
+
+def _seen(value: Any, layout: Layout) -> Any:
+    """An input by blocks; a number stays."""
+    return value if jnp.ndim(value) == 0 else layout.seen(jnp.broadcast_to(value, layout.shape))
+
+
+def _by_blocks(resting: Any, how: Kept, layout: Layout) -> Any:
+    if how.code is None:
+        return layout.seen(resting)
+    lanes = layout.lanes if how.code.bits == 8 else 1
+    return _Coded(layout.seen(resting.codes, lanes), how.code.grid(resting.scales))
+
+
+def _spread(grid: tuple[Array, ...]) -> Any:
+    """What there is one of for each block, such that it broadcasts to the block's elements."""
+    return tuple(each[..., None, None] for each in grid)
+
+
+def _places(layout: Layout, salt: int) -> list[Array]:
+    """The phases of the positions along each axis, such that they broadcast to what is seen by blocks."""
+    *leading, last = phases(layout.shape, salt)
+    axes = len(layout.shape) + 2
+    return [
+        *(each.reshape(-1, *[1] * (axes - 1 - axis)) for axis, each in enumerate(leading)),
+        _along_last(layout, last),
+    ]
+
+
+def _along_last(layout: Layout, array: Array) -> Array:
+    """An array of the length of the last axis, by blocks."""
+    return dataclasses.replace(layout, shape=layout.shape[-1:]).seen(array)
+
+
+def _apart(tree: Any, zero: Array) -> Any:
+    return jax.tree.map(lambda array: array + zero.astype(jnp.result_type(array)), tree)
+
+
+def _once(zero: Array, function: Callable[[Any, Any], Any], own: Any, operands: Any) -> tuple[Array, Any]:
+    """``function(own, operands)``, written over `own`; with the zero for what comes after.
+
+    It is a loop of one turn, since what a loop carries is written in place where it can be. On other platforms than the
+    CPU loops are dear.
+    """
+
+    def loop(zero: Array, own: Any, operands: Any) -> tuple[Array, Any]:
+        def body(carry: tuple[Array, Any]) -> tuple[Array, Any]:
+            turn, own = carry
+            return turn + 1, function(own, _apart(operands, turn >> 31))
+
+        return jax.lax.while_loop(lambda carry: carry[0] < 1, body, (zero, own))
+
+    def plain(zero: Array, own: Any, operands: Any) -> tuple[Array, Any]:
+        return zero + 1, function(own, operands)
+
+    turn, own = jax.lax.platform_dependent(zero, own, operands, cpu=loop, default=plain)
+    return turn >> 1, own
+
+
+def _as_rested(rule: Rule, inputs: Any, old: Sequence[Array], new: Sequence[Array]) -> Array:
+    """The rule's update where, wherever it reads a moment after the step, it reads `new`, that moment as it rests."""
+    arrays, tree = jax.tree.flatten((inputs, list(old)))
+    closed = jax.make_jaxpr(lambda *arrays: list(rule(*jax.tree.unflatten(tree, arrays))))(*arrays)
+    program = closed.jaxpr
+    update, *after = program.outvars
+    given = {variable: value for variable, value in zip(after, new, strict=True) if not isinstance(variable, Literal)}
+
+    # What the program computes for such a variable goes to one that nobody reads, and the variable is an argument.
+    def unread(variable: Any) -> Any:
+        return Var(variable.aval) if variable in given else variable
+
+    equations = [equation.replace(outvars=list(map(unread, equation.outvars))) for equation in program.eqns]
+    arguments = [*map(unread, program.invars), *given]
+    program = program.replace(
+        invars=arguments,
+        outvars=[update],
+        eqns=equations,
+        debug_info=program.debug_info._replace(arg_names=None, result_paths=None),
+    )
+    return jaxpr_as_fun(ClosedJaxpr(program, closed.consts))(*arrays, *given.values())[0]

@@ -1,0 +1,252 @@
+"""The running statistics of a rule: how they start, wake for the arithmetic, and rest."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.core import Tracer
+from jax.typing import ArrayLike, DTypeLike
+
+from jaxopt_adam.dtypes import arithmetic_dtype, real_dtype
+from jaxopt_adam.in_place import Kept, Rule, in_place
+from jaxopt_adam.storage import Blocks, Blockwise, Dense, Layout, block_length, storage_of
+from jaxopt_adam.trees import Path, array_like, leaf_name, scalar_like
+
+__all__ = ["LeafMoments", "Moment"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Moment:
+    """How one running statistic of the gradient starts and rests.
+
+    Args:
+        initial: the number that it starts from.
+        real: whether it is real also where the gradient is complex, and never negative, as an average of ``|g|²`` is.
+        dtype: the dtype in which it rests between steps; by default that of the arithmetic, at least float32.
+        from_param: whether it starts as a copy of the parameter.
+        shape: ``shape(path, shape of the parameter)``: the shape for one leaf, None for a leaf that goes without, or a
+            list of these for several arrays; by default it has the parameter's.
+        over: the name of the second moment by whose root the update divides this one, if there is one. In codes it then
+            rests as the quotient, whose error is the update's.
+    """
+
+    initial: ArrayLike = 0.0
+    real: bool = False
+    dtype: DTypeLike | None = None
+    from_param: bool = False
+    shape: Callable[[Path, tuple[int, ...]], Any] | None = None
+    over: str | None = None
+
+    def awake_dtype(self, leaf: np.dtype) -> np.dtype:
+        """The dtype in which this statistic of a leaf of dtype `leaf` is computed."""
+        return real_dtype(arithmetic_dtype(leaf)) if self.real else arithmetic_dtype(leaf)
+
+    def resting_dtype(self, leaf: np.dtype) -> np.dtype:
+        """The dtype in which this statistic of a leaf of dtype `leaf` rests."""
+        awake = self.awake_dtype(leaf)
+        if self.dtype is None:
+            return awake
+        is_complex = jnp.issubdtype(awake, jnp.complexfloating)
+        return jnp.promote_types(self.dtype, jnp.complex64) if is_complex else jnp.dtype(self.dtype)
+
+    def start(self, path: Path, param: Any) -> Any:
+        """This statistic of the parameter `param` before the first step."""
+        dtype = self.resting_dtype(jnp.result_type(param))
+        if self.from_param:
+            return jnp.array(param, dtype)
+        initial = jnp.asarray(scalar_like(path, param, self.initial, real_dtype(dtype)))
+
+        def one(shape: tuple[int, ...]) -> Array:
+            # Like the parameter where it can be, since then it lies on the same devices.
+            return jnp.full_like(param, initial, dtype) if shape == np.shape(param) else jnp.full(shape, initial, dtype)
+
+        shapes = np.shape(param) if self.shape is None else self.shape(path, np.shape(param))
+        return jax.tree.map(one, shapes, is_leaf=_is_shape)
+
+    def wake(self, path: Path, whole: tuple[int, ...], leaf: np.dtype, resting: Any, what: str) -> Any:
+        """The statistic as the arithmetic wants it, for a gradient of shape `whole` and dtype `leaf`.
+
+        ValueError or TypeError if it does not go with that.
+        """
+        grad = jax.ShapeDtypeStruct(whole, leaf)
+        shapes = whole if self.shape is None else self.shape(path, whole)
+        expected = jax.tree.structure(shapes, is_leaf=_is_shape)
+        if jax.tree.structure(resting) != expected:
+            raise ValueError(
+                f"{leaf_name(path)}: for a gradient of shape {whole} {what} must have {_text(shapes)}, got "
+                f"{_text(jax.tree.map(np.shape, resting))}"
+            )
+        arrays = [
+            array_like(path, grad, value, self.resting_dtype(leaf), what, shape).astype(self.awake_dtype(leaf))
+            for shape, value in zip(jax.tree.leaves(shapes, is_leaf=_is_shape), jax.tree.leaves(resting), strict=True)
+        ]
+        return jax.tree.unflatten(expected, arrays)
+
+    def rest(self, path: Path, leaf: np.dtype, value: Any, before: Any, what: str) -> Any:
+        """The statistic as it goes into the state; ValueError if it does not have the shape that it had `before`."""
+        shape, other = (jax.tree.map(np.shape, each) for each in (before, value))
+        if other != shape:
+            raise ValueError(
+                f"{leaf_name(path)}: {what} has {_text(shape)} and cannot become {_text(other)}, as with these "
+                "hyperparameters it would; for a batch of optimizers use jax.vmap"
+            )
+        return jax.tree.map(lambda array: array.astype(self.resting_dtype(leaf)), value)
+
+
+@dataclasses.dataclass(frozen=True)
+class LeafMoments:
+    """The moments of one leaf, some of which may rest in codes.
+
+    Args:
+        moments: all of them; those with codes are here for what else they are.
+        storages: how those with codes rest.
+        shape: the leaf's.
+        dtype: the leaf's.
+    """
+
+    moments: Mapping[str, Moment]
+    storages: Mapping[str, Blockwise]
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @classmethod
+    def of(cls, moments: Mapping[str, Moment], chosen: Any, path: Path, leaf: Any) -> "LeafMoments":
+        """The moments of a parameter or gradient, as the argument `moments` of the rules (`chosen`) has them."""
+        shape, dtype = np.shape(leaf), jnp.result_type(leaf)
+        own, storages = dict(moments), {}
+        for name, moment in moments.items():
+            storage = storage_of(chosen, name, path)
+            if moment.shape is not None or moment.from_param or storage == Dense():
+                continue
+            if moment.dtype is not None:
+                raise ValueError(f"moments and another argument both say how {name} rests; give one of them")
+            if isinstance(storage, Dense):
+                own[name] = dataclasses.replace(moment, dtype=storage.dtype)
+            elif storage.suits(shape, moment.awake_dtype(dtype)):
+                storages[name] = storage
+        return cls(own, storages, shape, dtype)
+
+    def start(self, name: str, path: Path, param: Any) -> Any:
+        """The moment `name` of the parameter `param` before the first step."""
+        moment = self.moments[name]
+        if name not in self.storages:
+            return moment.start(path, param)
+        storage = self.storages[name]
+        byte, scale = storage.start(moment.initial, nonnegative=moment.real)
+        codes = _full_beside(param, self._layout.codes_shape(storage.bits), byte)
+        return Blocks(codes, _full_beside(param, self._layout.blocks, scale))
+
+    def step(
+        self, rule: Rule, path: Path, inputs: Any, resting: Sequence[Any], step: Array
+    ) -> tuple[Array, Sequence[Any]]:
+        """The update of the leaf and its moments after the step.
+
+        Args:
+            rule: ``rule(inputs, moments) -> (update, *moments)``.
+            path: the way to the leaf.
+            inputs: what the rule reads besides the moments, the gradient first.
+            resting: the moments as they rest, in order.
+            step: which step it is, from 1.
+
+        Raises:
+            ValueError, TypeError: if a moment does not go with the gradient, or would change its shape.
+        """
+        names = [f"state.{name}" for name in self.moments]
+        awake = []
+        for (name, moment), each, what in zip(self.moments.items(), resting, names, strict=True):
+            if name in self.storages:
+                self._check(name, path, each, what)
+            else:
+                awake.append(moment.wake(path, self.shape, self.dtype, each, what))
+        if self.storages:
+            kept, layout = self._kept, self._layout
+            return _placed(
+                lambda inputs, moments: in_place(rule, inputs, moments, kept, layout, step), inputs, list(resting)
+            )
+
+        def plain(inputs: Any, moments: Any) -> tuple[Array, list[Any]]:
+            change, *after = rule(inputs, moments)
+            return change, after
+
+        shared = any(moment.shape is not None for moment in self.moments.values())
+        change, after = _placed(plain, inputs, awake) if shared else plain(inputs, awake)
+        return change, [
+            moment.rest(path, self.dtype, each, before, what)
+            for moment, each, before, what in zip(self.moments.values(), after, awake, names, strict=True)
+        ]
+
+    @functools.cached_property
+    def _layout(self) -> Layout:
+        # One for all of the leaf's moments, so that one pass can see to them all.
+        longest = min(storage.longest(math.prod(self.shape)) for storage in self.storages.values())
+        lanes = max(8 // storage.bits for storage in self.storages.values())
+        return Layout(self.shape, block_length(self.shape[-1], longest), lanes)
+
+    @property
+    def _kept(self) -> list[Kept]:
+        names = list(self.moments)
+        return [
+            Kept(
+                code=self.storages[name].code(nonnegative=moment.real) if name in self.storages else None,
+                dtype=moment.resting_dtype(self.dtype),
+                over=names.index(moment.over) if moment.over in names else None,
+                rounding=self.storages[name].rounding if name in self.storages else "nearest",
+            )
+            for name, moment in self.moments.items()
+        ]
+
+    def _check(self, name: str, path: Path, resting: Any, what: str) -> None:
+        bits = self.storages[name].bits
+        if not isinstance(resting, Blocks):
+            raise TypeError(
+                f"{leaf_name(path)}: {what} must be Blocks of codes of {bits} bits, got {type(resting).__name__}; the "
+                "state must come from an optimizer with the same moments"
+            )
+        scale_dtype = self.storages[name].code(nonnegative=self.moments[name].real).scale_dtype
+        expected = [(np.dtype(np.uint8), self._layout.codes_shape(bits)), (scale_dtype, self._layout.blocks)]
+        given = [(jnp.result_type(each), np.shape(each)) for each in resting]
+        if given != expected:
+            wanted, got = (", ".join(f"{dtype}{list(shape)}" for dtype, shape in each) for each in (expected, given))
+            raise ValueError(f"{leaf_name(path)}: {what} must be Blocks of {wanted}, got {got}")
+
+
+def _placed(rule: Callable[..., Any], inputs: Any, moments: Any) -> Any:
+    """``rule(inputs, moments)``, an update and moments; the compiler places what lies between.
+
+    That is for meshes with explicit axes, on which what changes an array's shape must say where the result goes.
+    """
+    mesh = jax.typeof(inputs[0]).sharding.mesh
+    if jax.sharding.AxisType.Explicit not in mesh.axis_types:
+        return rule(inputs, moments)
+    where = jax.tree.map(lambda array: jax.typeof(array).sharding.spec, (inputs[0], moments))
+    with jax.sharding.use_abstract_mesh(mesh):
+        anywhere: Any = jax.sharding.auto_axes(rule, out_sharding=where)
+        return anywhere(inputs, moments)
+
+
+def _full_beside(param: Any, shape: tuple[int, ...], value: Array) -> Array:
+    """An array full of `value`, divided among devices as `param` is, if it can be."""
+    if isinstance(param, jax.Array) and not isinstance(param, Tracer):
+        try:
+            param.sharding.shard_shape(shape)
+        except ValueError:
+            return jnp.full(shape, value)
+        return jnp.full(shape, value, device=param.sharding)
+    mesh = jax.typeof(param).sharding.mesh if isinstance(param, Tracer) else None
+    if mesh is not None and jax.sharding.AxisType.Explicit in mesh.axis_types:
+        return jnp.full(shape, value, out_sharding=jax.typeof(param).sharding)
+    return jnp.full(shape, value)
+
+
+def _is_shape(value: Any) -> bool:
+    return isinstance(value, tuple)
+
+
+def _text(shapes: Any) -> str:
+    return "nothing" if shapes is None else f"the shape {shapes}" if _is_shape(shapes) else f"arrays of {shapes}"

@@ -1,0 +1,25 @@
+"""How a moment rests between steps: as it is, or in codes of 8 or 4 bits."""
+
+from jaxopt_adam.storage.blockwise import Blocks, Blockwise
+from jaxopt_adam.storage.choice import NAMED, Storage, storage_of, valid_storage
+from jaxopt_adam.storage.codes import Code, Quotient, Root
+from jaxopt_adam.storage.dense import Dense
+from jaxopt_adam.storage.layout import Layout, block_length
+from jaxopt_adam.storage.rounding import ROUNDINGS, phases
+
+__all__ = [
+    "NAMED",
+    "ROUNDINGS",
+    "Blocks",
+    "Blockwise",
+    "Code",
+    "Dense",
+    "Layout",
+    "Quotient",
+    "Root",
+    "Storage",
+    "block_length",
+    "phases",
+    "storage_of",
+    "valid_storage",
+]
