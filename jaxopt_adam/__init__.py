@@ -4,6 +4,7 @@ from jaxopt_adam.averages import bias_correction, debias, ema
 from jaxopt_adam.cautious import cautious
 from jaxopt_adam.checks import checked
 from jaxopt_adam.interop import from_optax, to_optax
+from jaxopt_adam.nbytes import nbytes
 from jaxopt_adam.optimizer import Optimizer, grid, optimizer
 from jaxopt_adam.rules import (
     AdabeliefState,
@@ -142,6 +143,7 @@ __all__ = [
     "muon",
     "nadam",
     "nadamw",
+    "nbytes",
     "novograd",
     "optimizer",
     "prodigy",

@@ -23,7 +23,7 @@ from jax.extend.core import ClosedJaxpr, Literal, Var, jaxpr_as_fun
 
 from jaxopt_adam.storage import ROUNDINGS, Blocks, Code, Layout, Root, phases
 
-__all__ = ["Kept", "in_place"]
+__all__ = ["Kept", "Rule", "as_rested", "in_order", "in_place"]
 
 Rule = Callable[[Any, Sequence[Any]], Sequence[Any]]
 """``rule(inputs, moments) -> (update, *moments)``: the rule for one leaf, moments in the order of `Kept`."""
@@ -69,7 +69,7 @@ def in_place(
     zero = jax.lax.shift_right_logical(step, np.int32(31))
     new = list(unmoved[1])
     # First what is relative to a second moment, while that is there, then the others.
-    for index in sorted(range(len(kept)), key=lambda index: kept[index].over is None):
+    for index in reversed(in_order(kept)):
 
         def rewritten(own: Any, operands: Any, index: int = index) -> Any:
             inputs, others, *rest = operands
@@ -81,11 +81,11 @@ def in_place(
     inputs = _apart(inputs, zero)
     moments = _awake(old, kept), _awake(new, kept)
     if layout.fits:
-        update = layout.flat(_as_rested(rule, inputs, *moments))
+        update = layout.flat(as_rested(rule, inputs, *moments))
     else:
         # A rule that takes a norm of the leaf must not see the padding.
         whole = jax.tree.map(lambda value: value if jnp.ndim(value) == 0 else layout.flat(value), (inputs, *moments))
-        update = _as_rested(rule, *whole)
+        update = as_rested(rule, *whole)
     after = [
         layout.flat(value)
         if how.code is None
@@ -169,7 +169,7 @@ def _awake(resting: Sequence[Any], kept: Sequence[Kept], lane: int | None = None
 
     awake: dict[int, Array] = {}
     roots: dict[int | None, Any] = {None: 1.0}
-    for index in sorted(range(len(kept)), key=lambda index: kept[index].over is not None):
+    for index in in_order(kept):
         how, value = kept[index], resting[index]
         if how.code is None:
             awake[index] = cut(value).astype(jnp.float32)
@@ -247,7 +247,12 @@ def _once(zero: Array, function: Callable[[Any, Any], Any], own: Any, operands: 
     return turn >> 1, own
 
 
-def _as_rested(rule: Rule, inputs: Any, old: Sequence[Array], new: Sequence[Array]) -> Array:
+def in_order(kept: Sequence[Kept]) -> list[int]:
+    """The moments' places, those that others are relative to first."""
+    return sorted(range(len(kept)), key=lambda index: kept[index].over is not None)
+
+
+def as_rested(rule: Rule, inputs: Any, old: Sequence[Array], new: Sequence[Array]) -> Array:
     """The rule's update where, wherever it reads a moment after the step, it reads `new`, that moment as it rests."""
     arrays, tree = jax.tree.flatten((inputs, list(old)))
     closed = jax.make_jaxpr(lambda *arrays: list(rule(*jax.tree.unflatten(tree, arrays))))(*arrays)

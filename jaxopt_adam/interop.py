@@ -251,6 +251,8 @@ def _transformation(optimizer: Optimizer) -> optax.GradientTransformation:
     arguments = dict(optimizer.hyperparameters)
     # Of a mask the state only knows that there is one; the given one is not to be asked about what are no parameters.
     arguments |= {name: True for name, value in arguments.items() if name.endswith("mask") and value is not None}
+    if arguments.pop("moments", "float32") != "float32":
+        raise ValueError(f"optimizer must have moments in float32, since optax has no other storage, got {optimizer!r}")
     return _counterpart(optimizer).factory(**arguments)
 
 

@@ -15,6 +15,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from jaxopt_adam.dtypes import arithmetic_dtype, real_dtype
 from jaxopt_adam.in_place import Kept, Rule, in_place
+from jaxopt_adam.kernel import in_one_pass, suits
 from jaxopt_adam.storage import Blocks, Blockwise, Dense, Layout, block_length, storage_of
 from jaxopt_adam.trees import Path, array_like, leaf_name, scalar_like
 
@@ -128,7 +129,7 @@ class LeafMoments:
                 raise ValueError(f"moments and another argument both say how {name} rests; give one of them")
             if isinstance(storage, Dense):
                 own[name] = dataclasses.replace(moment, dtype=storage.dtype)
-            elif storage.suits(shape, moment.awake_dtype(dtype)):
+            elif storage.suits(shape, arithmetic_dtype(dtype)):
                 storages[name] = storage
         return cls(own, storages, shape, dtype)
 
@@ -165,10 +166,13 @@ class LeafMoments:
             else:
                 awake.append(moment.wake(path, self.shape, self.dtype, each, what))
         if self.storages:
-            kept, layout = self._kept, self._layout
-            return _placed(
-                lambda inputs, moments: in_place(rule, inputs, moments, kept, layout, step), inputs, list(resting)
-            )
+            one_step = functools.partial(self._implementation, rule, kept=self._kept, layout=self._layout)
+
+            def coded(given: Any, moments: Any) -> tuple[Array, list[Any]]:
+                return one_step(given[:-1], moments, step=given[-1])
+
+            # On a mesh with explicit axes the step is of that mesh too.
+            return _placed(coded, (*inputs, step), list(resting))
 
         def plain(inputs: Any, moments: Any) -> tuple[Array, list[Any]]:
             change, *after = rule(inputs, moments)
@@ -187,6 +191,16 @@ class LeafMoments:
         longest = min(storage.longest(math.prod(self.shape)) for storage in self.storages.values())
         lanes = max(8 // storage.bits for storage in self.storages.values())
         return Layout(self.shape, block_length(self.shape[-1], longest), lanes)
+
+    @property
+    def _implementation(self) -> Callable[..., tuple[Array, list[Any]]]:
+        """What takes the step of a leaf with codes."""
+        asked = {storage.implementation for storage in self.storages.values()}
+        # Devices whose memory the leaf may be divided among would each need a kernel of their own.
+        alone = jax.default_backend() == "gpu" and jax.device_count() == 1
+        if not suits(self._layout) or not ("pallas" in asked or (asked == {"auto"} and alone)):
+            return in_place
+        return functools.partial(in_one_pass, elsewhere=None if "pallas" in asked else in_place)
 
     @property
     def _kept(self) -> list[Kept]:

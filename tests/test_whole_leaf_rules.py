@@ -287,7 +287,9 @@ def test_rules_that_need_the_parameters_say_so(rule):
     "rule", [rule for rule in WHOLE_LEAF_ORACLES if hasattr(optax, rule) or hasattr(optax.contrib, rule)]
 )
 def test_signature_is_that_of_optax(rule):
-    ours = inspect.signature(getattr(jaxopt_adam, rule)).parameters
+    ours = dict(inspect.signature(getattr(jaxopt_adam, rule)).parameters)
+    if "moments" in ours:  # which optax has not
+        assert ours.pop("moments").kind is inspect.Parameter.KEYWORD_ONLY
     theirs = inspect.signature(getattr(optax, rule, None) or getattr(optax.contrib, rule)).parameters
     assert list(ours) == list(theirs)
     for name in ours:

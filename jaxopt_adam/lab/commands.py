@@ -14,13 +14,15 @@ from rich.table import Table
 from jaxopt_adam.lab import averages as averages_lab
 from jaxopt_adam.lab import claim, data, figures, interrupt, race, report
 from jaxopt_adam.lab import landscape as landscape_lab
+from jaxopt_adam.lab import memory as memory_lab
 from jaxopt_adam.lab.output import new_folder, write_json
 
 __all__ = ["app"]
 
 app = typer.Typer(
     add_completion=False,
-    help="Gradient descent and Adam, run: races on handwritten digits, paths down landscapes, weighted averages.",
+    help="Gradient descent and Adam, run: races on handwritten digits, paths down landscapes, weighted averages; and "
+    "the memory that training takes.",
 )
 
 
@@ -30,6 +32,7 @@ if not console.is_terminal:
 
 
 MOST = 1e6  # far beyond anything sensible, and near enough for float32 to hold its square
+MOST_PARAMETERS = 1e15
 
 
 def at_least(least: int) -> Callable[[int | None], int | None]:
@@ -86,6 +89,13 @@ def learning_rates(values: list[float] | None) -> list[float] | None:
         if not 0 < value <= MOST:
             raise typer.BadParameter(f"expected a number above 0, at most {MOST:g}, got {value:g}")
     return values
+
+
+def number_of_parameters(value: float) -> float:
+    """A check for numbers of parameters."""
+    if not 1 <= value <= MOST_PARAMETERS:
+        raise typer.BadParameter(f"expected a number from 1 to {MOST_PARAMETERS:g}, got {value:g}")
+    return value
 
 
 Out = Annotated[Path, typer.Option(help="The folder to write; files of the same names are replaced.")]
@@ -260,6 +270,66 @@ def averages(
             },
         )
     _print_path(out / "averages.png")
+
+
+@app.command()
+def memory(
+    params: Annotated[
+        float,
+        typer.Option(
+            help="How many parameters; a billion by default.", callback=number_of_parameters, show_default=False
+        ),
+    ] = 1e9,
+    optimizer: Annotated[
+        str,
+        typer.Option(help=f"The rule: {', '.join(memory_lab.RULES)}.", callback=known(memory_lab.RULES)),
+    ] = "adamw",
+    moments: Annotated[
+        str,
+        typer.Option(
+            help=f"How its moments rest: {', '.join(memory_lab.MOMENTS)}.", callback=known(memory_lab.MOMENTS)
+        ),
+    ] = "float32",
+    weights: Annotated[
+        str,
+        typer.Option(
+            help=f"How the weights rest: {', '.join(memory_lab.WEIGHTS)}. With +8 and +16 bits of master weights, with "
+            "Kahan's compensation, or rounded at random.",
+            callback=known(memory_lab.WEIGHTS),
+        ),
+    ] = "float32",
+    gradients: Annotated[
+        str | None,
+        typer.Option(
+            help=f"The dtype of the gradients: {', '.join(memory_lab.DTYPES)}; that of the weights by default.",
+            callback=known(memory_lab.DTYPES),
+        ),
+    ] = None,
+) -> None:
+    """Say how many bytes training takes for each parameter, and how many parameters fit on a device."""
+    try:
+        parts = memory_lab.measure(optimizer, moments, weights, gradients)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="'--moments'") from error
+    total = sum(parts.values())
+    _print_table(
+        ("what is kept", "bytes a parameter", f"GB for {params:,.15g} parameters"),
+        [(name, f"{size:.3f}", _amount(params * size / 1e9)) for name, size in [*parts.items(), ("in all", total)]],
+    )
+    _print_table(
+        ("memory of a device", "parameters that fit, in billions"),
+        [(f"{size} GB", f"{math.floor(100 * size / total) / 100:.2f}") for size in memory_lab.DEVICES],
+    )
+    rows, columns = memory_lab.MATRIX
+    for sentence in (
+        f"Measured on the arrays that {optimizer} makes for a matrix of {rows:,} × {columns:,}; 1 GB is 10⁹ bytes.",
+        "Weights, gradients and the optimizer's state are counted; activations are not.",
+    ):
+        console.print(sentence, highlight=False, soft_wrap=True)
+
+
+def _amount(number: float) -> str:
+    return f"{number:,.2f}" if number >= 1 else f"{number:.3g}"
 
 
 def _race(entrants: list[race.Entry], images: data.Digits, settings: race.Settings) -> list[race.Outcome]:

@@ -5,7 +5,7 @@ from jaxopt_adam.storage.choice import NAMED, Storage, storage_of, valid_storage
 from jaxopt_adam.storage.codes import Code, Quotient, Root
 from jaxopt_adam.storage.dense import Dense
 from jaxopt_adam.storage.layout import Layout, block_length
-from jaxopt_adam.storage.rounding import ROUNDINGS, phases
+from jaxopt_adam.storage.rounding import ROUNDINGS, mixed, phases, salted
 
 __all__ = [
     "NAMED",
@@ -19,7 +19,9 @@ __all__ = [
     "Root",
     "Storage",
     "block_length",
+    "mixed",
     "phases",
+    "salted",
     "storage_of",
     "valid_storage",
 ]

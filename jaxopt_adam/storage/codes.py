@@ -2,10 +2,10 @@ r"""Numbers in 8 or 4 bits: the codes of a moment, given what is known of its bl
 
 Both kinds of code are chosen by the error of the update, m / √v:
 
-- :class:`Root`, for what is never negative, such as v. The code is the place of √v on a grid of the bit patterns of
+- :class:`Root`, for what is never negative, such as v. The code is the place of v^¼ on a grid of the bit patterns of
   float32 numbers, read as whole numbers, which is a logarithm to within a few percent. The lines of a grid are the
-  multiples of its spacing, the same for all blocks and steps, so a number that does not change is not rounded again;
-  and rounding that is fair between the lines leaves log v unbiased to the second order.
+  multiples of its spacing, the same for all blocks and steps, so a number that does not change is not rounded again.
+  How fair rounding is in v^¼ and in its logarithm decides how log v is biased over many steps.
 - :class:`Quotient`, for what may have either sign, such as m. The code stands for m / √v, which is the update itself,
   and does not depend on how unlike each other the gradients of a block are. Its levels lie closer near zero.
 
@@ -93,7 +93,8 @@ class Quotient:
 
     def scale(self, *largest: Array) -> Array:  # noqa: D102
         # Rounded up to bfloat16, which is the upper half of a float32; no less than what has a reciprocal.
-        upper = jnp.where(largest[0] > 0, jnp.clip(largest[0], _LEAST, _NAN), 0) + 0xFFFF >> 16
+        pattern = jnp.where(largest[0] >= _INFINITY, _NAN, jnp.maximum(largest[0], _LEAST))
+        upper = jnp.where(largest[0] > 0, pattern, 0) + 0xFFFF >> 16
         return jax.lax.bitcast_convert_type(upper.astype(jnp.uint16), jnp.bfloat16)
 
     def grid(self, scale: Array) -> Grid:  # noqa: D102
@@ -114,7 +115,7 @@ class Quotient:
 
 @dataclasses.dataclass(frozen=True)
 class Root:
-    """The place of √value on a grid of bit patterns; code 0 is zero, and only zero.
+    """The place of value^¼ on a grid of bit patterns; code 0 is zero, and only zero.
 
     The scale is a number of 16 bits. The five lower ones are the grid's spacing, which is 4, 5, 6 or 7 times a power of
     two; the eleven upper ones are its lowest line, in units of the spacing times a power of two.
@@ -130,43 +131,43 @@ class Root:
     def _steps(self) -> int:
         return 2**self.bits - 2
 
-    @property
-    def _widest(self) -> int:
-        # In 4 bits as for a range of 9 octaves: what is below that is raised to the lowest line.
-        return 31 if self.bits == 8 else 29
-
     def measures(self, value: Array, root: Array) -> tuple[Array, ...]:  # noqa: D102
         place = self._place(value)
         return place, jnp.where(place > 0, _INFINITY - place, 0)
 
     def scale(self, *largest: Array) -> Array:  # noqa: D102
-        high = largest[0]
-        low = jnp.clip(_INFINITY - largest[1], 0, high)
-        spacing, unit, lines = self._spanning(high - low, low)
-        for _ in range(2):  # the lowest line is lower than that, which may want a wider spacing
-            spacing, unit, lines = self._spanning(high - lines * unit, low)
-        raised = _divided(high - self._steps * _spacing(spacing), unit, jnp.ceil)
-        lines = jnp.where(spacing == self._widest, jnp.maximum(lines, raised), lines)
-        return jnp.where(high >= _INFINITY, _POISON, lines << 5 | spacing).astype(jnp.uint16)
-
-    def _spanning(self, span: Array, low: Array) -> tuple[Array, Array, Array]:
-        """The narrowest spacing for such a span, the unit of the lowest line, and how many of it are below `low`."""
-        wanted = span.astype(jnp.float32) * np.float32(1 / self._steps)
-        # As a float32 with two bits behind the leading one, rounded up.
-        spacing = jnp.clip((_bits(wanted) + 0x1FFFFF >> 21) - _LEAST_SPACING, 0, self._widest)
-        unit = _unit(spacing)
-        return spacing, unit, _divided(low, unit, jnp.floor)
+        high = jnp.maximum(largest[0], _ORIGIN)
+        low = jnp.clip(_INFINITY - largest[1], _ORIGIN, high) - _ORIGIN
+        high = high - _ORIGIN
+        # The narrowest that spans these, as a float32 with two bits behind the leading one, rounded up.
+        wanted = (high - low).astype(jnp.float32) * np.float32(1 / self._steps)
+        spacing = jnp.clip((_bits(wanted) + 0x1FFFFF >> 21) - _LEAST_SPACING, 0 if self.bits == 8 else 8, _WIDEST)
+        for _ in range(2 if self.bits == 8 else 4):
+            # The lowest line is below `low`, by so much that the highest may be below `high`.
+            short = high - _lines(low, spacing) * _unit(spacing) > self._steps * _spacing(spacing)
+            spacing = jnp.where(short, jnp.minimum(spacing + 1, _WIDEST), spacing)
+        raised = _lines(high - self._steps * _spacing(spacing), spacing, jnp.ceil)
+        lines = _lines(low, spacing)
+        lines = jnp.where(spacing == _WIDEST, jnp.maximum(lines, raised), lines)
+        return jnp.where(largest[0] >= _INFINITY, _POISON, lines << 5 | spacing).astype(jnp.uint16)
 
     def grid(self, scale: Array) -> Grid:  # noqa: D102
         scale = scale.astype(jnp.int32)
-        spacing = scale & 31
-        return (scale >> 5) * _unit(spacing), _spacing(spacing), 1 / _spacing(spacing).astype(jnp.float32)
+        index = scale & 31
+        poisoned = scale == _POISON
+        lowest = jnp.maximum(_ORIGIN + (scale >> 5) * _unit(index), _LEAST_PLACE)
+        lowest = jnp.where(poisoned, _NAN, lowest)
+        spacing = _spacing(index)
+        fairness = spacing.astype(jnp.float32) * np.float32(self._fairness * 0.72 * 2.0**-24)
+        return lowest, jnp.where(poisoned, 0, spacing), 1 / spacing.astype(jnp.float32), fairness
 
     def encode(self, value: Array, root: Array, grid: Grid, threshold: Array) -> Array:  # noqa: D102
-        lowest, _, per_line = grid
+        lowest, _, per_line, fairness = grid
         place = self._place(value)
-        line = _rounded((place - lowest).astype(jnp.float32) * per_line, threshold, 0)
-        return jnp.where(place > 0, jnp.clip(line - _bits(_WHOLE) + 1, 1, self._steps + 1), 0)
+        line = (place - lowest).astype(jnp.float32) * per_line
+        part = line - jnp.floor(line)
+        line = _rounded(line + fairness * part * (1 - part), threshold, 0)
+        return jnp.where(place > 0, jnp.clip(line - _WHOLE_BITS + 1, 1, self._steps + 1), 0)
 
     def decode(self, code: Array, root: Array, grid: Grid) -> Array:  # noqa: D102
         value = self.root(code, grid)
@@ -174,12 +175,20 @@ class Root:
 
     def root(self, code: Array, grid: Grid) -> Array:
         """The root of what the codes stand for."""
-        lowest, spacing, _ = grid
-        return jnp.where(code > 0, _float(lowest + (code - 1) * spacing), 0)
+        lowest, spacing, _, _ = grid
+        fourth = jnp.where(code > 0, _float(lowest + (code - 1) * spacing), 0)
+        return fourth * fourth
+
+    @property
+    def _fairness(self) -> float:
+        # Rounding by shares that are linear in value^¼ would be fair in that (0), and bias the logarithm of a value that
+        # only decays by half a spacing of its decay. Rounding that is fair in the logarithm (1) biases that of one
+        # which gradients feed, by half the variance that rounding gives it; in 8 bits that is little.
+        return 1.0 if self.bits == 8 else 0.75
 
     @staticmethod
     def _place(value: Array) -> Array:
-        return _bits(jnp.sqrt(value)) & 0x7FFFFFFF  # NaN may have a sign
+        return _bits(jnp.sqrt(jnp.sqrt(value))) & 0x7FFFFFFF  # NaN may have a sign
 
 
 _INFINITY = np.int32(0x7F800000)
@@ -187,26 +196,34 @@ _INFINITY = np.int32(0x7F800000)
 _NAN = np.int32(0x7FC00000)
 _LEAST = np.int32(0x04800000)
 """The bit pattern of 2⁻¹¹⁸."""
-_LEAST_SPACING = np.int32((127 + 15) << 2)
-"""The upper bits of 2¹⁵, the narrowest spacing: a grid of 8 bits then spans an octave."""
+_ORIGIN = np.int32((127 - 40) << 23)
+"""The bit pattern of 2⁻⁴⁰, below the fourth root of any float32; from here the lines of all grids are counted."""
+_LEAST_PLACE = np.float32(2**-31.5 * (1 + 2**-23)).view(np.int32)
+"""The bit pattern of the fourth root of the least float32 that computers do not flush to zero, 2⁻¹²⁶."""
+_LEAST_SPACING = np.int32((127 + 14) << 2)
+"""The upper bits of 2¹⁴, the narrowest spacing: a grid of 8 bits then spans two octaves."""
+_WIDEST = 31
+"""The index of the widest spacing: a grid of 4 bits then spans 24 octaves, and what is below is raised to it."""
 _UNIT = 5
 """The unit of the lowest line is 2⁵ narrowest spacings, or more."""
-_POISON = np.int32(0x7FF << 5)
+_POISON = np.int32(0xFFFF)
 """A grid of nothing but NaN."""
 _WHOLE = np.float32(1.5 * 2**23)
 """A float32 of that size has no bits left behind the point."""
+_WHOLE_BITS = _WHOLE.view(np.int32)
 
 
 def _spacing(index: Array) -> Array:
-    return (4 + (index & 3)) << (13 + (index >> 2))
+    return (4 + (index & 3)) << (12 + (index >> 2))
 
 
 def _unit(index: Array) -> Array:
     return _spacing(index) << jnp.maximum(_UNIT - (index >> 2), 0)
 
 
-def _divided(number: Array, by: Array, rounded: Callable[[Array], Array]) -> Array:
-    return rounded(number.astype(jnp.float32) / by.astype(jnp.float32)).astype(jnp.int32)
+def _lines(place: Array, index: Array, rounded: Callable[[Array], Array] = jnp.floor) -> Array:
+    """How many units of the lowest line are below a place."""
+    return rounded(place.astype(jnp.float32) / _unit(index).astype(jnp.float32)).astype(jnp.int32)
 
 
 def _rounded(number: Array, threshold: Array, offset: int) -> Array:

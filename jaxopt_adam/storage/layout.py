@@ -17,8 +17,8 @@ def block_length(length: int, longest: int) -> int:
     One that leaves a multiple of eight blocks, or of two, is preferred, so that the axis can be divided among devices.
     An axis without such a divisor is filled up with zeros while it is looked at.
     """
-    for parts in (8, 4, 2, 1):
-        least = min(longest, 2 * SHORTEST) if parts < 8 else SHORTEST
+    preferred = min(longest, 2 * SHORTEST)
+    for parts, least in ((8, SHORTEST), *((parts, preferred) for parts in (4, 2, 1)), (2, SHORTEST), (1, SHORTEST)):
         fitting = [each for each in range(least, min(longest, length) + 1, 2) if length % (each * parts) == 0]
         if fitting:
             return fitting[-1]

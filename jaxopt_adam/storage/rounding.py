@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-__all__ = ["NEAREST", "ROUNDINGS", "Thresholds", "phases"]
+__all__ = ["NEAREST", "ROUNDINGS", "Thresholds", "mixed", "phases", "salted"]
 
 Thresholds = Callable[[Array, Sequence[Array]], Array]
 """``thresholds(step, phases)``: a uint32 u for each element, a share u / 2³² that is added before rounding down."""
@@ -24,10 +24,12 @@ def phases(shape: tuple[int, ...], salt: int) -> list[Array]:
 
     `salt` tells moments apart, whose roundings must have nothing to do with each other.
     """
-    return [
-        _mixed(jax.lax.iota(jnp.uint32, size) + np.uint32(0x9E3779B1 * (16 * salt + axis + 1) & 0xFFFFFFFF))
-        for axis, size in enumerate(shape)
-    ]
+    return [mixed(jax.lax.iota(jnp.uint32, size) + salted(salt, axis)) for axis, size in enumerate(shape)]
+
+
+def salted(salt: int, axis: int) -> np.uint32:
+    """What is added to a position along `axis` before it is hashed to its phase."""
+    return np.uint32(0x9E3779B1 * (16 * salt + axis + 1) & 0xFFFFFFFF)
 
 
 def _nearest(step: Array, phases: Sequence[Array]) -> Array:
@@ -41,13 +43,13 @@ def _dither(step: Array, phases: Sequence[Array]) -> Array:
 
 def _stochastic(step: Array, phases: Sequence[Array]) -> Array:
     """Random numbers that are a function of the step and the position."""
-    return _mixed(sum(phases, _mixed(step.astype(jnp.uint32) * _GOLDEN)))
+    return mixed(sum(phases, mixed(step.astype(jnp.uint32) * _GOLDEN)))
 
 
 ROUNDINGS: dict[str, Thresholds] = {"dither": _dither, "stochastic": _stochastic, "nearest": _nearest}
 
 
-def _mixed(bits: Array) -> Array:
+def mixed(bits: Array) -> Array:
     """A hash of 32 bits, MurmurHash3's last lines: each bit of the one depends on each of the other."""
     bits = (bits ^ (bits >> np.uint32(16))) * np.uint32(0x85EBCA6B)
     bits = (bits ^ (bits >> np.uint32(13))) * np.uint32(0xC2B2AE35)

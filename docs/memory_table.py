@@ -1,0 +1,67 @@
+"""The tables of the page on memory: measured on states of the rules, or read from what the benchmarks wrote."""
+
+from pathlib import Path
+
+from IPython.display import Image, Markdown, display
+
+from jaxopt_adam.lab.memory import MOMENTS, RULES, WEIGHTS, measure, takes_moments
+
+HERE = Path(__file__).parent
+STORAGES = {rule: MOMENTS if takes_moments(rule) else ("float32",) for rule in RULES}
+
+
+def states() -> Markdown:
+    """What each rule keeps, however its moments rest, in bytes a parameter."""
+    rows = []
+    for rule, storages in STORAGES.items():
+        sizes = [_number(state(rule, moments)) for moments in storages]
+        rows.append([_link(rule), *sizes, *[""] * (len(MOMENTS) - len(sizes))])
+    return _table(["rule", *(f'"{each}"' for each in MOMENTS)], rows)
+
+
+def weights() -> Markdown:
+    """What the weights and their gradients take, and what keeps what rounding drops, in bytes a parameter."""
+    rows = []
+    for name in WEIGHTS:
+        parts = measure("sgd", weights=name)
+        own = [parts.pop("weights"), parts.pop("gradients")]
+        rows.append([name, *map(_number, [*own, sum(parts.values()), sum(own) + sum(parts.values())])])
+    return _table(["how they rest", "weights", "gradients", "beside them", "in all"], rows)
+
+
+def everything() -> Markdown:
+    """Weights, gradients and state for every rule, storage and kind of weights, in bytes a parameter."""
+    rows = [
+        [_link(rule), moments, *(_number(sum(measure(rule, moments, each).values())) for each in WEIGHTS)]
+        for rule, storages in STORAGES.items()
+        for moments in storages
+    ]
+    return _table(["rule", "moments", *WEIGHTS], rows)
+
+
+def state(rule: str, moments: str) -> float:
+    """The bytes a parameter of the state of a rule."""
+    return sum(size for name, size in measure(rule, moments).items() if name not in ("weights", "gradients"))
+
+
+def generated(name: str, *images: str) -> None:
+    """Show the table that a benchmark wrote, and its images; or say that it has not been run."""
+    table = HERE / "tables" / f"{name}.md"
+    display(Markdown(table.read_text() if table.exists() else f"`benchmarks/{name}.py` has not been run here."))
+    for image in images:
+        path = HERE / "images" / f"{image}.png"
+        if path.exists():
+            display(Image(path, alt=f"{image.replace('_', ' ')}: the figures of the table above, drawn."))
+
+
+def _table(columns: list[str], rows: list[list[str]]) -> Markdown:
+    rule = ["---", *["--:"] * (len(columns) - 1)]
+    return Markdown("\n".join(f"| {' | '.join(row)} |" for row in [columns, rule, *rows]))
+
+
+def _link(rule: str) -> str:
+    return f"{{func}}`~jaxopt_adam.{rule}`"
+
+
+def _number(size: float) -> str:
+    return "–" if size == 0 else "< 0.01" if size < 0.01 else f"{size:.2f}"

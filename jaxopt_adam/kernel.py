@@ -1,0 +1,252 @@
+"""A step of one leaf whose moments rest in codes, in one pass: a Pallas kernel for accelerators.
+
+Each program of the kernel sees to some blocks: it decodes the moments, applies the rule, finds the scales, encodes, and
+computes the update of the moments as they rest. The arithmetic is that of :mod:`jaxopt_adam.in_place`, to the bit.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton
+
+from jaxopt_adam.in_place import Kept, Rule, as_rested, in_order
+from jaxopt_adam.storage import ROUNDINGS, Blocks, Layout, Root, mixed, salted
+
+__all__ = ["in_one_pass", "suits"]
+
+_ELEMENTS = 4096
+"""Elements of a leaf that one program sees to, at most."""
+
+
+def suits(layout: Layout) -> bool:
+    """Whether the kernel can be used: its blocks must be whole, and powers of two as Triton's arrays must be."""
+    return layout.fits and layout.length & (layout.length - 1) == 0
+
+
+def in_one_pass(
+    rule: Rule,
+    inputs: Any,
+    resting: Sequence[Any],
+    kept: Sequence[Kept],
+    layout: Layout,
+    step: Array,
+    elsewhere: Callable[..., Any] | None = None,
+) -> tuple[Array, list[Any]]:
+    """One step of a leaf; arguments and results are those of :func:`~jaxopt_adam.in_place.in_place`.
+
+    On GPUs of NVIDIA the kernel is compiled by Triton. On other platforms `elsewhere` takes its place, which has the
+    arguments of `in_place`; without it the kernel is compiled by what Pallas has for the platform, and on a CPU it is
+    interpreted, as a plain JAX program.
+    """
+
+    def run(**how: Any) -> Callable[..., Any]:
+        return lambda inputs, resting, step: _run(rule, inputs, resting, step, kept, layout, **how)
+
+    def default(*given: Any) -> Any:
+        inputs, resting, step = given
+        return elsewhere(rule, inputs, resting, kept=kept, layout=layout, step=step) if elsewhere else run()(*given)
+
+    return jax.lax.platform_dependent(
+        inputs,
+        list(resting),
+        step,
+        cpu=default if elsewhere else run(interpret=True),
+        cuda=run(compiler_params=triton.CompilerParams(num_warps=4)),
+        default=default,
+    )
+
+
+def _run(
+    rule: Rule,
+    inputs: Any,
+    resting: Sequence[Any],
+    step: Array,
+    kept: Sequence[Kept],
+    layout: Layout,
+    *,
+    interpret: bool = False,
+    compiler_params: Any = None,
+) -> tuple[Array, list[Any]]:
+    count, width = math.prod(layout.blocks), layout.length // layout.lanes
+    tile = math.gcd(count, max(1, _ELEMENTS // layout.length))
+    seen = functools.partial(_listed, layout=layout, count=count)
+    values, tree = jax.tree.flatten(inputs)
+    is_number = [jnp.ndim(value) == 0 for value in values]
+    arrays = [seen(value) for value, number in zip(values, is_number, strict=True) if not number]
+    numbers = [jnp.asarray(value) for value, number in zip(values, is_number, strict=True) if number]
+    example = jax.ShapeDtypeStruct((tile, width), jnp.float32)
+    examples = jax.tree.unflatten(tree, [x if number else example for x, number in zip(values, is_number, strict=True)])
+    # A kernel cannot close over what is traced, so what the rule closes over becomes numbers that it is given.
+    flat_rule, constants = _closed(rule, examples, [example] * len(kept))
+    numbers += [step, *constants]
+    moments = [_parts(value, how, seen, layout) for value, how in zip(resting, kept, strict=True)]
+    places = _leading(layout, count, len(kept))
+    operands, rebuild = jax.tree.flatten((numbers, arrays, moments, places))
+    outputs = (jax.ShapeDtypeStruct((count, layout.lanes, width), jnp.float32), moments)
+    written, rebuild_outputs = jax.tree.flatten(outputs)
+
+    def kernel(*references: Any) -> None:
+        numbers, arrays, moments, places = jax.tree.unflatten(rebuild, references[: len(operands)])
+        out, new = jax.tree.unflatten(rebuild_outputs, references[len(operands) :])
+        numbers = [reference[0] for reference in numbers]
+        own, (step, *constants) = numbers[: sum(is_number)], numbers[sum(is_number) :]
+        lanes = range(layout.lanes)
+
+        def inputs_of(lane: int) -> Any:
+            rest, scalars = iter(arrays), iter(own)
+            each = [next(scalars) if number else next(rest)[:, lane, :] for number in is_number]
+            return jax.tree.unflatten(tree, each)
+
+        read = [
+            [moment[:, lane, :] for lane in lanes] if how.code is None else (moment[0], _unpacked(moment, how, lanes))
+            for moment, how in zip(moments, kept, strict=True)
+        ]
+        grids: list[Any] = [
+            None if how.code is None else how.code.grid(moment[0][...]) for moment, how in zip(read, kept, strict=True)
+        ]
+        old = [_decoded(read, grids, kept, lane) for lane in lanes]
+        given = [inputs_of(lane) for lane in lanes]
+        after = [flat_rule(constants, each, awake)[1:] for each, awake in zip(given, old, strict=True)]
+        first = pl.program_id(0) * tile
+        for index, how in enumerate(kept):
+            if how.code is None:
+                for lane in lanes:
+                    new[index][:, lane, :] = after[lane][index].astype(how.dtype)
+                read[index] = [after[lane][index].astype(how.dtype) for lane in lanes]
+                continue
+            roots = [_root(each, how) for each in after]
+            measures = [how.code.measures(each[index], root) for each, root in zip(after, roots, strict=True)]
+            largest = [
+                functools.reduce(jnp.maximum, [jnp.max(each, axis=-1, keepdims=True) for each in of_lanes])
+                for of_lanes in zip(*measures, strict=True)
+            ]
+            scale = how.code.scale(*largest)
+            grids[index] = how.code.grid(scale)
+            thresholds = [
+                ROUNDINGS[how.rounding](step, [places[index][...], _last(layout, index, first, tile, lane)])
+                for lane in lanes
+            ]
+            codes = [
+                how.code.encode(each[index], root, grids[index], threshold)
+                for each, root, threshold in zip(after, roots, thresholds, strict=True)
+            ]
+            new[index][0][...] = scale
+            if how.code.bits == 8:
+                for lane in lanes:
+                    new[index][1][:, lane, :] = codes[lane].astype(jnp.uint8)
+            else:
+                new[index][1][:, 0, :] = (codes[0] | codes[1] << 4).astype(jnp.uint8)
+            read[index] = (None, codes)
+        for lane in lanes:
+            rested = _decoded(read, grids, kept, lane)
+            out[:, lane, :] = as_rested(functools.partial(flat_rule, constants), given[lane], old[lane], rested)
+
+    def spec(array: Any) -> pl.BlockSpec:
+        if array.ndim == 1:
+            return pl.BlockSpec(array.shape, lambda i: (0,))
+        return pl.BlockSpec((tile, *array.shape[1:]), lambda i: (i, *[0] * (array.ndim - 1)))
+
+    operands = [operand.reshape(1) if operand.ndim == 0 else operand for operand in operands]
+    # The moments are written over the old ones.
+    before = len(jax.tree.leaves((numbers, arrays)))
+    aliases = {before + place: 1 + place for place in range(len(jax.tree.leaves(moments)))}
+    results = pl.pallas_call(
+        kernel,
+        out_shape=[jax.ShapeDtypeStruct(each.shape, each.dtype) for each in written],
+        grid=(count // tile,),
+        in_specs=list(map(spec, operands)),
+        out_specs=list(map(spec, written)),
+        input_output_aliases=aliases,
+        interpret=interpret,
+        compiler_params=compiler_params,
+        name="jaxopt_adam_step",
+    )(*operands)
+    update, after = jax.tree.unflatten(rebuild_outputs, results)
+    return update.reshape(layout.shape), [
+        value.reshape(layout.shape)
+        if how.code is None
+        else Blocks(value[1].reshape(layout.codes_shape(how.code.bits)), value[0].reshape(layout.blocks))
+        for value, how in zip(after, kept, strict=True)
+    ]
+
+
+def _listed(value: Any, *, layout: Layout, count: int, lanes: int | None = None) -> Array:
+    """An array as a list of blocks."""
+    lanes = layout.lanes if lanes is None else lanes
+    value = jnp.broadcast_to(value, layout.shape) if lanes == layout.lanes else value
+    return value.reshape(count, lanes, layout.length // layout.lanes)
+
+
+def _parts(resting: Any, how: Kept, seen: Callable[..., Array], layout: Layout) -> Any:
+    if how.code is None:
+        return seen(resting)
+    lanes = layout.lanes if how.code.bits == 8 else 1
+    codes = resting.codes.reshape(-1, lanes, layout.length // layout.lanes)
+    return resting.scales.reshape(-1, 1), codes
+
+
+def _closed(rule: Rule, inputs: Any, moments: Sequence[Any]) -> tuple[Callable[..., Any], list[Array]]:
+    """The rule as a function of what it closes over besides its arguments, and that."""
+    flat, tree = jax.tree.flatten((inputs, list(moments)))
+    closed = jax.closure_convert(lambda *flat: tuple(rule(*jax.tree.unflatten(tree, flat))), *flat)
+    convert, constants = closed
+
+    def applied(constants: Sequence[Any], inputs: Any, moments: Sequence[Any]) -> Sequence[Any]:
+        return convert(*jax.tree.leaves((inputs, list(moments))), *constants)
+
+    return applied, list(constants)
+
+
+def _unpacked(moment: Any, how: Kept, lanes: Sequence[int]) -> list[Array]:
+    _, codes = moment
+    assert how.code is not None
+    if how.code.bits == 8:
+        return [codes[:, lane, :].astype(jnp.int32) for lane in lanes]
+    both = codes[:, 0, :].astype(jnp.int32)
+    return [both >> 4 * lane & 15 for lane in lanes]
+
+
+def _decoded(read: Sequence[Any], grids: Sequence[Any], kept: Sequence[Kept], lane: int) -> list[Array]:
+    awake: dict[int, Array] = {}
+    roots: dict[int | None, Any] = {None: 1.0}
+    for index in in_order(kept):
+        how = kept[index]
+        if how.code is None:
+            awake[index] = read[index][lane].astype(jnp.float32)
+            roots[index] = jnp.sqrt(jnp.abs(awake[index]))
+            continue
+        codes = read[index][1][lane]
+        awake[index] = how.code.decode(codes, roots[how.over], grids[index])
+        roots[index] = how.code.root(codes, grids[index]) if isinstance(how.code, Root) else None
+    return [awake[index] for index in range(len(kept))]
+
+
+def _root(moments: Sequence[Array], how: Kept) -> Any:
+    return 1.0 if how.over is None else jnp.sqrt(moments[how.over])
+
+
+def _leading(layout: Layout, count: int, salts: int) -> list[Array]:
+    """For each moment the sum of the phases of each block's positions along all axes but the last."""
+    sums = []
+    for salt in range(salts):
+        total = jnp.zeros(layout.blocks, jnp.uint32)
+        for axis, size in enumerate(layout.shape[:-1]):
+            phase = mixed(jax.lax.iota(jnp.uint32, size) + salted(salt, axis))
+            total = total + phase.reshape(-1, *[1] * (len(layout.shape) - 1 - axis))
+        sums.append(total.reshape(count, 1))
+    return sums
+
+
+def _last(layout: Layout, salt: int, first: Any, tile: int, lane: int) -> Array:
+    """The phases of the positions along the last axis."""
+    width = layout.length // layout.lanes
+    shape = (tile, width)
+    block = (first + jax.lax.broadcasted_iota(jnp.int32, shape, 0)) % layout.blocks[-1]
+    position = block * layout.length + lane * width + jax.lax.broadcasted_iota(jnp.int32, shape, 1)
+    return mixed(position.astype(jnp.uint32) + salted(salt, len(layout.shape) - 1))

@@ -1,0 +1,72 @@
+"""What training keeps of each parameter, in bytes, measured on the arrays that it would make."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxopt_adam import Optimizer, kahan, master_weights, nbytes, rules, stochastic_rounding
+
+__all__ = ["DEVICES", "DTYPES", "MATRIX", "MOMENTS", "RULES", "WEIGHTS", "measure", "takes_moments"]
+
+RULES: dict[str, Callable[..., Optimizer]] = {
+    name: factory for name in rules.__all__ if inspect.isfunction(factory := getattr(rules, name))
+}
+MOMENTS = ("float32", "bfloat16", "int8", "int4")
+DTYPES = ("float32", "bfloat16", "float16")
+"""Those that gradients may have."""
+WEIGHTS: dict[str, tuple[str, Callable[[Optimizer], optax.GradientTransformation] | None]] = {
+    "float32": ("float32", None),
+    "bf16": ("bfloat16", None),
+    "bf16+8": ("bfloat16", functools.partial(master_weights, bits=24)),
+    "bf16+16": ("bfloat16", functools.partial(master_weights, bits=32)),
+    "bf16+kahan": ("bfloat16", kahan),
+    "bf16+stochastic": ("bfloat16", stochastic_rounding),
+}
+"""How weights rest: their dtype, and what is wrapped around the rule."""
+MATRIX = (4096, 4096)
+"""The weights that are measured."""
+DEVICES = (16, 24, 80, 141)
+"""The memory of devices, in GB."""
+
+
+def takes_moments(rule: str) -> bool:
+    """Whether a rule has the argument `moments`."""
+    return "moments" in inspect.signature(RULES[rule]).parameters
+
+
+def measure(
+    rule: str, moments: str = "float32", weights: str = "float32", gradients: str | None = None
+) -> dict[str, float]:
+    """The bytes a parameter of a matrix of weights, its gradients, and the state of a rule with its usual arguments.
+
+    Args:
+        rule: one of `RULES`.
+        moments: how the moments rest, one of `MOMENTS`.
+        weights: how the weights rest, one of `WEIGHTS`.
+        gradients: the dtype of the gradients, one of `DTYPES`; None for that of the weights.
+
+    Returns:
+        The bytes of each part by its name: "weights", "gradients", and then the fields of the state, but for those of
+        single numbers, such as the count of the steps, which do not grow with the matrix.
+
+    Raises:
+        ValueError: if the moments of the rule rest in float32 only.
+    """
+    dtype, wrapper = WEIGHTS[weights]
+    arguments = {"moments": moments} if takes_moments(rule) else {}
+    if moments != "float32" and not arguments:
+        raise ValueError(f"expected float32 for {rule}, whose moments rest in no other way, got {moments}")
+    optimizer = RULES[rule](learning_rate=1e-3, **arguments)
+    params = jax.ShapeDtypeStruct(MATRIX, jnp.dtype(dtype))
+    state: Any = jax.eval_shape((optimizer if wrapper is None else wrapper(optimizer)).init, params)
+    fields = state._asdict()
+    if wrapper is not None:
+        fields = fields.pop("inner_state")._asdict() | fields
+    trees = {"weights": params, "gradients": jax.ShapeDtypeStruct(MATRIX, jnp.dtype(gradients or dtype)), **fields}
+    sizes = {name: nbytes(tree) for name, tree in trees.items()}
+    return {name: size / params.size for name, size in sizes.items() if size >= min(MATRIX)}

@@ -1,0 +1,213 @@
+"""How many bytes things take: `nbytes`, the calculator, and its command."""
+
+import inspect
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxopt_adam
+from jaxopt_adam import adamw, kahan, master_weights, nbytes, rules, stochastic_rounding
+from jaxopt_adam.lab import memory
+from jaxopt_adam.lab.cli import main
+from jaxopt_adam.storage import Blockwise
+
+# nbytes.
+
+
+def test_the_bytes_of_arrays_of_every_kind():
+    tree = {
+        "float32": jnp.zeros([3, 5]),  # 60
+        "bfloat16": jnp.zeros([7], jnp.bfloat16),  # 14
+        "complex": jnp.zeros([2], jnp.complex64),  # 16
+        "bytes": (jnp.zeros([11], jnp.uint8), jnp.zeros([3], jnp.bool_)),  # 14
+        "empty": jnp.zeros([0, 4]),
+        "numpy": [np.zeros([2, 2]), np.float64(1), np.zeros([3], jnp.bfloat16)],  # 32, 8, 6
+        "struct": jax.ShapeDtypeStruct((10**6, 10**6), jnp.int8),  # 10¹², which nobody could allocate
+        "numbers": (True, 1, 1.0, 1j),  # 1, 4, 4, 8
+        "keys": (jax.random.key(0), jax.random.split(jax.random.key(0), 3)),  # 8, 24
+        "raw key": jax.random.PRNGKey(0),  # 8
+        "nothing": (None, optax.MaskedNode(), ()),
+        "float0": np.zeros([3], jax.dtypes.float0),
+    }
+    assert nbytes(tree) == 60 + 14 + 16 + 14 + 32 + 8 + 6 + 10**12 + 1 + 4 + 4 + 8 + 8 + 24 + 8
+    assert type(nbytes(tree)) is type(nbytes(None)) is int
+    assert nbytes(jnp.zeros([3, 5])) == 60
+    assert nbytes([]) == 0
+
+
+def test_keys_that_are_yet_to_be_made_count_too():
+    assert nbytes(jax.eval_shape(lambda: jax.random.key(0))) == 8
+    assert nbytes(jax.eval_shape(lambda: jax.random.split(jax.random.key(0, impl="rbg"), 5))) == 80
+
+
+def test_numbers_count_as_the_arrays_that_they_become():
+    with jax.enable_x64(True):
+        assert nbytes((True, 1, 1.0, 1j)) == 1 + 8 + 8 + 16
+        assert nbytes(jnp.zeros(3)) == 24
+    assert nbytes(adamw(1e-3)) == 4 * len(jax.tree.leaves(adamw(1e-3)))
+
+
+def test_the_bytes_of_traced_arrays_are_known():
+    sizes = []
+    jax.jit(lambda x: sizes.append(nbytes({"x": x, "y": x[0]})))(jnp.zeros([3, 5]))
+    assert sizes == [60 + 20]
+
+
+@pytest.mark.parametrize(
+    "wrong", ["float32", np.float32, jnp.float32, object(), np.array(["a"]), np.array([None]), np.datetime64("2000")]
+)
+def test_what_is_no_array_is_named(wrong):
+    with pytest.raises(TypeError, match=r"leaf \['a'\]\[1\] must be an array .* got .*" + type(wrong).__name__):
+        nbytes({"a": [jnp.zeros(3), wrong]})
+    with pytest.raises(TypeError, match="the only leaf must be an array"):
+        nbytes(wrong)
+
+
+def test_the_bytes_of_a_state_are_those_that_it_takes():
+    params = {"matrix": jnp.zeros([256, 1024], jnp.bfloat16), "bias": jnp.zeros([256], jnp.bfloat16)}
+    state = master_weights(adamw(1e-3, moments=Blockwise(8, block_size=128))).init(params)
+    # Two codes of a byte, two scales of 2 bytes for 128 of them; small leaves in float32; 8 bits more; the count.
+    by_hand = 256 * 1024 * (2 + 2 * 2 / 128) + 256 * 2 * 4 + 256 * 1025 + 4
+    assert nbytes(state) == nbytes(jax.eval_shape(lambda: state)) == by_hand
+    assert nbytes(state) == sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+
+
+# The calculator.
+
+CODES = 1 + 2 / 128  # bytes of a code of 8 bits and of its share of a scale
+
+
+@pytest.mark.parametrize(
+    ("words", "by_hand"),
+    [
+        (("adamw",), {"weights": 4, "gradients": 4, "mu": 4, "nu": 4}),
+        (("adamw", "bfloat16", "bf16"), {"weights": 2, "gradients": 2, "mu": 2, "nu": 2}),
+        (("adamw", "int8", "bf16+8"), {"weights": 2, "gradients": 2, "mu": CODES, "nu": CODES, "correction": 1}),
+        (("adam", "int4"), {"weights": 4, "gradients": 4, "mu": 0.5 + 2 / 64, "nu": 0.5 + 2 / 64}),
+        (("lion", "float32", "bf16+16", "float32"), {"weights": 2, "gradients": 4, "mu": 4, "correction": 2}),
+        (("sgd", "float32", "bf16+kahan"), {"weights": 2, "gradients": 2, "compensation": 2}),
+        (("sgd", "float32", "bf16+stochastic"), {"weights": 2, "gradients": 2}),
+        (("adafactor",), {"weights": 4, "gradients": 4, "v_row": 4 / 4096, "v_col": 4 / 4096}),
+        (("soap",), {"weights": 4, "gradients": 4, "mu": 4, "nu": 4, "factors": 8, "bases": 8}),
+    ],
+)  # fmt: skip
+def test_the_parts_are_those_that_one_reckons_by_hand(words, by_hand):
+    assert memory.measure(*words) == by_hand
+
+
+@pytest.mark.parametrize("weights", memory.WEIGHTS)
+def test_the_calculators_figures_are_a_real_states(weights):
+    """Against arrays that are there, for a matrix so small as to be made, and as large as to be measured like."""
+    shape, wrappers = (1024, 1024), {"+8": 24, "+16": 32}
+    dtype = jnp.float32 if weights == "float32" else jnp.bfloat16
+    params = jnp.zeros(shape, dtype)
+    within = adamw(1e-3, moments="int8")
+    suffix = weights.removeprefix("bf16")
+    if suffix in wrappers:
+        within = master_weights(within, bits=wrappers[suffix])
+    elif suffix in ("+kahan", "+stochastic"):
+        within = kahan(within) if suffix == "+kahan" else stochastic_rounding(within)
+    arrays = jax.tree.leaves((params, jax.grad(lambda x: x.sum())(params), within.init(params)))
+    real = sum(leaf.nbytes for leaf in arrays if leaf.size > 2) / params.size
+    assert sum(memory.measure("adamw", "int8", weights).values()) == real
+
+
+@pytest.mark.parametrize("rule", memory.RULES)
+def test_every_rule_is_measured(rule):
+    parts = memory.measure(rule)
+    assert parts["weights"] == parts["gradients"] == 4
+    takes = "moments" in inspect.signature(getattr(rules, rule)).parameters
+    assert memory.takes_moments(rule) is takes
+    totals = [sum(memory.measure(rule, moments).values()) for moments in memory.MOMENTS if takes]
+    assert totals == sorted(totals, reverse=True)
+    assert not takes or rule == "sgd" or len(set(totals)) == 4
+    if not takes:
+        with pytest.raises(ValueError, match=f"expected float32 for {rule}, .* got int4"):
+            memory.measure(rule, "int4")
+
+
+def test_all_rules_are_there():
+    assert set(memory.RULES) == {name for name in rules.__all__ if name.islower()}
+    assert set(memory.RULES) < set(jaxopt_adam.__all__)
+
+
+# The command.
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as stop:
+        main(["memory", *arguments])
+    captured = capsys.readouterr()
+    return int(stop.value.code or 0), captured.out, captured.err
+
+
+def cells(stdout: str) -> dict[str, list[str]]:
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in stdout.splitlines() if line.startswith("│")]
+    return {row[0]: row[1:] for row in rows}
+
+
+def test_the_command_says_how_much_and_how_many(capsys):
+    words = "--params 8e9 --optimizer adamw --moments int8 --weights bf16+8 --gradients bfloat16"
+    code, stdout, stderr = run(capsys, *words.split())
+    assert (code, stderr) == (0, "")
+    assert cells(stdout) == {
+        "weights": ["2.000", "16.00"],
+        "gradients": ["2.000", "16.00"],
+        "mu": ["1.016", "8.12"],
+        "nu": ["1.016", "8.12"],
+        "correction": ["1.000", "8.00"],
+        "in all": ["7.031", "56.25"],
+        "16 GB": ["2.27"],
+        "24 GB": ["3.41"],
+        "80 GB": ["11.37"],
+        "141 GB": ["20.05"],
+    }
+    assert "GB for 8,000,000,000 parameters" in stdout
+    assert "bytes a parameter" in stdout
+    assert "activations are not" in stdout
+
+
+def test_usual_words_are_adamw_in_float32(capsys):
+    code, stdout, stderr = run(capsys)
+    assert (code, stderr) == (0, "")
+    table = cells(stdout)
+    assert table["in all"] == ["16.000", "16.00"]
+    assert table["16 GB"] == ["1.00"]
+
+
+def test_amounts_below_a_gigabyte_are_not_lost(capsys):
+    assert cells(run(capsys, "--params", "1e5")[1])["mu"] == ["4.000", "0.0004"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--params 0", "'--params': expected a number from 1 to 1e+15, got 0"),
+        ("--params -8e9", "expected a number from 1 to 1e+15, got -8e+09"),
+        ("--params nan", "expected a number from 1 to 1e+15, got nan"),
+        ("--params inf", "expected a number from 1 to 1e+15, got inf"),
+        ("--params many", "'--params': Input should be a valid number"),
+        ("--optimizer adamww", "'adamww' is unknown (did you mean adamw?); known are adabelief, "),
+        ("--moments int2", "'int2' is unknown (did you mean int8?); known are float32, bfloat16, int8, int4"),
+        ("--weights bf16+9", "'bf16+9' is unknown (did you mean bf16+8?); known are float32, bf16, bf16+8, "),
+        ("--gradients int8", "'int8' is unknown; known are float32, bfloat16, float16"),
+        ("--optimizer soap --moments int8", "'--moments': expected float32 for soap, whose moments rest in no other"),
+        ("--parameters 3", "--parameters"),
+    ],
+)
+def test_a_mistake_is_one_line_and_code_2(arguments, message, capsys):
+    code, stdout, stderr = run(capsys, *arguments.split())
+    assert (code, stdout) == (2, "")
+    assert re.sub(r"\s+", " ", message) in stderr
+    assert stderr.startswith("jaxopt-adam: ")
+    assert stderr.count("\n") == 1
+
+
+def test_help(capsys):
+    code, stdout, stderr = run(capsys, "--help")
+    assert (code, stderr) == (0, "")
+    assert "how many parameters fit" in re.sub(r"\s+", " ", stdout)
