@@ -80,8 +80,9 @@ class Quotient:
 
     @property
     def _levels(self) -> np.float32:
-        # A little less than the largest code, so that what is added before rounding down never passes it.
-        return np.float32(2 ** (self.bits - 1) - 1 - 2**-10)
+        # A little less than the largest code, so that what is added before rounding down never passes it. The largest
+        # code then stands for a little more than the scale: less than any average decays in a step, or it would grow.
+        return np.float32((2 ** (self.bits - 1) - 1) * (1 - 2**-18))
 
     @property
     def _flatness(self) -> np.float32:
@@ -181,9 +182,9 @@ class Root:
 
     @property
     def _fairness(self) -> float:
-        # Rounding by shares that are linear in value^¼ would be fair in that (0), and bias the logarithm of a value that
-        # only decays by half a spacing of its decay. Rounding that is fair in the logarithm (1) biases that of one
-        # which gradients feed, by half the variance that rounding gives it; in 8 bits that is little.
+        # Rounding by shares that are linear in value^¼ would be fair in that (0), and bias the logarithm of what only
+        # decays by half a spacing of its decay. Rounding that is fair in the logarithm (1) biases that of what is fed
+        # by gradients, by half the variance that rounding gives it; in 8 bits that is little.
         return 1.0 if self.bits == 8 else 0.75
 
     @staticmethod
