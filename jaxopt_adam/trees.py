@@ -93,6 +93,11 @@ def fields(state: Any, *names: str) -> list[Any]:
         # Lists and tuples have a method of that name.
         if not hasattr(state, name) or (name == "count" and callable(state.count)):
             raise TypeError(f"state must have {name}, as what init returns has, got {type(state).__name__}")
+    for name in names:
+        # Of keys of random numbers, as a state may hold, nothing else would say where they are.
+        dtype = getattr(getattr(state, name), "dtype", None)
+        if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.extended):
+            raise TypeError(f"state.{name} must be numbers, got {dtype}")
     if "count" in names:
         dtype = _dtype(state.count, "state.count")
         if np.shape(state.count) or not jnp.issubdtype(dtype, jnp.integer):

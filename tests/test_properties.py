@@ -26,6 +26,7 @@ from optax.contrib import MuonDimensionNumbers
 import jaxopt_adam
 from jaxopt_adam import rules
 from jaxopt_adam.optimizer import _checks
+from jaxopt_adam.storage import Blockwise, Dense
 
 FACTORIES = [getattr(rules, name) for name in rules.__all__ if inspect.isfunction(getattr(rules, name))]
 FACTORIES.append(jaxopt_adam.cautious)
@@ -212,6 +213,9 @@ GOOD = {
     "pair": lambda params, tame, each: st.tuples(*[good(each, params, tame)] * 2),
     "choice": lambda params, tame, names: st.sampled_from(names),
     "axes": lambda params, tame: st.sampled_from([None, first_axes, first_axes(params)]),
+    "valid_storage": lambda *_: st.sampled_from(
+        ["float32", "bfloat16", "int8", Dense("float32"), Blockwise(8, min_size=1), Blockwise(4, min_size=1)]
+    ),
     "transformation": lambda *_: st.sampled_from(
         [jaxopt_adam.sgd(0.1), jaxopt_adam.adamw(0.1, b1=0.5), jaxopt_adam.lamb(falling)]
     ),
@@ -238,6 +242,8 @@ def arguments(draw, factory, params, *, tame=False, **given):
     for name, parameter in inspect.signature(factory).parameters.items():
         if name not in given and (parameter.default is parameter.empty or draw(st.booleans())):
             given[name] = draw(good(_checks(factory)[name], params, tame))
+    if any(given.get(name) is not None for name in ("mu_dtype", "accumulator_dtype")):
+        given.pop("moments", None)  # the two would say the same thing twice
     return given
 
 
@@ -444,6 +450,10 @@ BAD = {
         | st.sampled_from([({"a": 1.5}, "['a']"), ([True], "[0]")])
     ),
     "function": lambda expected, optional=False: faulty(*NONSENSE[:-1], 0.1, [], {}, True, [] if optional else None),
+    "valid_storage": lambda: (
+        faulty(*NONSENSE[:-1], "int3", "", None, 8, True, [], ["int8"], np.float32, jnp.ones(2))
+        | st.sampled_from([({"mu": "int3"}, "['mu']"), ({"nu": 4}, "['nu']"), ({"nu": {"nu": "int8"}}, "['nu']")])
+    ),
     "transformation": lambda: faulty(*NONSENSE, None, 0.1, optax.sgd, {}, tuple(optax.sgd(0.1)), [optax.sgd(0.1)]),
 }
 

@@ -1,0 +1,508 @@
+"""Rules whose moments rest in codes: near to float32's, and everything that holds for a state holds for theirs."""
+
+import functools
+import inspect
+import re
+
+import flax.serialization
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax.training.train_state import TrainState
+
+import jaxopt_adam
+from jaxopt_adam import adam, adamw, cautious, checked, descend, grid, minimize, rules
+from jaxopt_adam.storage import Blocks, Blockwise, Dense
+
+STEPS = 30
+RATE = 0.01
+# Relative root mean square errors of the updates of 30 steps, which are at most about half of these, but lion's: it is
+# the sign, of which an error is 2 where the average is nearly zero.
+BOUNDS = {"int8": 0.05, "int4": 0.5}
+BOUNDS_OF_LION = {"int8": 0.3, "int4": 0.8}
+OPTIONS = {"sgd": {"momentum": 0.9}, "rmsprop": {"momentum": 0.9}}
+
+WITH_MOMENTS = [
+    name
+    for name in rules.__all__
+    if inspect.isfunction(getattr(rules, name)) and "moments" in inspect.signature(getattr(rules, name)).parameters
+]
+every_storage = pytest.mark.parametrize("moments", ["int8", "int4"])
+
+
+def drawn(shapes, seed=0, steps=STEPS):
+    """Parameters, and gradients of unlike sizes that drift under noise."""
+    generator = np.random.default_rng(seed)
+
+    def gradients(shape):
+        noise = generator.normal(size=(steps + 1, *shape))
+        return (10 ** generator.uniform(-2, 0, shape) * (noise[0] + noise[1:])).astype(np.float32)
+
+    params = {name: generator.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    return params, {name: gradients(shape) for name, shape in shapes.items()}
+
+
+def updates_of(optimizer, params, gradients):
+    """All steps' updates, and the last state."""
+
+    def step(state, grads):
+        updates, state = optimizer.update(grads, state, params)
+        return state, updates
+
+    state, updates = jax.jit(lambda: jax.lax.scan(step, optimizer.init(params), gradients))()
+    return updates, state
+
+
+def error(updates, right):
+    updates, right = (np.asarray(each, np.float64) for each in (updates, right))
+    assert np.isfinite(updates).all()
+    return np.sqrt(np.mean((updates - right) ** 2) / np.mean(right**2))
+
+
+def assert_same(one, other):
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def assert_nearly_same(one, other):
+    """Two compilations of one step: a rounding error may decide a code in a thousand."""
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        a, b = np.asarray(a), np.asarray(b)
+        assert (a.dtype, a.shape) == (b.dtype, b.shape)
+        if a.dtype == np.uint8:
+            assert np.mean(a != b) < 0.01
+        else:
+            assert error(a.astype(float) + 1e-12, b.astype(float) + 1e-12) < 0.01
+
+
+# --------------------------------------------------------------------------------------------------------- every rule
+
+
+def test_rules_that_have_it():
+    assert {"adam", "adamw", "sgd", "lion", "adan", "yogi", "rmsprop", "lamb"} <= set(WITH_MOMENTS)
+    assert len(WITH_MOMENTS) >= 20
+
+
+@functools.cache
+def replayed(name, coded):
+    params, gradients = drawn({"int8": (64, 128), "int4": (67, 131), "small": (5, 7)})
+    moments = (lambda path: path[0].key if path[0].key in BOUNDS else "int8") if coded else "float32"
+    made = getattr(rules, name)(learning_rate=RATE, moments=moments, **OPTIONS.get(name, {}))
+    return updates_of(made, params, gradients)
+
+
+@pytest.mark.parametrize("name", WITH_MOMENTS)
+def test_every_rule_is_near_to_float32(name):
+    (updates, state), (right, _) = (replayed(name, coded) for coded in (True, False))
+    coded = [each for each in jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, Blocks)) if is_blocks(each)]
+    assert len(coded) >= 2
+    for storage, bound in (BOUNDS_OF_LION if name == "lion" else BOUNDS).items():
+        assert 1e-4 < error(updates[storage], right[storage]) <= bound, storage
+    np.testing.assert_array_equal(updates["small"], right["small"])
+
+
+def is_blocks(value):
+    return isinstance(value, Blocks)
+
+
+# -------------------------------------------------------------------------------------------------------- every shape
+
+SHAPES = {
+    "matrix": (64, 128),
+    "odd": (67, 131),
+    "vector": (8192,),
+    "kernel": (3, 3, 32, 48),
+    "small": (4095,),
+    "empty": (0, 4096),
+    "scalar": (),
+}
+LARGE = ("matrix", "odd", "vector", "kernel")
+
+
+@functools.cache
+def of_every_shape(moments):
+    return updates_of(adamw(RATE, weight_decay=0.0, moments=moments), *drawn(SHAPES))
+
+
+@every_storage
+def test_every_shape(moments):
+    (updates, state), (right, exact) = of_every_shape(moments), of_every_shape("float32")
+    for name in LARGE:
+        assert 1e-4 < error(updates[name], right[name]) < {"int8": 0.02, "int4": 0.25}[moments]
+        for each in (state.mu[name], state.nu[name]):
+            assert isinstance(each, Blocks)
+            assert each.codes.dtype == np.uint8
+            assert each.codes.shape[:-1] == each.scales.shape[:-1] == SHAPES[name][:-1]
+    for name in set(SHAPES) - set(LARGE):
+        assert updates[name].shape == (STEPS, *SHAPES[name])
+        np.testing.assert_array_equal(updates[name], right[name])
+        assert_same((state.mu[name], state.nu[name]), (exact.mu[name], exact.nu[name]))
+
+
+# -------------------------------------------------------------------------------------------------------------- choice
+
+TREE = {"w": (32, 128), "b": (5,)}
+PARAMS, GRADIENTS = drawn(TREE, seed=1)
+FIRST = jax.tree.map(lambda each: each[0], GRADIENTS)
+
+
+@functools.cache
+def of_adamw(moments, **options):
+    return updates_of(adamw(RATE, moments=moments, **options), PARAMS, GRADIENTS)
+
+
+class TestChoice:
+    def test_dict_by_moment(self):
+        made = adamw(RATE, moments={"mu": "bfloat16", "nu": "int8"})
+        updates, state = updates_of(made, PARAMS, GRADIENTS)
+        assert state.mu["w"].dtype == state.mu["b"].dtype == jnp.bfloat16
+        assert isinstance(state.nu["w"], Blocks)
+        assert error(updates["w"], of_adamw("float32")[0]["w"]) < 0.02
+
+    def test_moment_that_is_not_named_stays(self):
+        state = adamw(RATE, moments={"mu": "int4"}).init(PARAMS)
+        assert isinstance(state.mu["w"], Blocks)
+        assert state.nu["w"].dtype == jnp.float32
+
+    def test_storage(self):
+        state = adamw(RATE, moments=Blockwise(4, block_size=32, min_size=1)).init({**PARAMS, "c": np.ones((2, 64))})
+        assert state.mu["w"].codes.shape == (32, 64)
+        assert state.mu["w"].scales.shape == (32, 8)  # as many as 8 devices can share
+        assert state.nu["b"].codes.shape == (3,)
+        assert state.nu["c"].scales.shape == (2, 2)
+        assert adamw(RATE, moments=Dense("float16")).init(PARAMS).nu["w"].dtype == jnp.float16
+
+    def test_function_of_the_path(self):
+        paths = []
+
+        def by_path(path):
+            paths.append(jax.tree_util.keystr(path))
+            return "float32" if "b" in paths[-1] else {"nu": "int8"}
+
+        state = adamw(RATE, moments=by_path).init(PARAMS)
+        assert set(paths) == {"['w']", "['b']"}
+        assert isinstance(state.nu["w"], Blocks)
+        assert state.mu["w"].dtype == jnp.float32
+
+    def test_bfloat16_parameters(self):
+        params, gradients = (jax.tree.map(lambda each: each.astype(jnp.bfloat16), tree) for tree in (PARAMS, GRADIENTS))
+        (updates, state), (right, _) = (
+            updates_of(adamw(RATE, moments=moments), params, gradients) for moments in ("int8", "float32")
+        )
+        assert updates["w"].dtype == jnp.bfloat16
+        assert isinstance(state.mu["w"], Blocks)
+        assert error(updates["w"], right["w"]) < 0.02
+
+    def test_weight_decay_and_mask(self):
+        plain, _ = of_adamw("int8", weight_decay=0.0)
+        decaying, _ = updates_of(
+            adamw(RATE, weight_decay=0.5, mask={"w": True, "b": False}, moments="int8"), PARAMS, GRADIENTS
+        )
+        np.testing.assert_allclose(
+            decaying["w"], plain["w"] - np.float32(RATE * 0.5) * PARAMS["w"], rtol=1e-4, atol=1e-6
+        )
+        np.testing.assert_array_equal(decaying["b"], plain["b"])
+
+    @pytest.mark.parametrize("dtype", ["float64", "complex64"])
+    def test_wide_leaves_stay_as_they_are(self, x64, dtype):
+        params, grads = (jax.tree.map(lambda each: each.astype(dtype), tree) for tree in (PARAMS, FIRST))
+        both = [adam(RATE, moments=moments) for moments in ("int8", "float32")]
+        one, other = (made.update(grads, made.init(params)) for made in both)
+        assert_same(one, other)
+        assert one[1].mu["w"].dtype == dtype
+
+
+# ----------------------------------------------------------------------------------------------------- transformations
+
+
+@functools.cache
+def stepper(moments):
+    """One jitted step whose optimizer is an argument, and the list of its traces."""
+    traces = []
+
+    @jax.jit
+    def step(optimizer, params, state, grads):
+        traces.append(None)
+        updates, state = optimizer.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    return step, traces
+
+
+def at(step):
+    return jax.tree.map(lambda each: jnp.asarray(each[step]), GRADIENTS)
+
+
+def looped(optimizer, steps, moments="int8"):
+    step, _ = stepper(moments)
+    params, state = jax.tree.map(jnp.asarray, PARAMS), optimizer.init(PARAMS)
+    for index in range(steps):
+        params, state = step(optimizer, params, state, at(index))
+    return params, state
+
+
+class TestTransformations:
+    def test_jit_is_eager(self):
+        made = adamw(RATE, moments="int8")
+        _, state = looped(made, 3)
+        params = jax.tree.map(jnp.asarray, PARAMS)
+        eager = made.update(at(3), state, params)
+        assert_nearly_same(eager, jax.jit(made.update)(at(3), state, params))
+
+    @every_storage
+    def test_scan_is_a_loop(self, moments):
+        made = adamw(RATE, moments=moments)
+
+        def step(carry, grads):
+            params, state = carry
+            updates, state = made.update(grads, state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        first = jax.tree.map(lambda each: each[:5], GRADIENTS)
+        params = jax.tree.map(jnp.asarray, PARAMS)
+        scanned, _ = jax.jit(lambda: jax.lax.scan(step, (params, made.init(params)), first))()
+        assert_nearly_same(scanned, looped(made, 5, moments))
+
+    def test_vmap_over_a_grid_is_a_loop(self):
+        rates = [0.001, 0.01, 0.1]
+        optimizers, table = grid(adamw, learning_rate=rates, moments="int8")
+
+        @jax.jit
+        @jax.vmap
+        def run(made):
+            params, state = jax.tree.map(jnp.asarray, PARAMS), made.init(PARAMS)
+
+            def step(carry, grads):
+                params, state = carry
+                updates, state = made.update(grads, state, params)
+                return (optax.apply_updates(params, updates), state), None
+
+            return jax.lax.scan(step, (params, state), jax.tree.map(lambda each: each[:4], GRADIENTS))[0]
+
+        together = run(optimizers)
+        for index, row in enumerate(table):
+            alone = looped(adamw(row["learning_rate"], moments="int8"), 4)
+            assert_nearly_same(jax.tree.map(lambda each, index=index: each[index], together), alone)
+
+    def test_one_trace_for_twenty_learning_rates(self):
+        step, traces = stepper("one trace")
+        state = adamw(0.1, moments="int8").init(PARAMS)
+        results = [
+            step(adamw(rate, moments="int8"), PARAMS, state, at(0))[0]["w"][0, 0] for rate in np.geomspace(1e-4, 1, 20)
+        ]
+        assert len(traces) == 1
+        assert len(set(map(float, results))) == 20
+
+    def test_grad_with_respect_to_the_learning_rate(self):
+        """The moments are constants in it, so it is near where the steps are small."""
+
+        def loss(rate, moments):
+            made = adamw(rate, moments=moments)
+            params = jax.tree.map(jnp.asarray, PARAMS)
+            state = made.init(params)
+            for _ in range(3):
+                updates, state = made.update(jax.tree.map(lambda each: each - 1.0, params), state, params)
+                params = optax.apply_updates(params, updates)
+            return sum(jnp.sum((each - 1.0) ** 2) for each in params.values())
+
+        slope, right = (
+            jax.jit(jax.grad(functools.partial(loss, moments=moments)))(1e-4) for moments in ("int8", "float32")
+        )
+        assert abs(right) > 1
+        assert float(slope) == pytest.approx(float(right), rel=0.01)
+
+    @every_storage
+    def test_donated_buffers_are_written_in_place(self, moments):
+        made = adamw(RATE, moments=moments)
+
+        def step(params, state, grads):
+            updates, state = made.update(grads, state, params)
+            return optax.apply_updates(params, updates), state
+
+        params = jax.tree.map(jnp.array, PARAMS)
+        state = jax.tree.map(jnp.array, made.init(PARAMS))
+        codes = state.nu["w"].codes
+        before = codes.unsafe_buffer_pointer()
+        kept = jax.jit(step)(params, state, at(0))
+        after = jax.jit(step, donate_argnums=(0, 1))(params, state, at(0))
+        assert codes.is_deleted()
+        assert after[1].nu["w"].codes.unsafe_buffer_pointer() == before
+        assert_same(after, kept)
+
+
+@pytest.mark.parametrize(("moments", "most"), [("int8", 2), ("int4", 4)])
+def test_a_step_needs_hardly_any_memory(moments, most):
+    made = adamw(RATE, moments=moments)
+    params = {"w": jax.ShapeDtypeStruct((2048, 2048), jnp.float32)}
+
+    def step(params, state, grads):
+        updates, state = made.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    state = jax.eval_shape(made.init, params)
+    compiled = jax.jit(step, donate_argnums=(0, 1)).lower(params, state, params).compile()
+    analysis = compiled.memory_analysis()
+    assert analysis.temp_size_in_bytes <= most * 2**20
+    assert analysis.alias_size_in_bytes >= sum(each.size * each.dtype.itemsize for each in jax.tree.leaves(state))
+    assert not re.findall(r"= u8\[2048,\S* copy\(", compiled.as_text())
+
+
+# ------------------------------------------------------------------------------------------------------------- clients
+
+
+def int8(**options):
+    return adamw(RATE, moments="int8", **options)
+
+
+CLIENTS = {
+    "chain": lambda made: optax.chain(optax.clip_by_global_norm(1e6), made, optax.scale(1.0)),
+    "MultiSteps": lambda made: optax.MultiSteps(made, every_k_schedule=2),
+    "masked": lambda made: optax.masked(made, {"w": True, "b": False}),
+    "partition": lambda made: optax.partition({"a": made, "z": optax.sgd(RATE)}, {"w": "a", "b": "z"}),
+    "apply_if_finite": lambda made: optax.apply_if_finite(made, 3),
+    "inject_hyperparams": lambda made: optax.inject_hyperparams(adamw)(
+        learning_rate=RATE, moments=made.hyperparameters["moments"]
+    ),
+    "cautious": cautious,
+    "checked": checked,
+}
+
+
+def has_blocks(tree):
+    return any(map(is_blocks, jax.tree.leaves(tree, is_leaf=is_blocks)))
+
+
+class TestClients:
+    @pytest.mark.parametrize("name", CLIENTS)
+    def test_wrappers(self, name):
+        short = jax.tree.map(lambda each: each[:6], GRADIENTS)
+        (updates, state), (right, _) = (
+            updates_of(CLIENTS[name](adamw(RATE, moments=moments)), PARAMS, short) for moments in ("int8", "float32")
+        )
+        assert has_blocks(state)
+        assert 1e-5 < error(updates["w"], right["w"]) < (0.2 if name == "cautious" else 0.02)
+        np.testing.assert_array_equal(updates["b"], right["b"])
+
+    def test_apply_if_finite_keeps_the_state(self):
+        made = optax.apply_if_finite(int8(), 3)
+        _, state = made.update(at(0), made.init(PARAMS), PARAMS)
+        updates, after = made.update(jax.tree.map(lambda each: each * np.nan, at(1)), state, PARAMS)
+        assert_same(after.inner_state, state.inner_state)
+        assert not np.asarray(updates["w"]).any()
+
+    def test_nan_stays_in_its_block(self):
+        made = int8()
+        bad = at(0)
+        bad["w"] = bad["w"].at[3, 40].set(np.nan)
+        state = made.init(PARAMS)
+        for _ in range(2):
+            updates, state = stepped(made, bad, state)
+        wrong = np.isnan(np.asarray(updates["w"]))
+        length = 128 // state.nu["w"].scales.shape[1]
+        first = 40 // length * length
+        assert wrong[3, first : first + length].all()
+        assert wrong.sum() == length
+
+    def test_train_state(self):
+        state = TrainState.create(apply_fn=lambda: None, params=jax.tree.map(jnp.asarray, PARAMS), tx=int8())
+        for index in range(3):
+            state = state.apply_gradients(grads=at(index))
+        assert state.step == 3
+        assert_nearly_same(state.params, looped(int8(), 3)[0])
+
+    @pytest.mark.parametrize("kind", ["orbax", "flax"])
+    @every_storage
+    def test_checkpoint_goes_on_bit_for_bit(self, kind, moments, tmp_path):
+        made = adamw(RATE, moments=moments)
+        params, state = looped(made, 3, moments)
+        if kind == "flax":
+            restored = flax.serialization.from_bytes(made.init(PARAMS), flax.serialization.to_bytes(state))
+        else:
+            checkpoint = pytest.importorskip("orbax.checkpoint")
+            with checkpoint.StandardCheckpointer() as checkpointer:
+                checkpointer.save(tmp_path / "state", state)
+                checkpointer.wait_until_finished()
+                restored = checkpointer.restore(tmp_path / "state", jax.eval_shape(made.init, PARAMS))
+        assert_same(restored, state)
+        step, _ = stepper(moments)
+        assert_same(step(made, params, restored, at(3)), step(made, params, state, at(3)))
+
+    def test_minimize_and_descend(self):
+        target = np.linspace(-1, 1, 4096, dtype=np.float32)
+
+        def loss(x):
+            return jnp.sum((x - target) ** 2)
+
+        start = jnp.zeros(4096)
+        made = adam(optax.cosine_decay_schedule(0.05, 200), moments="int8")
+        trajectory = descend(loss, start, made, steps=200)
+        assert trajectory.value[-1] < 1e-3 * trajectory.value[0]
+        result = minimize(loss, start, made, max_steps=200)
+        assert float(loss(result.x)) < 1e-3 * float(loss(start))
+
+    def test_checked_finds_what_is_not_finite(self):
+        made = checked(int8())
+        with pytest.raises(Exception, match="w"):
+            jax.block_until_ready(made.update({**at(0), "w": at(0)["w"] * np.nan}, made.init(PARAMS), PARAMS))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def stepped(made, grads, state):
+    return made.update(grads, state, PARAMS)
+
+
+# -------------------------------------------------------------------------------------------------------------- errors
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("ours", "theirs", "expected"),
+        [
+            ("int8", "float32", r"state\.mu must be Blocks of codes of 8 bits, got .*Array"),
+            ("int8", "int4", r"state\.mu must be Blocks of uint8\[32, 128\].*got uint8\[32, 64\]"),
+            ("int4", "int8", r"state\.mu must be Blocks of uint8\[32, 64\].*got uint8\[32, 128\]"),
+        ],
+    )
+    def test_state_of_another_storage(self, ours, theirs, expected):
+        state = adamw(RATE, moments=theirs).init(PARAMS)
+        with pytest.raises((TypeError, ValueError), match=rf"\['w'\].*{expected}"):
+            adamw(RATE, moments=ours).update(at(0), state, PARAMS)
+
+    def test_state_in_codes_for_float32(self):
+        state = int8().init(PARAMS)
+        with pytest.raises((TypeError, ValueError), match=r"state\.mu"):
+            adamw(RATE).update(at(0), state, PARAMS)
+
+    def test_state_of_another_shape(self):
+        state = int8().init({**PARAMS, "w": np.ones((32, 160), np.float32)})
+        with pytest.raises(
+            ValueError, match=r"\['w'\].*state\.mu must be Blocks of uint8\[32, 128\].*uint8\[32, 160\]"
+        ):
+            int8().update(at(0), state, PARAMS)
+
+    def test_unknown_moment(self):
+        made = adamw(RATE, moments={"momentum": "int8"})
+        with pytest.raises(ValueError, match="moments has 'momentum', which is none of this rule's: mu, nu"):
+            made.init(PARAMS)
+
+    def test_two_arguments_for_one_moment(self):
+        made = adamw(RATE, mu_dtype="bfloat16", moments="int8")
+        with pytest.raises(ValueError, match="moments and another argument both say how mu rests"):
+            made.init(PARAMS)
+        state = adamw(RATE, mu_dtype="bfloat16", moments={"nu": "int8"}).init(PARAMS)
+        assert state.mu["w"].dtype == jnp.bfloat16
+        assert isinstance(state.nu["w"], Blocks)
+
+    def test_wrong_argument(self):
+        with pytest.raises(ValueError, match=r"adamw: moments must be one of .*got 'int3'"):
+            adamw(RATE, moments="int3")
+        with pytest.raises((TypeError, ValueError), match="moments"):
+            adamw(RATE, moments=lambda path: "int3").init(PARAMS)
+
+
+def test_names_are_public():
+    assert jaxopt_adam.adamw(RATE, moments="int8") == int8()
+    assert int8() != adamw(RATE)

@@ -1,0 +1,84 @@
+"""Eight virtual devices: moments in codes live where the parameters do, and a step needs no word between devices."""
+
+import re
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from test_sharding import COLLECTIVES, run_on_eight_devices
+
+from jaxopt_adam import adamw
+from jaxopt_adam.storage import Blocks
+
+SHAPES = {"wide": (64, 512), "tall": (256, 64)}
+# Of the short last axis there are two blocks, which two devices can have.
+MESHES = {
+    "first": ((8,), {"wide": PartitionSpec("x", None), "tall": PartitionSpec("x", None)}),
+    "last": ((8,), {"wide": PartitionSpec(None, "x"), "tall": PartitionSpec("x", None)}),
+    "both": ((4, 2), {"wide": PartitionSpec("x", "y"), "tall": PartitionSpec("x", "y")}),
+}
+STEPS = 4
+
+
+def check_moments_in_codes(storage, names):
+    """To be run where there are eight devices."""
+    assert len(jax.devices()) == 8
+    generator = np.random.default_rng(0)
+    params, *gradients = (
+        {key: generator.standard_normal(shape).astype(np.float32) for key, shape in SHAPES.items()}
+        for _ in range(STEPS + 1)
+    )
+    optimizer = adamw(0.1, moments=storage)
+    update = jax.jit(optimizer.update)
+    alone, state = [], optimizer.init(params)
+    for grads in gradients:
+        updates, state = update(grads, state, params)
+        alone.append(jax.device_get((updates, state)))
+    for name in names:
+        sizes, specs = MESHES[name]
+        axes = ("x", "y")[: len(sizes)]
+        mesh, explicit = (
+            jax.make_mesh(sizes, axes, axis_types=(kind,) * len(sizes)) for kind in (AxisType.Auto, AxisType.Explicit)
+        )
+
+        def put(tree, mesh=mesh, specs=specs):
+            return {key: jax.device_put(leaf, NamedSharding(mesh, specs[key])) for key, leaf in tree.items()}
+
+        own = put(params)
+        together = optimizer.init(own)
+        assert_sharded(together, specs, name)
+        compiled = update.lower(own, together, own).compile()
+        assert not re.findall(COLLECTIVES, compiled.as_text()), name
+        for grads, expected in zip(gradients, alone, strict=True):
+            updates, together = compiled(put(grads), together, own)
+            assert_sharded((updates, together), specs, name)
+            jax.tree.map(np.testing.assert_array_equal, jax.device_get((updates, together)), expected)
+        # Within jit, init and update see shardings where they are a part of the types.
+        with jax.set_mesh(explicit):
+            own = put(params, explicit)
+            state = jax.eval_shape(optimizer.init, own)
+            updates, after = jax.eval_shape(optimizer.update, own, state, own)
+            assert_sharded((state, updates, after), specs, name)
+
+
+def assert_sharded(tree, specs, name):
+    """Codes and scales have their parameter's sharding, as the updates have."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    checked = 0
+    for path, leaf in leaves:
+        key = next((key.key for key in path if isinstance(key, jax.tree_util.DictKey)), None)
+        if key is not None:
+            own = getattr(leaf.sharding, "spec", ())
+            assert (*own, *[None] * (leaf.ndim - len(own))) == tuple(specs[key]), (name, path, leaf.sharding)
+            checked += 1
+    moments = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, Blocks))
+    assert sum(isinstance(each, Blocks) for each in moments) >= 2 * len(SHAPES)
+    assert checked >= 4 * len(SHAPES)
+
+
+@pytest.mark.parametrize("storage", ["int8", "int4"])
+def test_moments_in_codes_on_eight_devices(storage):
+    run_on_eight_devices(
+        f"from test_sharding_moments import check_moments_in_codes as check; check({storage!r}, {list(MESHES)})"
+    )

@@ -1,0 +1,660 @@
+"""Codes of 8 and 4 bits, held to decoders in NumPy's float64 that are written from what the docstrings say."""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import jaxopt_adam
+from jaxopt_adam.storage import (
+    NAMED,
+    ROUNDINGS,
+    Blockwise,
+    Dense,
+    Layout,
+    Quotient,
+    Root,
+    block_length,
+    mixed,
+    phases,
+    salted,
+    storage_of,
+    valid_storage,
+)
+
+QUOTIENTS, ROOTS = [Quotient(8), Quotient(4)], [Root(8), Root(4)]
+every_code = pytest.mark.parametrize("code", [*QUOTIENTS, *ROOTS], ids=repr)
+every_quotient = pytest.mark.parametrize("code", QUOTIENTS, ids=repr)
+every_root = pytest.mark.parametrize("code", ROOTS, ids=repr)
+
+LENGTH = 32
+NEAREST = np.uint32(2**31)
+# The sum of a number and its threshold's share is rounded to float32 itself, so of thresholds nearer to 0 and 1 than
+# that, which chance has once in 10,000 steps, an exact number may come to the code beside its own.
+LEAST, LAST = np.uint32(2**19), np.uint32(2**32 - 2**19)
+ORIGIN = int(np.float32(2.0**-40).view(np.int32))
+# The fourth root of the least float32 that is not flushed to zero.
+LEAST_PLACE = int(np.nextafter(np.float32(2.0**-31.5), np.float32(1)).view(np.int32))
+
+
+# -------------------------------------------------------------------------------------------------------------- oracles
+
+
+def lines_of(code, scale):
+    """The lowest line of a grid of fourth roots and its spacing, as bit patterns; TestGrids has what these are."""
+    lowest, spacing, *_ = code.grid(jnp.asarray(scale))
+    return np.asarray(lowest).astype(np.int64), np.asarray(spacing).astype(np.int64)
+
+
+def root_of(code, numbers, scale):
+    lowest, spacing = (each[:, None] for each in lines_of(code, scale))
+    numbers = np.asarray(numbers).astype(np.int64)
+    patterns = (lowest + (numbers - 1) * spacing).astype(np.uint32)
+    return np.where(numbers > 0, patterns.view(np.float32).astype(np.float64) ** 2, 0.0)
+
+
+def quotient_of(code, numbers, scale):
+    level = level_of(code, numbers) / (2 ** (code.bits - 1) - 1)
+    a = {8: 0.375, 4: 0.5}[code.bits]
+    return level * (a + (1 - a) * np.abs(level)) * np.asarray(scale).astype(np.float64)[:, None]
+
+
+def level_of(code, numbers):
+    return np.asarray(numbers).astype(np.int64) - 2 ** (code.bits - 1)
+
+
+def decoded(code, numbers, roots, scale):
+    """What the codes stand for, in float64."""
+    if isinstance(code, Root):
+        return root_of(code, numbers, scale) ** 2
+    return quotient_of(code, numbers, scale) * np.where(roots > 0, roots, 1).astype(np.float64)
+
+
+def fairness_of(code, scale):
+    """By how much of a line the shares of roots are more than linear ones at most, which 4 bits can tell."""
+    return 0.25 * 0.72 * 2.0**-24 * lines_of(code, scale)[1].max() if isinstance(code, Root) else 0.0
+
+
+def pattern(values):
+    """The bit pattern of the fourth root."""
+    return np.sqrt(np.sqrt(values.astype(np.float32))).view(np.int32).astype(np.int64)
+
+
+def place_of(code, values, roots, scale):
+    """Where among the codes the numbers lie, in float64 and not rounded."""
+    if isinstance(code, Root):
+        lowest, spacing = (each[:, None] for each in lines_of(code, scale))
+        patterns = pattern(values)
+        return (patterns - lowest) / spacing + 1
+    share = values.astype(np.float64) / np.where(roots > 0, roots, 1) / np.asarray(scale).astype(np.float64)[:, None]
+    a = {8: 0.375, 4: 0.5}[code.bits]
+    level = np.sign(share) * (np.sqrt(a**2 + 4 * (1 - a) * np.abs(share)) - a) / (2 * (1 - a))
+    return level * (2 ** (code.bits - 1) - 1) + 2 ** (code.bits - 1)
+
+
+# -------------------------------------------------------------------------------------------------- the library, by row
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def write(code, values, roots, threshold):
+    """The codes and scales of blocks, of which each is a row."""
+    scale = code.scale(*(measure.max(-1) for measure in code.measures(values, roots)))
+    return code.encode(values, roots, spread(code, scale), threshold), scale
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def rewrite(code, values, roots, scale, threshold):
+    return code.encode(values, roots, spread(code, scale), threshold)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def read(code, numbers, roots, scale):
+    return code.decode(numbers, roots, spread(code, scale))
+
+
+def spread(code, scale):
+    return tuple(each[:, None] for each in code.grid(scale))
+
+
+def written(code, values, roots=None, threshold=NEAREST):
+    """Codes, scales, the roots as they came, and what codes and scales stand for."""
+    values = np.asarray(values, np.float32)
+    roots = np.ones_like(values) if roots is None else np.asarray(roots, np.float32)
+    numbers, scale = write(code, values, roots, np.broadcast_to(np.uint32(threshold), values.shape))
+    again = np.asarray(read(code, numbers, roots, scale))
+    return np.asarray(numbers), np.asarray(scale), roots, again
+
+
+def spread_values(code, octaves, seed=0, rows=64):
+    """Rows of numbers whose sizes span that many octaves about a size of their own, which spans forty."""
+    generator = np.random.default_rng(seed)
+    size = 2.0 ** generator.uniform(-20, 20, (rows, 1))
+    values = size * 2.0 ** generator.uniform(-octaves / 2, octaves / 2, (rows, LENGTH))
+    if isinstance(code, Quotient):
+        values *= generator.choice([-1, 1], values.shape)
+    return values.astype(np.float32)
+
+
+class TestGrids:
+    @every_root
+    def test_of_every_spacing(self, code):
+        spacing = lines_of(code, np.arange(32, dtype=np.uint16))[1]
+        for count in (1, 100, 300):  # the spacing depends on nothing else
+            np.testing.assert_array_equal(
+                lines_of(code, np.arange(32, dtype=np.uint16) + np.uint16(32 * count))[1], spacing
+            )
+        table = spacing[: 1 + spacing.argmax()]
+        assert len(table) > 20
+        assert (table[1:] > table[:-1]).all()
+        assert (table[1:] <= 1.5 * table[:-1]).all()
+
+    @every_root
+    @pytest.mark.parametrize("octaves", [0.1, 1, 4, 16, 80])
+    def test_lines_are_multiples_of_the_spacing(self, code, octaves):
+        lowest, spacing = lines_of(code, written(code, spread_values(code, octaves, rows=512))[1])
+        inside = lowest > LEAST_PLACE
+        assert inside.mean() > 0.9
+        np.testing.assert_array_equal((lowest - ORIGIN)[inside] % spacing[inside], 0)
+
+    @every_root
+    def test_poison_is_no_number(self, code):
+        numbers = np.arange(2**code.bits)[None]
+        again = read(code, numbers, np.ones(numbers.shape, np.float32), np.uint16([2**16 - 1]))
+        assert np.isnan(np.asarray(again)[0, 1:]).all()
+
+
+class TestDecoding:
+    @every_code
+    @pytest.mark.parametrize("octaves", [0.1, 1, 8, 40, 80])
+    def test_is_what_the_docstrings_say(self, code, octaves):
+        roots = np.sqrt(spread_values(Root(8), octaves, seed=1))
+        numbers, scale, roots, again = written(code, spread_values(code, octaves), roots)
+        assert len(np.unique(numbers)) > (1 if octaves < 1 else 6)
+        np.testing.assert_allclose(again, decoded(code, numbers, roots, scale), rtol=1e-5)
+
+    @every_code
+    def test_codes_and_scales_have_their_ranges(self, code):
+        for octaves in (0.1, 8, 80):
+            numbers, scale, *_ = written(code, spread_values(code, octaves))
+            assert numbers.min() >= (1 if isinstance(code, Quotient) else 0)
+            assert numbers.max() <= 2**code.bits - 1
+            assert scale.dtype == code.scale_dtype
+            assert scale.dtype.itemsize == 2
+
+    @every_code
+    @pytest.mark.parametrize("threshold", [LEAST, NEAREST, LAST, np.uint32(12345678)])
+    def test_what_is_a_code_stays_that_code(self, code, threshold):
+        _, scale, *_ = written(code, spread_values(code, 12, seed=2))
+        first = 1 if isinstance(code, Quotient) else 0
+        every = np.arange(first, 2**code.bits)
+        every = np.broadcast_to(every, (len(scale), len(every)))
+        roots = np.sqrt(spread_values(Root(8), 8, rows=len(scale)))[:, :1] * np.ones(every.shape, np.float32)
+        values = read(code, every, roots, scale)
+        thresholds = np.broadcast_to(threshold, every.shape)
+        np.testing.assert_array_equal(rewrite(code, values, roots, scale, thresholds), every)
+
+    @every_code
+    @pytest.mark.parametrize("threshold", [np.uint32(0), np.uint32(2**32 - 1)])
+    def test_the_last_thresholds_are_off_by_one_at_most(self, code, threshold):
+        values = spread_values(code, 8)
+        numbers, scale, roots, _ = written(code, values, threshold=threshold)
+        assert numbers.min() >= (1 if isinstance(code, Quotient) else 0)
+        assert numbers.max() <= 2**code.bits - 1
+        assert np.abs(numbers - place_of(code, values, roots, scale)).max() <= 1.001
+
+    @every_root
+    def test_a_root_that_does_not_change_is_not_rounded_again(self, code):
+        """As long as the block's spacing stays, the lines do; what was rounded may span less and get a narrower."""
+        _, scale, _, again = written(code, spread_values(code, 5, rows=512))
+        for threshold in (LEAST, NEAREST, LAST):
+            _, other, _, third = written(code, again, threshold=threshold)
+            stays = (scale & 31) == (other & 31)
+            assert stays.mean() > {8: 0.9, 4: 0.4}[code.bits]
+            np.testing.assert_array_equal(third[stays], again[stays])
+
+
+class TestErrors:
+    @every_code
+    @pytest.mark.parametrize("octaves", [0.1, 1, 4, 8])
+    def test_nearest_is_off_by_half_a_spacing(self, code, octaves):
+        values, roots = spread_values(code, octaves), np.sqrt(spread_values(Root(8), octaves, seed=1))
+        numbers, scale, roots, _ = written(code, values, roots)
+        apart = np.abs(numbers - place_of(code, values, roots, scale))
+        assert 0.4 < apart.max() <= 0.5 + 1e-3 + fairness_of(code, scale)
+
+    @every_code
+    @pytest.mark.parametrize("rounding", ["dither", "stochastic"])
+    def test_others_are_off_by_one_spacing(self, code, rounding):
+        values = spread_values(code, 6)
+        threshold = ROUNDINGS[rounding](jnp.int32(3), leading(phases(values.shape, 0)))
+        numbers, scale, roots, _ = written(code, values, threshold=threshold)
+        apart = np.abs(numbers - place_of(code, values, roots, scale))
+        assert 0.9 < apart.max() <= 1 + 1e-3
+
+    def test_of_a_root_of_8_bits(self):
+        """A grid spans what is there, so few octaves are told apart the more finely: hardly worse than by 254 lines."""
+        for octaves in (2, 3, 4, 8, 16, 40):
+            values = spread_values(Root(8), octaves, rows=512)
+            again = written(Root(8), values)[-1]
+            # Of an even logarithmic grid; lines of bit patterns are up to 1.5 times as far apart.
+            even = octaves * math.log(2) / 254 / math.sqrt(12)
+            error = np.sqrt(np.mean(np.log(again / values) ** 2))
+            assert error < 1.35 * even, octaves
+
+    @every_root
+    @pytest.mark.parametrize("octaves", [0.1, 0.5, 1, 2, 3, 4, 6, 12, 16, 20])
+    def test_what_is_largest_fits(self, code, octaves):
+        """The lowest line is a multiple of a unit and lies below the smallest; the highest must not for that."""
+        values = spread_values(code, octaves, rows=2000)
+        _, scale, roots, _ = written(code, values)
+        places = place_of(code, values, roots, scale)
+        assert places.max() < 2**code.bits - 1 + 0.01
+        assert places.min() > 1 - 0.01
+
+    def test_range_of_roots_of_8_bits(self):
+        """The widest grid spans 190 octaves, which is most of float32."""
+        values = np.geomspace(1e-28, 1e28, LENGTH, dtype=np.float32)[None]
+        again = written(Root(8), values)[-1]
+        np.testing.assert_allclose(np.log2(again), np.log2(values), atol=0.8)
+
+    def test_roots_of_4_bits_raise_what_is_24_octaves_down(self):
+        values = np.full((1, LENGTH), 1e-12, np.float32)
+        values[0, 0] = 1.0
+        again = written(Root(4), values)[-1][0]
+        assert again[0] == pytest.approx(1, rel=0.6)
+        assert (again[1:] >= 1e-12).all()
+        # It is 40 octaves below the largest.
+        assert 2.0**-26 < again[1] < 2.0**-22
+
+    @every_quotient
+    def test_of_the_update_does_not_depend_on_the_roots(self, code):
+        shares = np.random.default_rng(0).normal(size=(64, LENGTH)).astype(np.float32)
+        roots = np.sqrt(spread_values(Root(8), 40))
+        again = written(code, shares * roots, roots)[-1] / roots
+        error = np.sqrt(np.mean((again - shares) ** 2) / np.mean(shares**2))
+        assert error < {8: 0.006, 4: 0.1}[code.bits]
+
+
+class TestZero:
+    @every_code
+    def test_is_exactly_zero(self, code):
+        values = spread_values(code, 8)
+        values[:, ::3] = 0
+        for threshold in (np.uint32(0), LEAST, NEAREST, LAST, np.uint32(2**32 - 1)):
+            again = written(code, values, threshold=threshold)[-1]
+            np.testing.assert_array_equal(again[:, ::3], 0)
+
+    @every_code
+    def test_block_of_zeros(self, code):
+        values = np.zeros((2, LENGTH), np.float32)
+        for roots in (None, np.zeros_like(values), values + 2):
+            for threshold in (np.uint32(0), NEAREST, LAST):
+                again = written(code, values, roots, threshold)[-1]
+                np.testing.assert_array_equal(again, 0)
+
+    @every_root
+    @settings(max_examples=60, deadline=None)
+    @given(
+        exponents=st.lists(st.floats(-37.9, 38), min_size=LENGTH, max_size=LENGTH),
+        zeros=st.lists(st.booleans(), min_size=LENGTH, max_size=LENGTH),
+        threshold=st.sampled_from([0, 1, int(LEAST), int(NEAREST), int(LAST), 2**32 - 1]),
+    )
+    def test_and_only_zero(self, code, exponents, zeros, threshold):
+        values = np.where(zeros, 0, 10.0 ** np.array(exponents)).astype(np.float32)[None]
+        again = written(code, values, threshold=threshold)[-1]
+        np.testing.assert_array_equal(again == 0, values == 0)
+        assert np.isfinite(again).all()
+        # What is raised is too large, never too small: by more than a line.
+        _, spacing = lines_of(code, written(code, values, threshold=threshold)[1])
+        patterns, others = (pattern(each) for each in (again, values))
+        assert (patterns - others)[values > 0].min(initial=0) >= -1.001 * spacing
+
+    @every_root
+    def test_and_only_zero_at_either_end(self, code):
+        for exponents in ((-37.9, 38), (-37.9, -37.8), (37.9, 38), (-37.9, -20), (-37.9, -37.9)):
+            values = np.geomspace(*(10.0**each for each in exponents), LENGTH).astype(np.float32)[None]
+            for threshold in (np.uint32(0), NEAREST, np.uint32(2**32 - 1)):
+                again = written(code, values, threshold=threshold)[-1]
+                assert (again > 0).all()
+                assert np.isfinite(again).all()
+
+    @every_code
+    @pytest.mark.parametrize("size", [1e-30, 1e30])
+    def test_small_and_large_moments_survive(self, code, size):
+        values = np.abs(spread_values(code, 2))
+        values = (values / values.max(-1, keepdims=True) * np.float32(size)).astype(np.float32)
+        again = written(code, values)[-1]
+        np.testing.assert_allclose(again / np.float32(size), values / np.float32(size), rtol=0.02, atol=0.11)
+
+    def test_first_moment_whose_square_is_zero_survives(self):
+        """1e-30 squared is less than any float32, so the root is zero; the moment then stands for itself."""
+        values = np.full((1, LENGTH), 1e-30, np.float32)
+        for code in QUOTIENTS:
+            np.testing.assert_allclose(written(code, values, np.zeros_like(values))[-1], values, rtol=0.01)
+
+
+class TestPoison:
+    @every_code
+    @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.nan])
+    def test_stays_in_its_block(self, code, bad):
+        values = spread_values(code, 4, rows=3)
+        right = written(code, values)[-1]
+        values[1, 5] = bad
+        for threshold in (np.uint32(0), NEAREST, LAST):
+            again = written(code, values, threshold=threshold)[-1]
+            assert np.isnan(again[1]).all()
+            assert np.isfinite(again[[0, 2]]).all()
+        np.testing.assert_array_equal(written(code, values)[-1][[0, 2]], right[[0, 2]])
+
+    @every_code
+    def test_stays_poison(self, code):
+        values = np.full((1, LENGTH), np.nan, np.float32)
+        assert np.isnan(written(code, written(code, values)[-1])[-1]).all()
+
+    def test_infinite_first_moments(self):
+        values = np.array([[-np.inf] + [1.0] * (LENGTH - 1)], np.float32)
+        for code in QUOTIENTS:
+            assert np.isnan(written(code, values)[-1]).all()
+
+
+# ------------------------------------------------------------------------------------------------------------- rounding
+
+
+def leading(axes):
+    """Phases of the positions along each axis, such that they broadcast."""
+    return [each.reshape(-1, *[1] * (len(axes) - 1 - axis)) for axis, each in enumerate(axes)]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def visited(code, rounding, steps, values, scale):
+    """The mean of the codes that numbers which stay are given over the steps."""
+    places, roots = leading(phases(values.shape, 0)), jnp.ones_like(values)
+
+    def step(total, step):
+        threshold = ROUNDINGS[rounding](step, places)
+        codes = code.encode(values, roots, spread(code, scale), threshold)
+        return total + codes.astype(jnp.float32), None
+
+    return jax.lax.scan(step, jnp.zeros_like(values), jnp.arange(steps))[0] / steps
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def slow_average(code, rounding, steps, squares):
+    """Log errors of an average with a decay of 0.999 that rests in codes, after the steps."""
+    places, roots = leading(phases(squares.shape, 0)), jnp.ones_like(squares)
+
+    def step(carry, step):
+        exact, kept = carry
+        noise = mixed(step.astype(jnp.uint32) + sum(leading(phases(squares.shape, 7)), jnp.uint32(0)))
+        grad = squares * (-jnp.log((noise >> 8).astype(jnp.float32) * 2**-24 + 2**-25))
+        exact, kept = (0.999 * each + 0.001 * grad for each in (exact, kept))
+        scale = code.scale(*(measure.max(-1) for measure in code.measures(kept, roots)))
+        grid = spread(code, scale)
+        kept = code.decode(code.encode(kept, roots, grid, ROUNDINGS[rounding](step, places)), roots, grid)
+        return (exact, kept), None
+
+    (exact, kept), _ = jax.lax.scan(step, (jnp.zeros_like(squares),) * 2, jnp.arange(1, steps + 1))
+    return jnp.log(kept / exact)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def slow_decay(code, rounding, steps, values):
+    places, roots = leading(phases(values.shape, 0)), jnp.ones_like(values)
+
+    def step(values, step):
+        values = 0.9999 * values
+        grid = spread(code, code.scale(*(measure.max(-1) for measure in code.measures(values, roots))))
+        codes = code.encode(values, roots, grid, ROUNDINGS[rounding](step, places))
+        return code.decode(codes, roots, grid), None
+
+    return jax.lax.scan(step, values, jnp.arange(steps))[0]
+
+
+class TestRounding:
+    @every_code
+    @pytest.mark.parametrize("rounding", ["dither", "stochastic", "nearest"])
+    def test_is_unbiased_over_time(self, code, rounding):
+        steps = 1024
+        values = spread_values(code, 4)
+        _, scale, roots, _ = written(code, values)
+        apart = np.abs(visited(code, rounding, steps, values, scale) - place_of(code, values, roots, scale)).max()
+        # Evenly spread numbers are off by a few of the N there are; random ones by 5 standard deviations at most.
+        bound = {"dither": 4 / steps, "stochastic": 2.5 / math.sqrt(steps)}
+        assert apart > 0.4 if rounding == "nearest" else apart < bound[rounding] + fairness_of(code, scale)
+
+    @pytest.mark.parametrize("rounding", ["dither", "stochastic", "nearest"])
+    def test_slow_averages_do_not_drift(self, rounding):
+        squares = 2.0 ** np.random.default_rng(0).uniform(-3, 3, (256, 32)).astype(np.float32)
+        errors = np.asarray(slow_average(Root(8), rounding, 1500, squares))
+        assert np.isfinite(errors).all()
+        if rounding == "nearest":
+            assert abs(errors.mean()) > 0.02
+        else:
+            assert abs(errors.mean()) < 0.005
+            assert np.sqrt(np.mean(errors**2)) < 0.09
+
+    @every_quotient
+    @pytest.mark.parametrize("rounding", ["dither", "stochastic", "nearest"])
+    def test_slow_first_moments_do_not_grow(self, code, rounding):
+        """Of decay 0.9999 and without gradients: neither by the rounding of the scale nor by that of the codes."""
+        start = np.random.default_rng(0).normal(size=(64, 32)).astype(np.float32)
+        sizes = np.abs(slow_decay(code, rounding, 200, start)).sum(-1) / np.abs(start).sum(-1)
+        exact = 0.9999**200
+        if rounding == "nearest":  # what is lost is the decay
+            assert (np.abs(sizes - 1) < 0.1).all()
+        else:
+            assert abs(sizes.mean() - exact) < {8: 0.005, 4: 0.12}[code.bits]
+
+    def test_slow_averages_in_4_bits(self):
+        squares = 2.0 ** np.random.default_rng(0).uniform(-3, 3, (256, 16)).astype(np.float32)
+        errors = np.asarray(slow_average(Root(4), "dither", 1500, squares))
+        assert abs(errors.mean()) < 0.2
+
+    @pytest.mark.parametrize("rounding", ["dither", "stochastic"])
+    def test_thresholds_are_even(self, rounding):
+        places = leading(phases((64, 64), 3))
+        for step in (1, 1000, 2**31 - 1):
+            shares = np.asarray(ROUNDINGS[rounding](jnp.int32(step), places)) / 2**32
+            counts = np.histogram(shares, 16, (0, 1))[0]
+            # 256 expected in each bin; chi² of 15 degrees beyond 60 has a chance of 1e-6.
+            assert np.sum((counts - 256) ** 2 / 256) < 60
+
+    def test_phases_are_the_same_for_any_slice(self):
+        whole = phases((64, 96), 1)
+        for start, stop in [(0, 48), (16, 32), (95, 96)]:
+            positions = np.arange(start, stop, dtype=np.uint32)
+            np.testing.assert_array_equal(whole[1][start:stop], mixed(positions + salted(1, 1)))
+        np.testing.assert_array_equal(phases((64, 8), 1)[0], whole[0])
+        np.testing.assert_array_equal(phases((2, 48), 1)[1], whole[1][:48])
+
+    def test_phases_of_moments_and_axes_have_nothing_in_common(self):
+        drawn = [each for salt in range(4) for each in phases((512, 512), salt)]
+        numbers = np.stack(drawn).astype(np.float64)
+        related = np.corrcoef(numbers) - np.eye(len(drawn))
+        assert np.abs(related).max() < 0.22  # five standard deviations of 1/√512
+        assert len({tuple(np.asarray(each[:8])) for each in drawn}) == len(drawn)
+
+    def test_hash_is_murmurs(self):
+        """MurmurHash3's fmix32, as its reference implementation has it."""
+        for number in (0, 1, 2, 12345, 2**32 - 1):
+            expected = number ^ number >> 16
+            expected = expected * 0x85EBCA6B % 2**32
+            expected ^= expected >> 13
+            expected = expected * 0xC2B2AE35 % 2**32
+            expected ^= expected >> 16
+            assert int(mixed(jnp.uint32(number))) == expected
+
+
+# -------------------------------------------------------------------------------------------------------------- layouts
+
+
+class TestBlockLength:
+    @settings(max_examples=200, deadline=None)
+    @given(length=st.integers(1, 5000), longest=st.sampled_from([16, 32, 64, 128, 256]))
+    def test_properties(self, length, longest):
+        block = block_length(length, longest)
+        assert block % 2 == 0
+        assert 2 <= block <= max(longest, 2)
+        assert block >= 16 or block >= length
+        divisors = [each for each in range(16, longest + 1, 2) if length % each == 0]
+        if length % (8 * 16) == 0:
+            assert length % (8 * block) == 0
+        if [each for each in divisors if each >= min(longest, 32)]:
+            assert length % block == 0
+        assert block <= length + 1
+
+    @pytest.mark.parametrize(
+        ("length", "longest", "expected"),
+        [(4096, 128, 128), (512, 128, 64), (512, 64, 64), (128, 128, 16), (64, 32, 32), (67, 32, 32), (3, 32, 4)],
+    )
+    def test_examples(self, length, longest, expected):
+        assert block_length(length, longest) == expected
+
+
+class TestLayout:
+    @pytest.mark.parametrize("shape", [(64,), (3, 64), (2, 3, 70), (5, 33), (1, 1)])
+    @pytest.mark.parametrize("lanes", [1, 2])
+    def test_flat_undoes_seen(self, shape, lanes):
+        layout = Layout(shape, block_length(shape[-1], 32), lanes)
+        array = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+        seen = layout.seen(jnp.asarray(array))
+        assert seen.shape == (*layout.blocks, lanes, layout.length // lanes)
+        np.testing.assert_array_equal(layout.flat(seen), array)
+        assert layout.fits == (shape[-1] % layout.length == 0)
+        # What fills it up is zero, and is last.
+        assert float(jnp.abs(seen).sum()) == pytest.approx(np.abs(array).sum(), rel=1e-5)
+        np.testing.assert_array_equal(seen.reshape(*shape[:-1], -1)[..., : shape[-1]], array)
+
+    def test_shapes_of_codes(self):
+        layout = Layout((3, 70), 32, 2)
+        assert layout.blocks == (3, 3)
+        assert layout.codes_shape(8) == (3, 70)
+        assert layout.codes_shape(4) == (3, 48)
+
+
+# --------------------------------------------------------------------------------------------------------------- choice
+
+
+class TestBytes:
+    @pytest.mark.parametrize(
+        ("shape", "moments", "most"),
+        [
+            ((4096, 4096), "int8", 2.04),
+            ((4096, 4096), "int4", 1.07),
+            ((1024, 1024), "int8", 2.04),
+            ((1024, 1024), "int4", 1.07),
+            ((3, 3, 64, 64), "int8", 2.2),
+            ((3, 3, 64, 64), "int4", 1.3),
+            ((50257, 768), "int8", 2.045),
+            ((4096, 4096), "bfloat16", 4.001),
+            ((4096, 4096), "float32", 8.001),
+        ],
+    )
+    def test_of_a_parameter(self, shape, moments, most):
+        param = jax.ShapeDtypeStruct(shape, jnp.float32)
+        state = jax.eval_shape(jaxopt_adam.adamw(1e-3, moments=moments).init, param)
+        size = sum(each.size * each.dtype.itemsize for each in jax.tree.leaves(state))
+        least = {"int8": 2, "int4": 1, "bfloat16": 4, "float32": 8}[moments]
+        assert least <= size / param.size <= most
+
+
+class TestChoice:
+    def test_names(self):
+        assert NAMED["float32"] == Dense()
+        assert NAMED["bfloat16"] == Dense("bfloat16")
+        assert NAMED["int8"] == Blockwise(8)
+        assert NAMED["int4"] == Blockwise(4)
+        for name, storage in NAMED.items():
+            assert valid_storage("moments", name) == name
+            assert storage_of(name, "mu", ()) == storage
+            assert storage_of(storage, "mu", ()) == storage
+
+    def test_by_moment(self):
+        chosen = valid_storage("moments", {"mu": "bfloat16", "nu": Blockwise(8, min_size=1)})
+        assert storage_of(chosen, "mu", ()) == Dense("bfloat16")
+        assert storage_of(chosen, "nu", ()) == Blockwise(8, min_size=1)
+        assert storage_of(chosen, "other", ()) == Dense()
+
+    def test_by_path(self):
+        def by_path(path):
+            return {"mu": "int4"} if path == ("a",) else "int8"
+
+        assert valid_storage("moments", by_path) is by_path
+        assert storage_of(by_path, "mu", ("a",)) == Blockwise(4)
+        assert storage_of(by_path, "nu", ("a",)) == Dense()
+        assert storage_of(by_path, "mu", ("b",)) == Blockwise(8)
+
+    @pytest.mark.parametrize(
+        ("value", "error", "named"),
+        [
+            ("int7", ValueError, r"moments must be one of 'float32'.*'int4'.*got 'int7'"),
+            (8, TypeError, "moments must be .*got 8"),
+            (None, TypeError, "moments must be .*got None"),
+            ({"mu": "fp8"}, ValueError, r"moments\['mu'\] must be .*got 'fp8'"),
+            ({"mu": 4}, TypeError, r"moments\['mu'\] must be .*got 4"),
+            ({"mu": {"nu": "int8"}}, TypeError, r"moments\['mu'\] must be"),
+        ],
+    )
+    def test_wrong_ones(self, value, error, named):
+        with pytest.raises(error, match=named):
+            valid_storage("moments", value)
+        with pytest.raises(error, match=f"adam: {named}"):
+            jaxopt_adam.adam(0.1, moments=value)
+
+    @pytest.mark.parametrize(
+        ("given", "error"), [("int7", ValueError), (None, TypeError), (lambda path: "int8", TypeError)]
+    )
+    def test_functions_that_give_wrong_ones(self, given, error):
+        with pytest.raises(error, match=r"moments.* must "):
+            storage_of(lambda path: given, "mu", ())
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            {"bits": 5},
+            {"block_size": 15},
+            {"block_size": 17},
+            {"block_size": 32.0},
+            {"rounding": "up"},
+            {"min_size": 0},
+            {"min_size": 1.5},
+            {"implementation": "cuda"},
+        ],
+    )
+    def test_wrong_blockwise(self, arguments):
+        ((name, value),) = arguments.items()
+        with pytest.raises(ValueError, match=f"Blockwise: {name} must be .*got {value!r}"):
+            Blockwise(**arguments)
+
+    @pytest.mark.parametrize("dtype", ["int32", "complex64", bool])
+    def test_wrong_dense(self, dtype):
+        with pytest.raises(ValueError, match="Dense: dtype must be a floating-point dtype or None, got"):
+            Dense(dtype)
+
+    def test_suits(self):
+        storage = Blockwise(8)
+        assert storage.suits((64, 64), np.dtype("float32"))
+        assert not storage.suits((64, 63), np.dtype("float32"))
+        assert not storage.suits((64, 64), np.dtype("float64"))
+        assert not storage.suits((64, 64), np.dtype("complex64"))
+        assert not storage.suits((0, 64), np.dtype("float32"))
+        assert not dataclasses.replace(storage, min_size=1).suits((), np.dtype("float32"))
+
+    @pytest.mark.parametrize("bits", [8, 4])
+    @pytest.mark.parametrize("initial", [0.0, 1e-6, 0.1, 3.0])
+    def test_start_is_that_number_everywhere(self, bits, initial):
+        storage = Blockwise(bits)
+        for nonnegative in (True, False):
+            code = storage.code(nonnegative=nonnegative)
+            byte, scale = storage.start(initial, nonnegative=nonnegative)
+            assert byte.dtype == np.uint8
+            numbers = np.array([[int(byte) & 15, int(byte) >> 4] if bits == 4 else [int(byte)]])
+            again = read(code, numbers, np.ones(numbers.shape, np.float32), scale[None])
+            # Half a spacing of the narrowest grid.
+            np.testing.assert_allclose(again, initial, rtol={8: 0.01, 4: 0.14}[bits])
