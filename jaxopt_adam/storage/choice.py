@@ -26,7 +26,7 @@ _EXPECTED = (
 
 def valid_storage(name: str, value: Any) -> Any:
     """The argument `name`, whose value says how moments rest; ValueError or TypeError if it does not."""
-    if callable(value):
+    if callable(value) and not isinstance(value, type):  # as a dtype may be
         return value
     if isinstance(value, Mapping):
         return {moment: _one(f"{name}[{moment!r}]", each) for moment, each in value.items()}
