@@ -106,7 +106,9 @@ class Quotient:
         a = self._flatness
         share = _over(value, root) * grid[1]
         size = (jnp.sqrt(a * a + 4 * (1 - a) * jnp.abs(share)) - a) * (self._levels / (2 * (1 - a)))
-        return _rounded(jnp.where(share < 0, -size, size), threshold, 2 ** (self.bits - 1)) & (2**self.bits - 1)
+        return _rounded(_float(_bits(size) | _bits(share) & _SIGN), threshold, 2 ** (self.bits - 1)) & (
+            2**self.bits - 1
+        )
 
     def decode(self, code: Array, root: Array, grid: Grid) -> Array:  # noqa: D102
         level = (code - 2 ** (self.bits - 1)).astype(jnp.float32) * (1 / self._levels)
@@ -166,8 +168,10 @@ class Root:
         lowest, _, per_line, fairness = grid
         place = self._place(value)
         line = (place - lowest).astype(jnp.float32) * per_line
-        part = line - jnp.floor(line)
-        line = _rounded(line + fairness * part * (1 - part), threshold, 0)
+        if jnp.ndim(threshold):  # rounding to nearest is not fair anyway
+            part = line - jnp.floor(line)
+            line = line + fairness * part * (1 - part)
+        line = _rounded(line, threshold, 0)
         return jnp.where(place > 0, jnp.clip(line - _WHOLE_BITS + 1, 1, self._steps + 1), 0)
 
     def decode(self, code: Array, root: Array, grid: Grid) -> Array:  # noqa: D102
@@ -195,6 +199,7 @@ class Root:
 _INFINITY = np.int32(0x7F800000)
 """The bit pattern of infinity, above which are those of NaN."""
 _NAN = np.int32(0x7FC00000)
+_SIGN = np.int32(-(2**31))
 _LEAST = np.int32(0x04800000)
 """The bit pattern of 2⁻¹¹⁸."""
 _ORIGIN = np.int32((127 - 40) << 23)
