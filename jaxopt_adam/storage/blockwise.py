@@ -49,7 +49,7 @@ class Blockwise:
             step and place; both are without bias over time and the same on any layout of devices. "nearest" is the
             fastest, but small changes get lost.
         min_size: leaves with fewer elements stay in float32.
-        implementation: "xla" for passes over the leaf, each in place; "pallas" for a kernel that does it in one, where the
+        implementation: "xla" for passes over the leaf, each in place; "pallas" for a kernel that does it in one, if the
             blocks' lengths are powers of two; "auto" for the kernel where there is a single device, a GPU of NVIDIA,
             and passes elsewhere. The tests run the kernel interpreted, and lower it for CUDA; it has no derivative.
 
