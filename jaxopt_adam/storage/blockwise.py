@@ -32,9 +32,9 @@ class Blocks(NamedTuple):
 class Blockwise:
     r"""Moments in 8 or 4 bits, in blocks along the last axis of a leaf.
 
-    A second moment v rests as the place of √v on a logarithmic grid, a first moment as m / √v on another, which is the
-    update itself: the error that matters. The grid of a block spans the numbers that are in it. A second moment that is
-    not zero never becomes zero.
+    A second moment v rests as its place on a logarithmic grid, a first moment as m / √v, which is the update itself: the
+    error that matters. The grid of a block spans the numbers that are in it. A second moment that is not zero never
+    becomes zero.
 
     What is infinite or no number makes its block NaN, and no other. Leaves that are complex or float64, and moments
     that a rule shares among elements or that start as the parameters, stay as they are.
@@ -46,8 +46,8 @@ class Blockwise:
             under a million elements, where more exactness costs little memory. Blocks are shorter where that lets them
             divide the last axis, also among 8 devices, but not under 16 elements unless the axis is.
         rounding: "dither" rounds up in a share of the steps, evenly spread; "stochastic" by numbers that are a hash of
-            step and place; both are without bias over time and the same on any layout of devices. "nearest" is the
-            fastest, but small changes get lost.
+            step and place; both are the same on any layout of devices, and over time the logarithm of v is right on
+            average to less than a hundredth in 8 bits, to some tenths in 4. With "nearest" small changes get lost.
         min_size: leaves with fewer elements stay in float32.
         implementation: "xla" for passes over the leaf, each in place; "pallas" for a kernel that does it in one, if the
             blocks' lengths are powers of two; "auto" for the kernel where there is a single device, a GPU of NVIDIA,

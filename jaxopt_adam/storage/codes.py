@@ -4,7 +4,7 @@ Both kinds of code are chosen by the error of the update, m / √v:
 
 - :class:`Root`, for what is never negative, such as v. The code is the place of v^¼ on a grid of the bit patterns of
   float32 numbers, read as whole numbers, which is a logarithm to within a few percent. The lines of a grid are the
-  multiples of its spacing, the same for all blocks and steps, so a number that does not change is not rounded again.
+  multiples of its spacing, so while that stays a number that does not change is not rounded again.
   How fair rounding is in v^¼ and in its logarithm decides how log v is biased over many steps.
 - :class:`Quotient`, for what may have either sign, such as m. The code stands for m / √v, which is the update itself,
   and does not depend on how unlike each other the gradients of a block are. Its levels lie closer near zero.
