@@ -23,7 +23,7 @@ from jax.extend.core import ClosedJaxpr, Literal, Var, jaxpr_as_fun
 
 from jaxopt_adam.storage import ROUNDINGS, Blocks, Code, Layout, Root, phases
 
-__all__ = ["Kept", "Rule", "as_rested", "in_order", "in_place"]
+__all__ = ["Kept", "Rule", "as_rested", "decoded", "in_order", "in_place", "root_of"]
 
 Rule = Callable[[Any, Sequence[Any]], Sequence[Any]]
 """``rule(inputs, moments) -> (update, *moments)``: the rule for one leaf, moments in the order of `Kept`."""
@@ -106,7 +106,8 @@ def _scales(rule: Rule, inputs: Any, resting: Sequence[Any], kept: Sequence[Kept
     """The scale of each block after the step, None for a moment without a code."""
     _, *after = rule(inputs, _awake(resting, kept))
     measures = [
-        how.code.measures(value, _root(after, how)) if how.code else () for how, value in zip(kept, after, strict=True)
+        how.code.measures(value, root_of(after, how)) if how.code else ()
+        for how, value in zip(kept, after, strict=True)
     ]
     flat = [measure for group in measures for measure in group]
     if not layout.fits:
@@ -158,7 +159,7 @@ def _encoded(
     how = kept[index]
     assert how.code is not None
     threshold = ROUNDINGS[how.rounding](step, places)
-    return how.code.encode(values[index], _root(values, how), _spread(grid), threshold)
+    return how.code.encode(values[index], root_of(values, how), _spread(grid), threshold)
 
 
 def _awake(resting: Sequence[Any], kept: Sequence[Kept], lane: int | None = None) -> list[Array]:
@@ -167,26 +168,36 @@ def _awake(resting: Sequence[Any], kept: Sequence[Kept], lane: int | None = None
     def cut(value: Array) -> Array:
         return value if lane is None else value[..., lane : lane + 1, :]
 
+    def read(value: Any, how: Kept) -> Array:
+        if how.code is None:
+            return cut(value)
+        if how.code.bits == 8:
+            return cut(value.codes).astype(jnp.int32)
+        shifts = np.array([[0], [4]], np.int32) if lane is None else np.int32(4 * lane)
+        return value.codes.astype(jnp.int32) >> shifts & 15
+
+    values = [read(value, how) for value, how in zip(resting, kept, strict=True)]
+    grids = [None if how.code is None else _spread(value.grid) for value, how in zip(resting, kept, strict=True)]
+    return decoded(values, grids, kept)
+
+
+def decoded(values: Sequence[Array], grids: Sequence[Any], kept: Sequence[Kept]) -> list[Array]:
+    """The moments in float32, out of int32 codes where they have a code, and of themselves where not."""
     awake: dict[int, Array] = {}
     roots: dict[int | None, Any] = {None: 1.0}
     for index in in_order(kept):
-        how, value = kept[index], resting[index]
+        how, value, grid = kept[index], values[index], grids[index]
         if how.code is None:
-            awake[index] = cut(value).astype(jnp.float32)
+            awake[index] = value.astype(jnp.float32)
             roots[index] = jnp.sqrt(jnp.abs(awake[index]))
             continue
-        codes, grid = value.codes, _spread(value.grid)
-        if how.code.bits == 8:
-            codes = cut(codes).astype(jnp.int32)
-        else:
-            shifts = np.array([[0], [4]], np.int32) if lane is None else np.int32(4 * lane)
-            codes = codes.astype(jnp.int32) >> shifts & 15
-        awake[index] = how.code.decode(codes, roots[how.over], grid)
-        roots[index] = how.code.root(codes, grid) if isinstance(how.code, Root) else None
+        awake[index] = how.code.decode(value, roots[how.over], grid)
+        roots[index] = how.code.root(value, grid) if isinstance(how.code, Root) else None
     return [awake[index] for index in range(len(kept))]
 
 
-def _root(moments: Sequence[Array], how: Kept) -> Any:
+def root_of(moments: Sequence[Array], how: Kept) -> Any:
+    """The root that the code of a moment is relative to, before it is rounded itself."""
     return 1.0 if how.over is None else jnp.sqrt(moments[how.over])
 
 

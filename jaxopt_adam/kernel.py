@@ -15,8 +15,8 @@ from jax import Array
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
-from jaxopt_adam.in_place import Kept, Rule, as_rested, in_order
-from jaxopt_adam.storage import ROUNDINGS, Blocks, Layout, Root, mixed, salted
+from jaxopt_adam.in_place import Kept, Rule, as_rested, decoded, root_of
+from jaxopt_adam.storage import ROUNDINGS, Blocks, Layout, mixed, phases, salted
 
 __all__ = ["in_one_pass", "suits"]
 
@@ -110,7 +110,10 @@ def _run(
         grids: list[Any] = [
             None if how.code is None else how.code.grid(moment[0][...]) for moment, how in zip(read, kept, strict=True)
         ]
-        old = [_decoded(read, grids, kept, lane) for lane in lanes]
+        old = [
+            decoded([_of_lane(each, how, lane) for each, how in zip(read, kept, strict=True)], grids, kept)
+            for lane in lanes
+        ]
         given = [inputs_of(lane) for lane in lanes]
         after = [flat_rule(constants, each, awake)[1:] for each, awake in zip(given, old, strict=True)]
         first = pl.program_id(0) * tile
@@ -120,7 +123,7 @@ def _run(
                     new[index][:, lane, :] = after[lane][index].astype(how.dtype)
                 read[index] = [after[lane][index].astype(how.dtype) for lane in lanes]
                 continue
-            roots = [_root(each, how) for each in after]
+            roots = [root_of(each, how) for each in after]
             measures = [how.code.measures(each[index], root) for each, root in zip(after, roots, strict=True)]
             largest = [
                 functools.reduce(jnp.maximum, [jnp.max(each, axis=-1, keepdims=True) for each in of_lanes])
@@ -144,7 +147,7 @@ def _run(
                 new[index][1][:, 0, :] = (codes[0] | codes[1] << 4).astype(jnp.uint8)
             read[index] = (None, codes)
         for lane in lanes:
-            rested = _decoded(read, grids, kept, lane)
+            rested = decoded([_of_lane(each, how, lane) for each, how in zip(read, kept, strict=True)], grids, kept)
             out[:, lane, :] = as_rested(functools.partial(flat_rule, constants), given[lane], old[lane], rested)
 
     def spec(array: Any) -> pl.BlockSpec:
@@ -176,11 +179,9 @@ def _run(
     ]
 
 
-def _listed(value: Any, *, layout: Layout, count: int, lanes: int | None = None) -> Array:
+def _listed(value: Any, *, layout: Layout, count: int) -> Array:
     """An array as a list of blocks."""
-    lanes = layout.lanes if lanes is None else lanes
-    value = jnp.broadcast_to(value, layout.shape) if lanes == layout.lanes else value
-    return value.reshape(count, lanes, layout.length // layout.lanes)
+    return jnp.broadcast_to(value, layout.shape).reshape(count, layout.lanes, layout.length // layout.lanes)
 
 
 def _parts(resting: Any, how: Kept, seen: Callable[..., Array], layout: Layout) -> Any:
@@ -203,6 +204,10 @@ def _closed(rule: Rule, inputs: Any, moments: Sequence[Any]) -> tuple[Callable[.
     return applied, list(constants)
 
 
+def _of_lane(read: Any, how: Kept, lane: int) -> Array:
+    return read[lane] if how.code is None else read[1][lane]
+
+
 def _unpacked(moment: Any, how: Kept, lanes: Sequence[int]) -> list[Array]:
     _, codes = moment
     assert how.code is not None
@@ -212,34 +217,13 @@ def _unpacked(moment: Any, how: Kept, lanes: Sequence[int]) -> list[Array]:
     return [both >> 4 * lane & 15 for lane in lanes]
 
 
-def _decoded(read: Sequence[Any], grids: Sequence[Any], kept: Sequence[Kept], lane: int) -> list[Array]:
-    awake: dict[int, Array] = {}
-    roots: dict[int | None, Any] = {None: 1.0}
-    for index in in_order(kept):
-        how = kept[index]
-        if how.code is None:
-            awake[index] = read[index][lane].astype(jnp.float32)
-            roots[index] = jnp.sqrt(jnp.abs(awake[index]))
-            continue
-        codes = read[index][1][lane]
-        awake[index] = how.code.decode(codes, roots[how.over], grids[index])
-        roots[index] = how.code.root(codes, grids[index]) if isinstance(how.code, Root) else None
-    return [awake[index] for index in range(len(kept))]
-
-
-def _root(moments: Sequence[Array], how: Kept) -> Any:
-    return 1.0 if how.over is None else jnp.sqrt(moments[how.over])
-
-
 def _leading(layout: Layout, count: int, salts: int) -> list[Array]:
     """For each moment the sum of the phases of each block's positions along all axes but the last."""
+    axes = len(layout.shape)
     sums = []
     for salt in range(salts):
-        total = jnp.zeros(layout.blocks, jnp.uint32)
-        for axis, size in enumerate(layout.shape[:-1]):
-            phase = mixed(jax.lax.iota(jnp.uint32, size) + salted(salt, axis))
-            total = total + phase.reshape(-1, *[1] * (len(layout.shape) - 1 - axis))
-        sums.append(total.reshape(count, 1))
+        along = [each.reshape(-1, *[1] * (axes - 1 - k)) for k, each in enumerate(phases(layout.shape, salt)[:-1])]
+        sums.append((sum(along) + jnp.zeros(layout.blocks, jnp.uint32)).reshape(count, 1))
     return sums
 
 

@@ -32,8 +32,8 @@ class Blocks(NamedTuple):
 class Blockwise:
     r"""Moments in 8 or 4 bits, in blocks along the last axis of a leaf.
 
-    A second moment v rests as its place on a logarithmic grid, a first moment as m / √v, which is the update itself: the
-    error that matters. The grid of a block spans the numbers that are in it. A second moment that is not zero never
+    A second moment v rests as its place on a logarithmic grid, a first moment as m / √v, which is the update itself:
+    the error that matters. The grid of a block spans the numbers that are in it. A second moment that is not zero never
     becomes zero.
 
     What is infinite or no number makes its block NaN, and no other. Leaves that are complex or float64, and moments

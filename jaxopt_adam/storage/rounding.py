@@ -1,4 +1,4 @@
-"""Which way a number between two codes is rounded: the same bits on any layout of devices, and little bias over time."""
+"""Which way a number between two codes is rounded: the same bits on any layout of devices, and little bias."""
 
 from collections.abc import Callable, Sequence
 
