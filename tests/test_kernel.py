@@ -108,14 +108,17 @@ def test_three_versions_agree_to_the_bit(shape, bits, rounding):
         assert shape == (3, 3, 32, 48)
 
 
+@pytest.mark.parametrize(
+    "moments", [lambda storage: storage, lambda storage: {"mu": "bfloat16", "nu": storage}], ids=["both", "nu"]
+)
 @pytest.mark.parametrize("bits", [8, 4])
-def test_kernel_and_passes_agree_within_an_optimizer(bits):
+def test_kernel_and_passes_agree_within_an_optimizer(bits, moments):
     shape = (64, 128)
     params = {"w": jnp.asarray(gradients(shape, 1)[0]), "b": jnp.ones(7)}
 
     def run(implementation):
         storage = Blockwise(bits, implementation=implementation)
-        optimizer = jaxopt_adam.adamw(0.01, weight_decay=0.1, moments=storage)
+        optimizer = jaxopt_adam.adamw(0.01, weight_decay=0.1, moments=moments(storage))
 
         @jax.jit
         def step(params, state, grads):
