@@ -3,6 +3,7 @@
 from jaxopt_adam.averages import bias_correction, debias, ema
 from jaxopt_adam.cautious import cautious
 from jaxopt_adam.checks import checked
+from jaxopt_adam.diagnostics import Figures, ObserveState, observe, summary
 from jaxopt_adam.interop import from_optax, to_optax
 from jaxopt_adam.nbytes import nbytes
 from jaxopt_adam.optimizer import Optimizer, grid, optimizer
@@ -91,6 +92,7 @@ __all__ = [
     "AdemamixState",
     "AdoptState",
     "AmsgradState",
+    "Figures",
     "KahanState",
     "LambState",
     "LapropState",
@@ -98,6 +100,7 @@ __all__ = [
     "MasterWeightsState",
     "MuonState",
     "NovogradState",
+    "ObserveState",
     "Optimizer",
     "ProdigyState",
     "RadamState",
@@ -145,6 +148,7 @@ __all__ = [
     "nadamw",
     "nbytes",
     "novograd",
+    "observe",
     "optimizer",
     "prodigy",
     "radam",
@@ -156,6 +160,7 @@ __all__ = [
     "stable_adamw",
     "stalled_fraction",
     "stochastic_rounding",
+    "summary",
     "to_optax",
     "with_master_params",
     "yogi",

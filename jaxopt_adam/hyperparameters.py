@@ -31,6 +31,7 @@ __all__ = [
     "OptionalDecay",
     "OptionalDtype",
     "OptionalNonNegative",
+    "OptionalSize",
     "OptionalSteps",
     "OptionalWeightDecay",
     "Positive",
@@ -275,6 +276,7 @@ NonNegative = Annotated[ArrayLike, number("a number ≥ 0")]
 OptionalNonNegative = Annotated[ArrayLike | None, number("a number ≥ 0 or None", optional=True)]
 ScheduledNonNegative = Annotated[Any, number("a number ≥ 0 or a schedule", schedule=True)]
 Size = Annotated[int, whole(1)]
+OptionalSize = Annotated[int | None, whole(1, optional=True)]
 OptionalSteps = Annotated[int | None, whole(0, optional=True)]
 Axes = Annotated[Any, _axes]
 Flag = Annotated[bool, flag]

@@ -23,7 +23,7 @@ from jax.extend.core import ClosedJaxpr, Literal, Var, jaxpr_as_fun
 
 from jaxopt_adam.storage import ROUNDINGS, Blocks, Code, Layout, Root, phases
 
-__all__ = ["Kept", "Rule", "as_rested", "decoded", "in_order", "in_place", "root_of"]
+__all__ = ["Kept", "Rule", "as_rested", "decoded", "in_order", "in_place", "root_of", "unrounded"]
 
 Rule = Callable[[Any, Sequence[Any]], Sequence[Any]]
 """``rule(inputs, moments) -> (update, *moments)``: the rule for one leaf, moments in the order of `Kept`."""
@@ -92,6 +92,15 @@ def in_place(
         else Blocks(layout.flat(value.codes, layout.codes_shape(how.code.bits)), scale)
         for value, how, scale in zip(new, kept, scales, strict=True)
     ]
+    return update, after
+
+
+def unrounded(
+    rule: Rule, inputs: Any, resting: Sequence[Any], kept: Sequence[Kept], layout: Layout
+) -> tuple[Array, list[Any]]:
+    """What :func:`in_place` would give if the moments after the step were not rounded: they are in float32."""
+    old = _awake([_by_blocks(value, how, layout) for value, how in zip(resting, kept, strict=True)], kept)
+    update, *after = rule(inputs, [layout.flat(value) for value in old])
     return update, after
 
 

@@ -14,7 +14,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxopt_adam.dtypes import arithmetic_dtype, real_dtype
-from jaxopt_adam.in_place import Kept, Rule, in_place
+from jaxopt_adam.in_place import Kept, Rule, in_place, unrounded
 from jaxopt_adam.kernel import in_one_pass, suits
 from jaxopt_adam.storage import Blocks, Blockwise, Dense, Layout, block_length, storage_of
 from jaxopt_adam.trees import Path, array_like, leaf_name, scalar_like
@@ -144,7 +144,7 @@ class LeafMoments:
         return Blocks(codes, _full_beside(param, self._layout.blocks, scale))
 
     def step(
-        self, rule: Rule, path: Path, inputs: Any, resting: Sequence[Any], step: Array
+        self, rule: Rule, path: Path, inputs: Any, resting: Sequence[Any], step: Array, *, rounded: bool = True
     ) -> tuple[Array, Sequence[Any]]:
         """The update of the leaf and its moments after the step.
 
@@ -154,6 +154,7 @@ class LeafMoments:
             inputs: what the rule reads besides the moments, the gradient first.
             resting: the moments as they rest, in order.
             step: which step it is, from 1.
+            rounded: whether moments with codes rest in them after the step; otherwise they are in float32.
 
         Raises:
             ValueError, TypeError: if a moment does not go with the gradient, or would change its shape.
@@ -166,6 +167,8 @@ class LeafMoments:
             else:
                 awake.append(moment.wake(path, self.shape, self.dtype, each, what))
         if self.storages:
+            if not rounded:
+                return unrounded(rule, inputs, resting, self._kept, self._layout)
             one_step = functools.partial(self._implementation, rule, kept=self._kept, layout=self._layout)
 
             def coded(given: Any, moments: Any) -> tuple[Array, list[Any]]:

@@ -148,7 +148,7 @@ class Optimizer(optax.GradientTransformationExtraArgs):
             0.75
         """
         within = [value for value in self._arguments.values() if isinstance(value, Optimizer)]
-        if "learning_rate" not in self._arguments and len(within) == 1:
+        if self._arguments.get("learning_rate") is None and len(within) == 1:
             return within[0].current_learning_rate(state)
         learning_rate = self._arguments.get("learning_rate")
         if learning_rate is None:

@@ -83,7 +83,8 @@ def per_leaf_transformation(
     Returns:
         The transformation. Its `init` raises TypeError for a leaf that is no array of a floating-point dtype; its
         `update` ValueError or TypeError for a tree, a shape or a dtype that does not go with the state; both name the
-        leaf's path.
+        leaf's path. With ``rounded=False`` the update is that of a step after which moments in codes are not rounded;
+        they are in float32 then, in a state that is for looking at only.
     """
     present = {name: moment for name, moment in moments.items() if moment is not None}
 
@@ -105,7 +106,7 @@ def per_leaf_transformation(
         )
 
     def update(
-        updates: optax.Updates, state: Any, params: optax.Params | None = None, **_: Any
+        updates: optax.Updates, state: Any, params: optax.Params | None = None, *, rounded: bool = True, **_: Any
     ) -> tuple[optax.Updates, Any]:
         grads, tree = jax.tree_util.tree_flatten_with_path(updates)
         dtypes = [inexact_dtype(path, grad, real=real_leaves) for path, grad in grads]
@@ -146,7 +147,7 @@ def per_leaf_transformation(
 
             try:
                 own = LeafMoments.of(present, storage, path, grad)
-                change, after = own.step(rule, path, inputs, resting, step)
+                change, after = own.step(rule, path, inputs, resting, step, rounded=rounded)
             except (TypeError, ValueError) as error:
                 if type(error) not in (TypeError, ValueError) or str(error).startswith(leaf_name(path)):
                     raise

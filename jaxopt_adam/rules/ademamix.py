@@ -114,7 +114,7 @@ def ademamix(
     def init(params):
         return at(jnp.zeros([], jnp.int32)).init(params)
 
-    def update(updates, state, params=None, **_):
-        return at(*fields(state, "count")).update(updates, state, params)
+    def update(updates, state, params=None, **extra_args):
+        return at(*fields(state, "count")).update(updates, state, params, **extra_args)
 
     return optax.GradientTransformationExtraArgs(init, update)

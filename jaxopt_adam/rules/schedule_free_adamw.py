@@ -106,7 +106,7 @@ def schedule_free_adamw(
             z=Moment(dtype=state_dtype, from_param=True),
         )
 
-    def update(updates, state, params=None, **_):
+    def update(updates, state, params=None, **rest):
         count, weight_sum, largest = fields(state, "count", "weight_sum", "max_learning_rate")
         rate = kinds.single(kinds.scheduled(learning_rate, count, "learning_rate"), "learning_rate")
         rate = rate * jnp.minimum(1.0, optax.safe_increment(count) / float(warmup_steps or 1))
@@ -114,7 +114,7 @@ def schedule_free_adamw(
         weight = largest ** kinds.single(weight_lr_power, "weight_lr_power")
         weight_sum = weight_sum + weight
         share = weight / jnp.where(weight_sum == 0, 1, weight_sum)
-        return at(rate, share, weight_sum=weight_sum, max_learning_rate=largest).update(updates, state, params)
+        return at(rate, share, weight_sum=weight_sum, max_learning_rate=largest).update(updates, state, params, **rest)
 
     start = at(0.0, 0.0, weight_sum=jnp.zeros([]), max_learning_rate=jnp.zeros([]))
     return optax.GradientTransformationExtraArgs(start.init, update)

@@ -8,7 +8,7 @@ from jax import Array
 from jaxopt_adam.trees import leaf_name
 from jaxopt_adam.weights.patterns import is_low_precision, to_bits
 
-__all__ = ["stalled_fraction"]
+__all__ = ["stalled_fraction", "stays"]
 
 
 def stalled_fraction(params: optax.Params, updates: optax.Updates) -> Array:
@@ -47,12 +47,12 @@ def stalled_fraction(params: optax.Params, updates: optax.Updates) -> Array:
         if jnp.shape(param) != jnp.shape(change):
             raise ValueError(f"{leaf_name(path)}: updates must have shape {jnp.shape(param)}, got {jnp.shape(change)}")
         param, change = jnp.asarray(param), jnp.asarray(change)
-        counts.append(jnp.stack([_count(_stays(param, change)), _count(change != 0)]))
+        counts.append(jnp.stack([_count(stays(param, change)), _count(change != 0)]))
     stalled, moving = jnp.stack(counts).sum(0)
     return stalled / jnp.maximum(moving, 1)
 
 
-def _stays(param: Array, change: Array) -> Array:
+def stays(param: Array, change: Array) -> Array:
     """Where an update that is not zero leaves the parameter as it is."""
     after = (param + change).astype(param.dtype)
     if is_low_precision(param):

@@ -1,0 +1,404 @@
+"""What a step did: figures of the gradient, the update and the moments, by leaf and in all."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+
+from jaxopt_adam.averages import abs_sq, bias_correction
+from jaxopt_adam.dtypes import arithmetic_dtype, real_dtype
+from jaxopt_adam.hyperparameters import (
+    LearningRate,
+    OptionalDecay,
+    OptionalNonNegative,
+    OptionalSize,
+    Transformation,
+    scheduled,
+)
+from jaxopt_adam.optimizer import Optimizer, optimizer
+from jaxopt_adam.rules import (
+    AdabeliefState,
+    AdamAtan2State,
+    AdamState,
+    AmsgradState,
+    LambState,
+    RadamState,
+    StableAdamwState,
+    YogiState,
+)
+from jaxopt_adam.storage import Blocks
+from jaxopt_adam.trees import array_like, broadcast_prefix, inexact_dtype, leaves_like, scalar_like
+from jaxopt_adam.weights.stalled import stays
+
+__all__ = ["Figures", "ObserveState", "observe", "summary"]
+
+_LARGE = 2**20
+_RARELY = 100
+_SHORTEST, _LONGEST = 16, 1024
+_AVERAGES = (
+    AdabeliefState,
+    AdamAtan2State,
+    AdamState,
+    AmsgradState,
+    LambState,
+    RadamState,
+    StableAdamwState,
+    YogiState,
+    optax.ScaleByAdamState,
+    optax.ScaleByAmsgradState,
+    optax.ScaleByBeliefState,
+)
+"""The states in which `mu` averages the gradients and `nu` their squares."""
+
+
+class Figures(NamedTuple):
+    """What one step did to one leaf, or to all of them; float32 scalars, NaN where there is no such figure.
+
+    Attributes:
+        gradient_norm: the Euclidean norm of the gradient.
+        update_norm: that of the update.
+        weight_norm: that of the parameters before the step; NaN if `update` got none, as the next one and
+            `lost_to_rounding` are.
+        update_to_weight: the norm of the update over that of the parameters; about 0.001 is usual.
+        effective_learning_rate: the root mean square of update ÷ learning rate: about what a gradient of size 1 is
+            multiplied with. Near 1 for Adam while the gradients agree, near 0.1 where they are noise.
+        signal_to_noise: the mean of ``|m̂|/√v̂``, from 0 (noise) to about 1 (every gradient says the same); for rules
+            that keep Adam's two averages.
+        under_eps: the share of the elements whose √v̂ is less than ε, so that ε decides their step; for these rules.
+        lost_to_rounding: the share of the updates, of those that are not 0, that leave their parameter as it is, as
+            :func:`stalled_fraction` counts them.
+        quantization_error: the root mean square of what rounding the moments into codes changes in this update, over
+            that of the update; where moments are in codes.
+    """
+
+    gradient_norm: Array
+    update_norm: Array
+    weight_norm: Array
+    update_to_weight: Array
+    effective_learning_rate: Array
+    signal_to_noise: Array
+    under_eps: Array
+    lost_to_rounding: Array
+    quantization_error: Array
+
+
+class ObserveState(NamedTuple):
+    """The state of :func:`observe`.
+
+    Attributes:
+        inner_state: the state of the optimizer within.
+        updates: the number of updates done, int32.
+        step: the step, from 1, that the figures are of, int32; 0 before the first.
+        leaves: :class:`Figures` for each leaf, in the tree of the parameters.
+        total: :class:`Figures` of all leaves together.
+    """
+
+    inner_state: Any
+    updates: Array
+    step: Array
+    leaves: Any
+    total: Figures
+
+
+@optimizer
+def observe(
+    inner: Transformation,
+    every: OptionalSize = None,
+    *,
+    learning_rate: LearningRate = None,
+    b1: OptionalDecay = None,
+    b2: OptionalDecay = None,
+    eps: OptionalNonNegative = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Observe: any optimizer, which in its state keeps the figures of what its steps do.
+
+    The updates are those of the optimizer within, bit for bit. For a leaf with gradient g, update u and parameters θ of
+    n elements the figures are
+
+    .. math::
+        \|g\|, \quad \|u\|, \quad \|\theta\|, \quad \frac{\|u\|}{\|\theta\|}, \quad \frac{\|u\|}{\alpha \sqrt n}, \quad
+        \operatorname{mean} \frac{|\hat m|}{\sqrt{\hat v}}, \quad \operatorname{mean}[\sqrt{\hat v} < \varepsilon]
+
+    and what rounding takes of the weights and of moments in codes; see :class:`Figures`, and :func:`summary` for a flat
+    dict of them. In all, norms are those of all leaves together, and means go over all elements.
+
+    A step that is observed computes the update a second time, which on a CPU takes as long as a few steps, and needs
+    room for one or two arrays of the size of the largest leaf. Therefore large models are observed from time to time
+    only; a step that is not observed costs nothing.
+
+    Put it around the rule itself, within :func:`optax.chain` or :func:`master_weights`, to see what the rule did (there
+    the gradient is the clipped one, and the update has full precision); around them, to see what becomes of the
+    parameters. Inside :func:`jax.shard_map` the figures are those of each device's part.
+
+    Args:
+        inner: the optimizer, ours or optax's.
+        every: observe the first step and from there each of so many; 1 for each. None for each if there are at most
+            2²⁰ parameters, and for every 100th beyond that.
+        learning_rate: α, a schedule or a tree of these, by which updates are divided; None for that of `inner`, if it
+            is ours or :func:`optax.inject_hyperparams` keeps it in the state. Other transformations do not tell.
+        b1: β₁ in [0, 1), the decay of `mu`; None as for the learning rate.
+        b2: β₂ in [0, 1), the decay of `nu`; likewise.
+        eps: ε ≥ 0; likewise.
+
+    Returns:
+        An :class:`~jaxopt_adam.Optimizer` with :class:`ObserveState`.
+
+    Raises:
+        TypeError: if `inner` is no optimizer.
+
+    References:
+        The ratio of update to weight: Karpathy's notes for CS231n, "Neural Networks Part 3", 2015. The signal-to-noise
+        ratio: Kingma & Ba, Adam, 2015, section 2.1.
+
+    Example:
+        >>> from jaxopt_adam import adam, observe, summary
+        >>> import jax.numpy as jnp
+        >>> params = {"w": jnp.array([3.0, 4.0])}
+        >>> optimizer = observe(adam(0.01))
+        >>> state = optimizer.init(params)
+        >>> updates, state = optimizer.update({"w": jnp.array([0.1, -0.2])}, state, params)
+        >>> figures = summary(state)
+        >>> print(f"{figures['update_norm']:.4f} {figures['update_to_weight']:.4f} {figures['signal_to_noise']:.1f}")
+        0.0141 0.0028 1.0
+    """
+    wrapped = optax.with_extra_args_support(inner)
+
+    def init(params: optax.Params) -> ObserveState:
+        return ObserveState(
+            inner_state=wrapped.init(params),
+            updates=jnp.zeros([], jnp.int32),
+            step=jnp.zeros([], jnp.int32),
+            leaves=jax.tree.map(lambda _: _none(), params),
+            total=_none(),
+        )
+
+    def update(
+        updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra_args: Any
+    ) -> tuple[optax.Updates, ObserveState]:
+        if not isinstance(state, ObserveState):
+            raise TypeError(f"state must be an ObserveState, as init returns, got {type(state).__name__}")
+        grads, tree = jax.tree_util.tree_flatten_with_path(updates)
+        updates = jax.tree.unflatten(tree, [jnp.asarray(grad, inexact_dtype(path, grad)) for path, grad in grads])
+        large = sum(np.size(grad) for _, grad in grads) > _LARGE
+        each = every or (_RARELY if large else 1)
+        step = jnp.asarray(optax.safe_increment(state.updates))
+        given = {"learning_rate": learning_rate, "b1": b1, "b2": b2, "eps": eps}
+        known = {name: _told(name, value, inner, state) for name, value in given.items()}
+
+        def seen(updates: Any, inner_state: Any, params: Any) -> tuple[Array, Any, Figures]:
+            done, after = wrapped.update(updates, inner_state, params, **extra_args)
+            exact = None
+            if any(isinstance(part, Blocks) for part in jax.tree.leaves(inner_state, is_leaf=_is_blocks)):
+                exact, after = wrapped.update(updates, inner_state, params, **extra_args, rounded=False)
+            return step, *_figures(updates, done, params, exact, after, **known)
+
+        def unseen(*_: Any) -> tuple[Array, Any, Figures]:
+            return state.step, state.leaves, state.total
+
+        look = jax.lax.stop_gradient((updates, state.inner_state, params))
+        when, leaves, total = jax.lax.cond((step - 1) % each == 0, _on_any_mesh(seen), unseen, *look)
+        if large:
+            # The step overwrites what the look at it reads. Lest that be copied, the step waits for the look: its
+            # gradients depend on a zero that only a run shows to be one.
+            zero = jax.lax.shift_right_logical(when, np.int32(31))
+            updates = jax.tree.map(lambda grad: _held(grad, zero), updates)
+        done, inner_state = wrapped.update(updates, state.inner_state, params, **extra_args)
+        return done, ObserveState(inner_state, step, when, leaves, total)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def summary(state: Any) -> dict[str, Any]:
+    """The figures of :func:`observe` in one flat dict, for TensorBoard, Weights & Biases or a print.
+
+    Args:
+        state: a state with an :class:`ObserveState` somewhere in it: that of a chain, or a whole training state.
+
+    Returns:
+        ``"step"``, the step that the figures are of; the figures of all leaves, as ``"gradient_norm"``; and those of
+        each leaf after its path, as ``"['dense']['kernel']/gradient_norm"``. Figures that do not exist are left out.
+        Where there are several optimizers that are observed, as in :func:`optax.partition`, the path to its state and a
+        slash stand before the names of each. The numbers are Python's; of a batch of optimizers they are arrays.
+
+    Raises:
+        ValueError: if nothing in `state` is observed.
+
+    Example:
+        >>> from jaxopt_adam import observe, sgd, summary
+        >>> optimizer = observe(sgd(0.5))
+        >>> _, state = optimizer.update(3.0, optimizer.init(1.0), 1.0)
+        >>> summary(state)["update_norm"]
+        1.5
+    """
+    nodes, _ = jax.tree_util.tree_flatten_with_path(state, is_leaf=_is_observed)
+    observed = {jax.tree_util.keystr(path): node for path, node in nodes if _is_observed(node)}
+    if not observed:
+        raise ValueError(f"state must hold the state of observe, got {jax.tree.structure(state)}")
+    flat: dict[str, Any] = {}
+    for where, node in observed.items():
+        before = f"{where}/" if len(observed) > 1 else ""
+        flat[f"{before}step"] = node.step
+        leaves, _ = jax.tree_util.tree_flatten_with_path(node.leaves, is_leaf=_is_figures)
+        for path, figures in [((), node.total), *(each for each in leaves if each[0])]:
+            prefix = before + (f"{jax.tree_util.keystr(path)}/" if path else "")
+            flat |= {prefix + name: figure for name, figure in figures._asdict().items()}
+    numbers = {name: np.asarray(value) for name, value in jax.device_get(flat).items()}
+    return {name: value if value.ndim else value.item() for name, value in numbers.items() if not np.isnan(value).all()}
+
+
+def _told(name: str, given: Any, inner: Any, state: ObserveState) -> Any:
+    """A hyperparameter of the optimizer within: as given, or of itself, or as its state has it; None if unknown."""
+    if given is not None:
+        return scheduled(given, state.updates, name) if callable(given) else given
+    if isinstance(inner, Optimizer):
+        if name == "learning_rate":
+            try:
+                return inner.current_learning_rate(state.inner_state)
+            except ValueError:
+                return None
+        within = [value for value in inner.hyperparameters.values() if isinstance(value, Optimizer)]
+        own = inner.hyperparameters.get(name)
+        return _told(name, None, within[0], state) if own is None and len(within) == 1 else own
+    nodes = jax.tree.leaves(state.inner_state, is_leaf=lambda node: hasattr(node, "hyperparams"))
+    found = [node.hyperparams[name] for node in nodes if name in getattr(node, "hyperparams", {})]
+    return found[0] if len(found) == 1 else None
+
+
+def _figures(
+    updates: Any, done: Any, params: Any, exact: Any, after: Any, *, learning_rate: Any, b1: Any, b2: Any, eps: Any
+) -> tuple[Any, Figures]:
+    """The figures of each leaf, and of all."""
+    grads, tree = jax.tree_util.tree_flatten_with_path(updates)
+    nothing = [None] * len(grads)
+    rates = nothing if learning_rate is None else broadcast_prefix(learning_rate, updates, "learning_rate")
+    thetas = nothing if params is None else leaves_like(tree, params, "params")
+    exacts = nothing if exact is None else leaves_like(tree, exact, "the update")
+    averages = _averages(after, tree)
+    mus, nus = (
+        (nothing, nothing) if averages is None else (tree.flatten_up_to(averages.mu), tree.flatten_up_to(averages.nu))
+    )
+    sums = []
+    for (path, grad), change, theta, unrounded, rate, mu, nu in zip(
+        grads, leaves_like(tree, done, "the update"), thetas, exacts, rates, mus, nus, strict=True
+    ):
+        dtype = arithmetic_dtype(grad.dtype)
+        change = array_like(path, grad, change, None, "the update")
+        moved = change.astype(dtype)
+        terms = {"gradient": abs_sq(grad.astype(dtype)), "update": abs_sq(moved)}
+        if rate is not None:
+            terms["per_rate"] = abs_sq(moved / jnp.asarray(scalar_like(path, grad, rate, real_dtype(dtype))))
+        if theta is not None:
+            theta = array_like(path, grad, theta, None, "the parameter")
+            terms |= {"weight": abs_sq(theta.astype(dtype)), "lost": stays(theta, change), "moving": change != 0}
+        if averages is not None and b1 is not None and b2 is not None:
+            c1, c2 = (bias_correction(decay, averages.count) for decay in (b1, b2))
+            size, deviation = jnp.abs(mu.astype(dtype)), jnp.sqrt(nu.astype(real_dtype(dtype)))
+            terms["signal"] = jnp.where(deviation > 0, size / deviation, 0) * (jnp.sqrt(c2) / c1)
+            if eps is not None:
+                terms["under"] = deviation < jnp.sqrt(c2) * eps
+        if unrounded is not None:
+            unrounded = unrounded.astype(dtype)
+            terms |= {"error": abs_sq(moved - unrounded), "exact": abs_sq(unrounded)}
+        sums.append({"elements": float(grad.size)} | _sums(terms, grad.shape, real_dtype(dtype)))
+    total = {name: sum(each[name] for each in sums) for name in (sums[0] if sums else ())}
+    return jax.tree.unflatten(tree, [_of(each) for each in sums]), _of(total)
+
+
+def _of(sums: Mapping[str, Any]) -> Figures:
+    """The figures that follow from the sums over the elements."""
+
+    def ratio(one: str, other: str) -> Any:
+        return sums.get(one, math.nan) / jnp.asarray(sums.get(other, math.nan))
+
+    figures = Figures(
+        gradient_norm=jnp.sqrt(sums.get("gradient", math.nan)),
+        update_norm=jnp.sqrt(sums.get("update", math.nan)),
+        weight_norm=jnp.sqrt(sums.get("weight", math.nan)),
+        update_to_weight=jnp.sqrt(ratio("update", "weight")),
+        effective_learning_rate=jnp.sqrt(ratio("per_rate", "elements")),
+        signal_to_noise=ratio("signal", "elements"),
+        under_eps=ratio("under", "elements"),
+        lost_to_rounding=sums.get("lost", math.nan) / jnp.maximum(sums.get("moving", math.nan), 1),
+        quantization_error=jnp.sqrt(ratio("error", "exact")),
+    )
+    return jax.tree.map(lambda figure: jnp.asarray(figure, jnp.float32), figures)
+
+
+def _averages(state: Any, tree: Any) -> Any:
+    """The part of a state that has Adam's two averages for this tree of gradients; None if there is not just one."""
+    nodes = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, _AVERAGES))
+    found = [
+        node
+        for node in nodes
+        if isinstance(node, _AVERAGES) and jax.tree.structure(node.mu) == tree == jax.tree.structure(node.nu)
+    ]
+    return found[0] if len(found) == 1 else None
+
+
+def _sums(terms: Mapping[str, Array], shape: tuple[int, ...], dtype: np.dtype) -> dict[str, Array]:
+    """The sum of each of some arrays of a shape, all in one pass over what they are computed from."""
+    last = shape[-1] if shape else 1
+    width = last if last <= _LONGEST else math.gcd(last, _LONGEST)
+    values = [jax.lax.stop_gradient(jnp.broadcast_to(term, shape).astype(dtype)) for term in terms.values()]
+    if width >= _SHORTEST and math.prod(shape) > _LONGEST:
+        # The compiler makes one loop of a reduction of several arrays and what they are computed from. Long sums are
+        # cut in pieces, as each addition rounds.
+        rows = [value.reshape(*shape[:-1], last // width, width) for value in values]
+        values = jax.lax.reduce(rows, [np.zeros([], dtype)] * len(rows), _add, [len(shape)])
+    return {name: jnp.sum(value) for name, value in zip(terms, values, strict=True)}
+
+
+def _add(one: list[Array], other: list[Array]) -> list[Array]:
+    return [a + b for a, b in zip(one, other, strict=True)]
+
+
+@jax.custom_jvp
+def _held(grad: Array, zero: Array) -> Array:
+    """A gradient as it is, bit for bit, that is there no sooner than the zero."""
+    if jnp.iscomplexobj(grad):
+        return jax.lax.complex(_held(grad.real, zero), grad.imag)
+    # Not by arithmetic with the gradient, which the compiler might fuse with that of the rule and so round otherwise.
+    bits = jax.lax.bitcast_convert_type(grad, f"uint{8 * grad.dtype.itemsize}")
+    return jax.lax.bitcast_convert_type(bits | zero.astype(bits.dtype), grad.dtype)
+
+
+@_held.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Any]) -> tuple[Array, Array]:
+    return _held(*primals), tangents[0]
+
+
+def _on_any_mesh(look: Any) -> Any:
+    """The same function, also where arrays have explicit axes of a mesh; what it gives is the same on all devices."""
+
+    def placed(updates: Any, *rest: Any) -> Any:
+        leaves = jax.tree.leaves(updates)
+        mesh = jax.typeof(leaves[0]).sharding.mesh if leaves else None
+        if mesh is None or jax.sharding.AxisType.Explicit not in mesh.axis_types:
+            return look(updates, *rest)
+        with jax.sharding.use_abstract_mesh(mesh):
+            anywhere: Any = jax.sharding.auto_axes(look, out_sharding=jax.sharding.PartitionSpec())
+            return anywhere(updates, *rest)
+
+    return placed
+
+
+def _none() -> Figures:
+    # Each its own array, since no buffer can be donated twice.
+    return Figures(*(jnp.full([], jnp.nan, jnp.float32) for _ in Figures._fields))
+
+
+def _is_figures(node: Any) -> bool:
+    return isinstance(node, Figures)
+
+
+def _is_observed(node: Any) -> bool:
+    return isinstance(node, ObserveState)
+
+
+def _is_blocks(node: Any) -> bool:
+    return isinstance(node, Blocks)
