@@ -123,12 +123,15 @@ def _scales(rule: Rule, inputs: Any, resting: Sequence[Any], kept: Sequence[Kept
         inside = _along_last(layout, jnp.ones(layout.shape[-1], jnp.int32))
         flat = [measure * inside for measure in flat]
     axes = (flat[0].ndim - 2, flat[0].ndim - 1)
-    # One reduction for all, which takes one pass.
-    largest = iter(
-        jax.lax.reduce(flat, [np.int32(0)] * len(flat), lambda one, other: list(map(jnp.maximum, one, other)), axes)
+    # One reduction for all, which takes one pass; of two at least, since XLA fuses no other with what it reduces.
+    alone = len(flat) == 1
+    flat = [*flat, flat[0] >> 1] if alone else flat
+    largest = jax.lax.reduce(
+        flat, [np.int32(0)] * len(flat), lambda one, other: list(map(jnp.maximum, one, other)), axes
     )
+    each = iter([jnp.maximum(*largest)] if alone else largest)
     return [
-        how.code.scale(*(next(largest) for _ in group)) if how.code else None
+        how.code.scale(*(next(each) for _ in group)) if how.code else None
         for how, group in zip(kept, measures, strict=True)
     ]
 
@@ -228,12 +231,12 @@ def _spread(grid: tuple[Array, ...]) -> Any:
 
 
 def _places(layout: Layout, salt: int) -> list[Array]:
-    """The phases of the positions along each axis, such that they broadcast to what is seen by blocks."""
-    *leading, last = phases(layout.shape, salt)
+    """The phases of the positions, such that they broadcast to what is seen by blocks."""
+    *leading, within = phases(layout.positions, salt)
     axes = len(layout.shape) + 2
     return [
         *(each.reshape(-1, *[1] * (axes - 1 - axis)) for axis, each in enumerate(leading)),
-        _along_last(layout, last),
+        within.reshape(1, layout.lanes, -1),
     ]
 
 

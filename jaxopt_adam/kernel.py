@@ -116,7 +116,6 @@ def _run(
         ]
         given = [inputs_of(lane) for lane in lanes]
         after = [flat_rule(constants, each, awake)[1:] for each, awake in zip(given, old, strict=True)]
-        first = pl.program_id(0) * tile
         for index, how in enumerate(kept):
             if how.code is None:
                 for lane in lanes:
@@ -132,8 +131,7 @@ def _run(
             scale = how.code.scale(*largest)
             grids[index] = how.code.grid(scale)
             thresholds = [
-                ROUNDINGS[how.rounding](step, [places[index][...], _last(layout, index, first, tile, lane)])
-                for lane in lanes
+                ROUNDINGS[how.rounding](step, [places[index][...], _within(layout, index, lane)]) for lane in lanes
             ]
             codes = [
                 how.code.encode(each[index], root, grids[index], threshold)
@@ -218,19 +216,17 @@ def _unpacked(moment: Any, how: Kept, lanes: Sequence[int]) -> list[Array]:
 
 
 def _leading(layout: Layout, count: int, salts: int) -> list[Array]:
-    """For each moment the sum of the phases of each block's positions along all axes but the last."""
-    axes = len(layout.shape)
+    """For each moment the phase of each block."""
+    axes = len(layout.blocks)
     sums = []
     for salt in range(salts):
-        along = [each.reshape(-1, *[1] * (axes - 1 - k)) for k, each in enumerate(phases(layout.shape, salt)[:-1])]
+        along = [each.reshape(-1, *[1] * (axes - 1 - k)) for k, each in enumerate(phases(layout.positions, salt)[:-1])]
         sums.append((sum(along) + jnp.zeros(layout.blocks, jnp.uint32)).reshape(count, 1))
     return sums
 
 
-def _last(layout: Layout, salt: int, first: Any, tile: int, lane: int) -> Array:
-    """The phases of the positions along the last axis."""
+def _within(layout: Layout, salt: int, lane: int) -> Array:
+    """The phases of the positions in a block, which a kernel has to compute as it cannot close over them."""
     width = layout.length // layout.lanes
-    shape = (tile, width)
-    block = (first + jax.lax.broadcasted_iota(jnp.int32, shape, 0)) % layout.blocks[-1]
-    position = block * layout.length + lane * width + jax.lax.broadcasted_iota(jnp.int32, shape, 1)
-    return mixed(position.astype(jnp.uint32) + salted(salt, len(layout.shape) - 1))
+    position = lane * width + jax.lax.broadcasted_iota(jnp.int32, (1, width), 1)
+    return mixed(position.astype(jnp.uint32) + salted(salt, len(layout.shape)))

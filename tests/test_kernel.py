@@ -77,9 +77,9 @@ def plainly(rule, inputs, resting, kept, layout, step):
     for salt, (value, root, how) in enumerate([(mu, jnp.sqrt(nu), kept[0]), (nu, jnp.ones([]), kept[1])]):
         largest = [jnp.max(each, axis=1, keepdims=True) for each in how.code.measures(value, root)]
         scales = how.code.scale(*largest)
-        places = phases(layout.shape, salt)
+        places = phases(layout.positions, salt)
         along = [each.reshape(-1, *[1] * (len(places) - 1 - axis)) for axis, each in enumerate(places)]
-        where = rows(jnp.broadcast_to(sum(along), layout.shape))
+        where = jnp.broadcast_to(sum(along), layout.positions).reshape(-1, layout.length)
         threshold = ROUNDINGS[how.rounding](step, [where])
         codes = how.code.encode(value, root, how.code.grid(scales), threshold)
         if how.code.bits == 4:

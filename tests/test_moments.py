@@ -13,7 +13,7 @@ import pytest
 from flax.training.train_state import TrainState
 
 import jaxopt_adam
-from jaxopt_adam import adam, adamw, cautious, checked, descend, grid, minimize, rules
+from jaxopt_adam import adagrad, adam, adamw, cautious, checked, descend, grid, minimize, rmsprop, rules, sgd
 from jaxopt_adam.storage import Blocks, Blockwise, Dense
 
 STEPS = 30
@@ -333,10 +333,20 @@ class TestTransformations:
         assert_same(after, kept)
 
 
-@pytest.mark.parametrize(("moments", "most"), [("int8", 2), ("int4", 4)])
-def test_a_step_needs_hardly_any_memory(moments, most):
-    made = adamw(RATE, moments=moments)
-    params = {"w": jax.ShapeDtypeStruct((2048, 2048), jnp.float32)}
+@pytest.mark.parametrize("shape", [(2048, 2048), (2**22,), (4, 1024, 1024)], ids=str)
+@pytest.mark.parametrize(
+    ("made", "most"),
+    [
+        (adamw(RATE, moments="int8"), 2),
+        (adamw(RATE, moments="int4"), 4),
+        (rmsprop(RATE, moments="int8"), 2),
+        (sgd(RATE, momentum=0.9, moments="int8"), 2),
+        (adagrad(RATE, moments="int4"), 4),
+    ],
+    ids=repr,
+)
+def test_a_step_needs_hardly_any_memory(made, most, shape):
+    params = {"w": jax.ShapeDtypeStruct(shape, jnp.float32)}
 
     def step(params, state, grads):
         updates, state = made.update(grads, state, params)
@@ -347,7 +357,7 @@ def test_a_step_needs_hardly_any_memory(moments, most):
     analysis = compiled.memory_analysis()
     assert analysis.temp_size_in_bytes <= most * 2**20
     assert analysis.alias_size_in_bytes >= sum(each.size * each.dtype.itemsize for each in jax.tree.leaves(state))
-    assert not re.findall(r"= u8\[2048,\S* copy\(", compiled.as_text())
+    assert not re.findall(rf"= u8\[{shape[0]}\D\S* copy\(", compiled.as_text())
 
 
 # ------------------------------------------------------------------------------------------------------------- clients

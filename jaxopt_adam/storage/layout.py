@@ -43,6 +43,11 @@ class Layout:
         return *self.shape[:-1], -(-self.shape[-1] // self.length)
 
     @property
+    def positions(self) -> tuple[int, ...]:
+        """The axes along which an element has a position: the array's, of which the last is blocks and what is in one."""
+        return *self.blocks, self.length
+
+    @property
     def fits(self) -> bool:
         """Whether the blocks fill the axis, so that there is no padding."""
         return self.blocks[-1] * self.length == self.shape[-1]
