@@ -133,6 +133,9 @@ def digits(
     batch_size: Annotated[int, typer.Option(help="Examples in a mini-batch.", callback=at_least(1))] = 64,
     hidden: Annotated[int, typer.Option(help="Units in the network's hidden layer.", callback=at_least(1))] = 32,
     quick: Annotated[bool, typer.Option("--quick", help="A short race, with four learning rates.")] = False,
+    observe: Annotated[
+        bool, typer.Option("--observe", help="Add figures of what the steps did: norms, ratios, signal to noise.")
+    ] = False,
     out: Out = Path("report"),
 ) -> None:
     """Race the rules on handwritten digits, each at its own best learning rate, and judge the article's claim.
@@ -148,6 +151,7 @@ def digits(
         steps=steps or usual.steps,
         batch_size=batch_size,
         hidden=hidden,
+        observe=observe,
     )
     names = list(dict.fromkeys(rule or race.RULES))
     with new_folder(out) as unfinished:

@@ -12,11 +12,34 @@ from matplotlib.figure import Figure
 from jaxopt_adam import debias, ema
 from jaxopt_adam.lab.race import Outcome
 
-__all__ = ["accuracy_figure", "batches_figure", "cost_figure", "new_figure", "rates_figure", "save", "style"]
+__all__ = [
+    "accuracy_figure",
+    "batches_figure",
+    "cost_figure",
+    "new_figure",
+    "observed_figure",
+    "rates_figure",
+    "save",
+    "style",
+]
 
 # Okabe and Ito's palette, grey in place of its yellow, which is too light for a line on white.
 COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#7F7F7F", "#0072B2", "#D55E00", "#CC79A7")
 DASHES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (3, 1, 1, 1)), "-", (0, (5, 1.5)), (0, (1, 1)), "-")
+
+
+OBSERVED = {
+    "gradient_norm": "norm of the gradient",
+    "update_norm": "norm of the update",
+    "update_to_weight": "update ÷ weight (norms)",
+    "effective_learning_rate": "update ÷ learning rate (RMS)",
+    "signal_to_noise": "signal to noise, mean |m̂|/√v̂",
+    "under_eps": "share of elements with √v̂ < ε",
+    "lost_to_rounding": "share of updates lost to rounding",
+}
+"""The figures of a step that are drawn, and what to call them."""
+
+SHARES = ("signal_to_noise", "under_eps", "lost_to_rounding")
 
 
 def style(index: int) -> dict:
@@ -128,6 +151,37 @@ def rates_figure(outcomes: Sequence[Outcome]) -> Figure:
         title="Accuracy after the last iteration against the learning rate",
     )
     _legend(figure, axes)
+    return figure
+
+
+def observed_figure(outcomes: Sequence[Outcome]) -> Figure:
+    """What the steps did, each rule at its best learning rate, the first seed: a panel for each figure."""
+    panels = {
+        name: label
+        for name, label in OBSERVED.items()
+        if any(np.isfinite(outcome.observed.get(name, np.nan)).any() for outcome in outcomes)
+    }
+    rows = -(-len(panels) // 2)
+    figure = Figure(figsize=(9.0, 2.6 * rows + 0.9), layout="constrained", dpi=160)
+    grid = figure.subplots(rows, 2, squeeze=False, sharex=True).ravel()
+    for axes, (name, label) in zip(grid, panels.items(), strict=False):
+        axes.grid(visible=True, color="#dddddd", linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+        for index, outcome in enumerate(outcomes):
+            if name in outcome.observed:
+                axes.plot(
+                    outcome.at[1:], outcome.observed[name][outcome.best, 0], label=_label(outcome), **style(index)
+                )
+        axes.set(ylabel=label)
+        if name not in SHARES and any(np.nanmax(line.get_ydata(), initial=0) > 0 for line in axes.lines):
+            axes.set_yscale("log")
+    for axes in grid[len(panels) :]:
+        axes.remove()
+    for axes in grid[max(0, len(panels) - 2) : len(panels)]:
+        axes.set_xlabel("iterations")
+        axes.tick_params(labelbottom=True)
+    figure.suptitle("What the steps did, each rule at its best learning rate")
+    _legend(figure, grid[0])
     return figure
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -59,6 +59,7 @@ class Settings:
         every: iterations between two measurements of the accuracy.
         batch_size: examples in a mini-batch.
         hidden: units in the one hidden layer.
+        observe: whether to keep the figures of :func:`jaxopt_adam.observe`.
     """
 
     learning_rates: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
@@ -67,6 +68,7 @@ class Settings:
     every: int = 5
     batch_size: int = 64
     hidden: int = 32
+    observe: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +83,8 @@ class Outcome:
         validation: accuracies on the validation data, shape (rates, seeds, points), from 0 to 1.
         test: accuracies on the test data, likewise.
         seconds: how long it took, compilation included.
+        observed: what :func:`jaxopt_adam.summary` says of the last step before each measurement but the first, by the
+            figure's name, shape (rates, seeds, points - 1); empty where the race is not observed.
     """
 
     entry: Entry
@@ -90,6 +94,7 @@ class Outcome:
     validation: np.ndarray
     test: np.ndarray
     seconds: float
+    observed: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
     def best(self) -> int:
@@ -127,6 +132,8 @@ def run(entry: Entry, digits: Digits, settings: Settings, *, chunks: int = 10) -
     """
     start = time.perf_counter()
     optimizers, table = jaxopt_adam.grid(entry.factory, learning_rate=list(settings.learning_rates), **entry.arguments)
+    if settings.observe:
+        optimizers = jaxopt_adam.observe(optimizers, every=1)
     train, validation, test = (
         jax.tree.map(jnp.asarray, part) for part in (digits.train, digits.validation, digits.test)
     )
@@ -134,7 +141,7 @@ def run(entry: Entry, digits: Digits, settings: Settings, *, chunks: int = 10) -
     over_seeds = jax.vmap(lambda optimizer, params: (params, optimizer.init(params)), in_axes=(None, 0))
     carry = jax.jit(jax.vmap(over_seeds, in_axes=(0, None)))(optimizers, params)
     measure = functools.partial(_measure, validation=validation, test=test)
-    costs, accuracies = [], [measure(carry[0])]
+    costs, accuracies, seen = [], [measure(carry[0])], []
     orders = _orders(settings, len(digits.train[1]), entry.batch_size)
     points = range(0, settings.steps, settings.every)
     for done in points:
@@ -142,6 +149,8 @@ def run(entry: Entry, digits: Digits, settings: Settings, *, chunks: int = 10) -
         carry, cost = _train(optimizers, carry, train, order)
         costs.append(cost)
         accuracies.append(measure(carry[0]))
+        if settings.observe:
+            seen.append(jaxopt_adam.summary(carry[1]))
         if (done // settings.every) % max(1, len(points) // chunks) == 0:
             jax.block_until_ready(cost)
             yield done / settings.steps
@@ -156,7 +165,17 @@ def run(entry: Entry, digits: Digits, settings: Settings, *, chunks: int = 10) -
         validation_accuracy,
         test_accuracy,
         time.perf_counter() - start,
+        _over_time(seen),
     )
+
+
+def _over_time(seen: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The figures by name, with time as the last axis; NaN where there was none."""
+    names = dict.fromkeys(name for each in seen for name in each if name != "step")
+    return {
+        name: np.stack([each.get(name, np.full_like(each["step"], np.nan, float)) for each in seen], axis=-1)
+        for name in names
+    }
 
 
 def _orders(settings: Settings, examples: int, batch_size: int | None) -> np.ndarray:

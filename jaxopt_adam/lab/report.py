@@ -55,6 +55,11 @@ def write(
         "cost.png": (figures.cost_figure(outcomes), "Training cost of each rule against iterations"),
         "rates.png": (figures.rates_figure(outcomes), "Final test accuracy of each rule against the learning rate"),
     }
+    if any(outcome.observed for outcome in outcomes):
+        pictures["observed.png"] = (
+            figures.observed_figure(outcomes),
+            "Norms of gradients and updates, their ratio to the weights and other figures of each rule's steps",
+        )
     if batches:
         pictures["batches.png"] = (figures.batches_figure(batches), "Cost of gradient descent with three batch sizes")
     for name, (figure, _) in pictures.items():
@@ -103,7 +108,14 @@ def _results(
                 "test_accuracy": np.round(outcome.test[best].astype(float), 6).tolist(),
                 "cost_by_iteration": np.round(outcome.cost[best].astype(float), 6).tolist(),
             },
+            **observed(outcome),
         }
+
+    def observed(outcome: Outcome) -> dict[str, Any]:
+        if not outcome.observed:
+            return {}
+        figures = {name: values[outcome.best].astype(float).tolist() for name, values in outcome.observed.items()}
+        return {"observed_at_best_learning_rate": {"iterations": outcome.at[1:].tolist(), **figures}}
 
     return {
         "data": {"name": digits.name, **digits.sizes},
