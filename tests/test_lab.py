@@ -353,6 +353,25 @@ def test_digits_races_the_rules_that_are_asked_for(tmp_path, capsys):
     assert not (out / "batches.png").exists()
 
 
+def test_digits_observes_the_steps(tmp_path, capsys):
+    arguments = ["--rule", "sgd", "--rule", "adam", "--quick", "--steps", "20", "--out"]
+    for out, more in (("plain", []), ("observed", ["--observe"])):
+        assert run(capsys, "digits", *arguments, str(tmp_path / out), *more)[0] == 0
+    assert (tmp_path / "observed" / "observed.png").read_bytes().startswith(b"\x89PNG")
+    plain, observed = (
+        json.loads((tmp_path / out / "results.json").read_text())["rules"] for out in ("plain", "observed")
+    )
+    for before, after in zip(plain, observed, strict=True):
+        figures = after.pop("observed_at_best_learning_rate")
+        assert figures["iterations"] == [5, 10, 15, 20]
+        assert np.shape(figures["gradient_norm"]) == np.shape(figures["[0]['w']/update_norm"]) == (1, 4)
+        assert all(norm > 0 for norm in figures["gradient_norm"][0])
+        # To look changes nothing.
+        del before["seconds"], after["seconds"]
+        assert after == before
+    assert "signal_to_noise" in figures
+
+
 def test_digits_on_mnist(mnist, tmp_path, capsys):
     arguments = ["--rule", "sgd", "--rule", "adam", "--quick", "--steps", "60", "--out", str(tmp_path)]
     code, _, _ = run(capsys, "digits", "--data", str(mnist), *arguments)

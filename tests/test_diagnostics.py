@@ -1,0 +1,515 @@
+"""What observe says of a step, against the same figures in NumPy, and that it leaves the step as it is."""
+
+import functools
+from typing import ClassVar
+
+import flax.serialization
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from test_sharding import run_on_eight_devices
+
+import jaxopt_adam
+from jaxopt_adam import (
+    Figures,
+    ObserveState,
+    adam,
+    adamw,
+    cautious,
+    grid,
+    master_weights,
+    observe,
+    rules,
+    sgd,
+    stalled_fraction,
+    summary,
+)
+
+SHAPES = {"b": (7,), "w": (33, 48), "deep": {"k": (3, 1100), "scalar": ()}}
+
+
+def is_shape(node):
+    return isinstance(node, tuple)
+
+
+def drawn(seed, dtype=np.float32, shapes=SHAPES, scale=1.0):
+    generator = np.random.default_rng(seed)
+
+    def one(shape):
+        value = scale * generator.standard_normal(shape)
+        if np.issubdtype(dtype, np.complexfloating):
+            value = value + 1j * generator.standard_normal(shape)
+        return jnp.asarray(value, dtype)
+
+    return jax.tree.map(one, shapes, is_leaf=is_shape)
+
+
+PARAMS = drawn(0)
+GRADIENTS = [drawn(seed, scale=0.1) for seed in range(1, 6)]
+
+
+def wide(value):
+    value = np.asarray(value)
+    return value.astype(np.complex128 if np.iscomplexobj(value) else np.float64)
+
+
+def by_hand(params, history, updates, rate, b1, b2, eps):
+    """The figures of the last step of Adam in float64, from all of its gradients; leaf arrays, concatenated."""
+    mu = nu = 0.0
+    for grads in history:
+        mu = b1 * mu + (1 - b1) * wide(grads)
+        nu = b2 * nu + (1 - b2) * np.abs(wide(grads)) ** 2
+    mu, root = mu / (1 - b1 ** len(history)), np.sqrt(nu / (1 - b2 ** len(history)))
+    grads, weights, changes = wide(history[-1]), wide(params), wide(updates)
+    norm = np.linalg.norm
+    return {
+        "gradient_norm": norm(grads),
+        "update_norm": norm(changes),
+        "weight_norm": norm(weights),
+        "update_to_weight": norm(changes) / norm(weights),
+        "effective_learning_rate": np.sqrt(np.mean(np.abs(changes / rate) ** 2)),
+        "signal_to_noise": np.mean(np.abs(mu) / root),
+        "under_eps": np.mean(root < eps),
+        "lost_to_rounding": float(stalled_fraction(jnp.asarray(params), jnp.asarray(updates))),
+    }
+
+
+def flat(tree):
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+
+
+def steps(optimizer, params, gradients):
+    """The updates of some steps, and the last state."""
+    update, state, updates = jax.jit(optimizer.update), optimizer.init(params), None
+    for grads in gradients:
+        updates, state = update(grads, state, params)
+    return updates, state
+
+
+@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16, np.float64, np.complex64])
+def test_the_figures_are_those_of_numpy(dtype, request):
+    if dtype is np.float64:
+        request.getfixturevalue("x64")
+    params, gradients = drawn(0, dtype), [drawn(seed, dtype) for seed in range(1, 5)]
+    # An ε amid the roots, so that a share of them is under it.
+    updates, state = steps(observe(adam(1e-2, b1=0.8, b2=0.95, eps=0.9)), params, gradients)
+    figures = summary(state)
+    assert figures.pop("step") == 4
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    columns = [jax.tree.leaves(tree) for tree in (params, updates, *gradients)]
+    expected = by_hand(flat(params), [flat(each) for each in gradients], flat(updates), 1e-2, 0.8, 0.95, 0.9)
+    for path, (param, update, *history) in zip(paths, zip(*columns, strict=True), strict=True):
+        own = by_hand(param, history, update, 1e-2, 0.8, 0.95, 0.9)
+        expected |= {f"{jax.tree_util.keystr(path)}/{name}": figure for name, figure in own.items()}
+    assert 0.02 < expected["under_eps"] < 0.98
+    assert set(figures) == set(expected)
+    for name, figure in expected.items():
+        # As each leaf rounds its update, what is lost is not the same in one long array of another dtype.
+        np.testing.assert_allclose(figures[name], figure, rtol=2e-6, atol=1e-7, err_msg=name)
+
+
+def test_a_share_of_the_updates_is_lost_to_rounding():
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), PARAMS)
+    updates, state = steps(observe(sgd(1e-2)), params, GRADIENTS)
+    share = float(stalled_fraction(params, updates))
+    assert 0.1 < share < 0.99
+    np.testing.assert_allclose(summary(state)["lost_to_rounding"], share, rtol=1e-6)
+
+
+FACTORIES = [getattr(rules, name) for name in rules.__all__ if name.islower()]
+
+
+@pytest.mark.parametrize("factory", FACTORIES, ids=lambda factory: factory.__name__)
+def test_every_rule_is_left_as_it_is(factory):
+    shapes = {"b": (8,), "w": (16, 24)}
+    params, gradients = drawn(0, shapes=shapes), [drawn(seed, shapes=shapes) for seed in (1, 2, 3)]
+    made = factory(learning_rate=0.1)
+    updates, state = steps(observe(made), params, gradients)
+    expected = steps(made, params, gradients)
+    jax.tree.map(np.testing.assert_array_equal, (updates, state.inner_state), expected)
+    figures = summary(state)
+    np.testing.assert_allclose(figures["update_norm"], np.linalg.norm(flat(updates)), rtol=1e-5)
+    np.testing.assert_allclose(figures["update_to_weight"], figures["update_norm"] / np.linalg.norm(flat(params)), 1e-5)
+
+
+WRAPPED = {
+    "optax": optax.adam(0.1),
+    "optax lamb": optax.lamb(0.1),
+    "inject_hyperparams": optax.inject_hyperparams(optax.adamw)(optax.linear_schedule(0.1, 0.05, 4)),
+    "chain": optax.chain(optax.clip_by_global_norm(0.1), adam(None), optax.scale(-0.1)),
+    "MultiSteps": optax.MultiSteps(adam(0.1), 2).gradient_transformation(),
+    "apply_if_finite": optax.apply_if_finite(adam(0.1), 3),
+    "masked": optax.masked(adam(0.1), {"b": False, "w": True, "deep": True}),
+    "cautious": cautious(adam(0.1)),
+    "int8": adamw(0.1, moments="int8"),
+    "schedule": adam(optax.linear_schedule(0.1, 0.05, 4)),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+def test_what_is_wrapped_is_left_as_it_is(name):
+    made = WRAPPED[name]
+    expected = steps(made, PARAMS, GRADIENTS)
+    updates, state = steps(observe(made), PARAMS, GRADIENTS)
+    jax.tree.map(np.testing.assert_array_equal, (updates, state.inner_state), expected)
+    # And within others.
+    inside = optax.chain(observe(made), optax.identity())
+    again, state = steps(inside, PARAMS, GRADIENTS)
+    jax.tree.map(np.testing.assert_array_equal, again, expected[0])
+    assert summary(state)["step"] == 5
+
+
+@pytest.mark.parametrize("moments", ["float32", "int8"])
+def test_a_large_model_is_observed_now_and_then_without_copies(moments):
+    shape = (4, 1024, 512)
+    made = adamw(1e-3, moments=moments)
+    params = jax.random.normal(jax.random.key(0), shape)
+
+    def step(optimizer, params, state, grads):
+        updates, state = optimizer.update(grads, state, params)
+        return optax.apply_updates(params, updates), state, updates
+
+    compiled = {}
+    for name, each in {"plain": made, "observed": observe(made, every=2)}.items():
+        state = jax.eval_shape(each.init, params)
+        program = jax.jit(functools.partial(step, each), donate_argnums=(0, 1)).lower(params, state, params)
+        compiled[name] = program.compile(), each.init(params)
+    # An update or two; for moments in codes the new codes, too. Without the wait the parameters would be copied.
+    room = {"float32": 1, "int8": 3}[moments] * params.nbytes
+    temporaries = [program.memory_analysis().temp_size_in_bytes for program, _ in compiled.values()]
+    assert temporaries[1] - temporaries[0] <= room + 2**20
+    carries = {name: (jnp.array(params), state) for name, (_, state) in compiled.items()}
+    seen = []
+    for seed in range(1, 5):
+        grads = jax.random.normal(jax.random.key(seed), shape)
+        updates = {}
+        for name, (program, _) in compiled.items():
+            *carries[name], updates[name] = program(*carries[name], grads)
+        np.testing.assert_array_equal(updates["observed"], updates["plain"])
+        seen.append(summary(carries["observed"][1])["step"])
+    assert seen == [1, 1, 3, 3]
+    np.testing.assert_array_equal(carries["observed"][0], carries["plain"][0])
+    jax.tree.map(np.testing.assert_array_equal, carries["observed"][1].inner_state, carries["plain"][1])
+
+
+def test_by_default_large_models_are_observed_at_every_hundredth_step():
+    def when(elements):
+        state = observe(sgd(0.1)).init(jnp.zeros(elements))._replace(updates=jnp.int32(50), step=jnp.int32(1))
+        return int(observe(sgd(0.1)).update(jnp.ones(elements), state)[1].step)
+
+    assert when(2**20) == 51
+    assert when(2**20 + 1) == 1
+
+
+def test_only_some_steps_are_observed():
+    seen = []
+    optimizer = observe(adam(0.1), every=3)
+    state = optimizer.init(PARAMS)
+    assert summary(state) == {"step": 0}
+    for count, grads in enumerate([*GRADIENTS, *GRADIENTS], start=1):
+        _, state = optimizer.update(grads, state, PARAMS)
+        assert state.updates == count
+        if summary(state)["step"] == count:
+            expected = np.linalg.norm(flat(grads))
+        seen.append(summary(state)["step"])
+        np.testing.assert_allclose(summary(state)["gradient_norm"], expected, rtol=1e-6)
+    assert seen == [1, 1, 1, 4, 4, 4, 7, 7, 7, 10]
+
+
+def test_one_trace_serves_all_hyperparameters_and_steps():
+    traces = 0
+
+    @jax.jit
+    def step(optimizer, state, grads):
+        nonlocal traces
+        traces += 1
+        return optimizer.update(grads, state, PARAMS)[1]
+
+    for rate in (0.1, 0.2, np.float32(0.3)):
+        optimizer = observe(adam(rate))
+        state = optimizer.init(PARAMS)
+        for grads in GRADIENTS[:3]:
+            state = step(optimizer, state, grads)
+        np.testing.assert_allclose(
+            summary(state)["effective_learning_rate"],
+            summary(steps(observe(adam(1.0)), PARAMS, GRADIENTS[:3])[1])["effective_learning_rate"],
+            rtol=1e-5,
+        )
+    assert traces == 1
+
+
+def test_a_batch_of_optimizers_has_a_batch_of_figures():
+    optimizers, table = grid(adam, learning_rate=[0.1, 0.2], b1=[0.5, 0.9])
+
+    def last(optimizer):
+        state = optimizer.init(PARAMS)
+        for grads in GRADIENTS:
+            _, state = optimizer.update(grads, state, PARAMS)
+        return state
+
+    together = summary(jax.vmap(last)(observe(optimizers)))
+    for row, hyperparameters in enumerate(table):
+        alone = summary(last(observe(adam(**hyperparameters))))
+        assert set(alone) == set(together)
+        for name, figure in alone.items():
+            np.testing.assert_allclose(together[name][row], figure, rtol=2e-5, err_msg=name)
+
+
+class TestHyperparameters:
+    UPDATES, STATE = steps(observe(adam(0.1, b2=0.9)), PARAMS, GRADIENTS)
+    EXPECTED = summary(STATE)
+
+    def check(self, optimizer):
+        figures = summary(steps(optimizer, PARAMS, GRADIENTS)[1])
+        assert set(figures) == set(self.EXPECTED)
+        for name, figure in self.EXPECTED.items():
+            np.testing.assert_allclose(figures[name], figure, rtol=3e-5, atol=1e-7, err_msg=name)
+
+    def test_given(self):
+        self.check(observe(optax.adam(0.1, b2=0.9), learning_rate=0.1, b1=0.9, b2=0.9, eps=1e-8))
+
+    def test_given_as_a_schedule(self):
+        halves = optax.linear_schedule(0.2, 0.1, 4)
+        figures = summary(steps(observe(optax.adam(halves), learning_rate=halves), PARAMS, GRADIENTS)[1])
+        constant = summary(steps(observe(adam(0.1)), PARAMS, GRADIENTS)[1])
+        np.testing.assert_allclose(figures["effective_learning_rate"], constant["effective_learning_rate"], rtol=1e-5)
+        assert "signal_to_noise" not in figures
+
+    def test_kept_in_the_state(self):
+        self.check(observe(optax.inject_hyperparams(optax.adam)(0.1, b2=0.9)))
+
+    def test_of_a_wrapper(self):
+        figures = summary(steps(observe(cautious(adam(0.1, b2=0.9))), PARAMS, GRADIENTS)[1])
+        np.testing.assert_allclose(figures["signal_to_noise"], self.EXPECTED["signal_to_noise"], rtol=1e-5)
+        assert figures["effective_learning_rate"] > 0
+
+    def test_of_a_schedule(self):
+        rate = optax.linear_schedule(0.2, 0.1, 4)
+        self.check(observe(adam(rate, b2=0.9)))
+
+    def test_by_leaf(self):
+        optimizer = observe(adam({"b": 0.1, "w": 0.01, "deep": 0.1}, b2=0.9))
+        _, state = steps(optimizer, PARAMS, GRADIENTS)
+        figures = summary(state)
+        for name, figure in self.EXPECTED.items():
+            if name.endswith("effective_learning_rate"):
+                np.testing.assert_allclose(figures[name], figure, rtol=3e-5, err_msg=name)
+        np.testing.assert_allclose(figures["['w']/update_norm"], 0.1 * self.EXPECTED["['w']/update_norm"], rtol=1e-5)
+        assert optimizer.current_learning_rate(state)["w"] == np.float32(0.01)
+
+    def test_unknown(self):
+        figures = summary(steps(observe(optax.adam(0.1)), PARAMS, GRADIENTS)[1])
+        absent = {name for name in self.EXPECTED if name.split("/")[-1] not in {n.split("/")[-1] for n in figures}}
+        assert {name for name in absent if "/" not in name} == {
+            "effective_learning_rate",
+            "signal_to_noise",
+            "under_eps",
+        }
+
+    def test_the_current_learning_rate_is_that_of_the_optimizer_within(self):
+        optimizer = observe(adam(optax.linear_schedule(0.2, 0.1, 5)))
+        _, state = steps(optimizer, PARAMS, GRADIENTS)
+        np.testing.assert_allclose(optimizer.current_learning_rate(state), 0.1, rtol=1e-6)
+
+
+class TestQuantizationError:
+    SHAPE: ClassVar = {"w": (64, 128)}
+
+    @pytest.mark.parametrize(("moments", "least", "most"), [("int8", 1e-3, 0.02), ("int4", 0.01, 0.4)])
+    def test_at_the_first_step_it_is_the_difference_to_float32(self, moments, least, most):
+        params, gradients = drawn(0, shapes=self.SHAPE), [drawn(1, shapes=self.SHAPE)]
+        exact, _ = steps(adam(0.1), params, gradients)
+        updates, state = steps(observe(adam(0.1, moments=moments)), params, gradients)
+        difference = np.linalg.norm(wide(updates["w"]) - wide(exact["w"])) / np.linalg.norm(wide(exact["w"]))
+        figure = summary(state)["quantization_error"]
+        np.testing.assert_allclose(figure, difference, rtol=1e-3)
+        assert least < figure < most
+
+    @pytest.mark.parametrize("moments", ["int8", "int4"])
+    def test_later_it_is_the_difference_to_a_step_without_rounding(self, moments):
+        params, gradients = drawn(0, shapes=self.SHAPE), [drawn(seed, shapes=self.SHAPE) for seed in range(1, 8)]
+        optimizer = adam(0.1, moments=moments)
+        _, before = steps(optimizer, params, gradients[:-1])
+        updates, _ = optimizer.update(gradients[-1], before, params)
+        # From what the state holds, the whole step in float64.
+        mu, nu = (wide(each["w"]) for each in decoded(optimizer, before, params))
+        grads, count = wide(gradients[-1]["w"]), len(gradients)
+        mu, nu = 0.9 * mu + 0.1 * grads, 0.999 * nu + 0.001 * grads**2
+        exact = -0.1 * (mu / (1 - 0.9**count)) / (np.sqrt(nu / (1 - 0.999**count)) + 1e-8)
+        difference = np.linalg.norm(wide(updates["w"]) - exact) / np.linalg.norm(exact)
+        _, state = steps(observe(optimizer), params, gradients)
+        np.testing.assert_allclose(summary(state)["quantization_error"], difference, rtol=1e-3)
+
+    def test_within_and_around_master_weights(self):
+        params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), drawn(0, shapes=self.SHAPE))
+        gradients = [drawn(seed, jnp.bfloat16, self.SHAPE) for seed in range(1, 4)]
+        within, around = (
+            summary(steps(optimizer, params, gradients)[1])
+            for optimizer in (
+                master_weights(observe(adamw(1e-3, moments="int8"))),
+                observe(master_weights(adamw(1e-3, moments="int8"))),
+            )
+        )
+        assert 0 < within["quantization_error"] < 0.02
+        assert within["signal_to_noise"] == around["signal_to_noise"]
+        assert around["lost_to_rounding"] == 0
+
+    def test_without_codes_there_is_none(self):
+        assert "quantization_error" not in summary(steps(observe(adam(0.1)), PARAMS, GRADIENTS)[1])
+
+    @pytest.mark.parametrize("name", ["adan", "rmsprop", "lion", "ademamix", "schedule_free_adamw", "amsgrad"])
+    def test_other_rules_have_it_too(self, name):
+        params, gradients = drawn(0, shapes=self.SHAPE), [drawn(seed, shapes=self.SHAPE) for seed in range(1, 4)]
+        _, state = steps(observe(getattr(jaxopt_adam, name)(0.1, moments="int8")), params, gradients)
+        assert 0 <= summary(state)["quantization_error"] < 0.2
+
+
+def decoded(optimizer, state, params):
+    """The moments in float32: what a step with a zero gradient and no rounding leaves of them, over the decays."""
+    nothing = jax.tree.map(jnp.zeros_like, params)
+    _, after = optimizer.update(nothing, state, params, rounded=False)
+    return jax.tree.map(lambda leaf: leaf / 0.9, after.mu), jax.tree.map(lambda leaf: leaf / 0.999, after.nu)
+
+
+class TestSummary:
+    def test_several_that_are_observed_have_their_paths_before_their_names(self):
+        parts = {"fast": observe(adam(0.1)), "slow": observe(sgd(0.01))}
+        optimizer = optax.partition(parts, {"b": "slow", "w": "fast", "deep": "fast"})
+        figures = summary(steps(optimizer, PARAMS, GRADIENTS)[1])
+        (fast,) = (name for name in figures if name.endswith("/step") and "fast" in name)
+        prefix = fast.removesuffix("step")
+        np.testing.assert_allclose(
+            figures[f"{prefix}['w']/gradient_norm"], np.linalg.norm(GRADIENTS[-1]["w"]), rtol=1e-6
+        )
+        assert all(isinstance(figure, (float, int)) for figure in figures.values())
+
+    def test_of_a_single_leaf(self):
+        _, state = observe(sgd(0.5)).update(3.0, observe(sgd(0.5)).init(1.0), 2.0)
+        assert summary(state) == {
+            "step": 1,
+            "gradient_norm": 3.0,
+            "update_norm": 1.5,
+            "weight_norm": 2.0,
+            "update_to_weight": 0.75,
+            "effective_learning_rate": 3.0,
+            "lost_to_rounding": 0.0,
+        }
+
+    def test_without_parameters(self):
+        optimizer = observe(sgd(0.5))
+        _, state = optimizer.update(3.0, optimizer.init(1.0))
+        assert set(summary(state)) == {"step", "gradient_norm", "update_norm", "effective_learning_rate"}
+
+    def test_a_gradient_that_is_not_finite_shows(self):
+        optimizer = observe(adam(0.1))
+        grads = GRADIENTS[0] | {"w": GRADIENTS[0]["w"].at[3, 4].set(jnp.inf)}
+        _, state = optimizer.update(grads, optimizer.init(PARAMS), PARAMS)
+        figures = summary(state)
+        assert figures["gradient_norm"] == np.inf == figures["['w']/gradient_norm"]
+        assert np.isfinite(figures["['b']/gradient_norm"])
+
+    def test_nothing_observed(self):
+        with pytest.raises(ValueError, match="state must hold the state of observe"):
+            summary(adam(0.1).init(PARAMS))
+
+
+class TestErrors:
+    def test_what_is_no_optimizer(self):
+        with pytest.raises(TypeError, match="inner must be an optimizer"):
+            observe(lambda x: x)
+
+    @pytest.mark.parametrize(("every", "error"), [(0, ValueError), (2.5, TypeError), ("often", TypeError)])
+    def test_every(self, every, error):
+        with pytest.raises(error, match="every must be a whole number ≥ 1"):
+            observe(adam(0.1), every=every)
+
+    @pytest.mark.parametrize("given", [{"b1": 1.5}, {"b2": -1}, {"eps": -1e-8}, {"learning_rate": -1}])
+    def test_hyperparameters(self, given):
+        with pytest.raises(ValueError, match=f"{next(iter(given))} must be"):
+            observe(optax.adam(0.1), **given)
+
+    def test_the_state_of_another(self):
+        with pytest.raises(TypeError, match="state must be an ObserveState"):
+            observe(adam(0.1)).update(PARAMS, adam(0.1).init(PARAMS))
+
+    def test_parameters_of_another_tree(self):
+        optimizer = observe(optax.sgd(0.1))
+        with pytest.raises(ValueError, match="the gradients must have the same tree as params"):
+            optimizer.update(PARAMS, optimizer.init(PARAMS), {"b": PARAMS["b"]})
+
+    def test_a_gradient_of_whole_numbers(self):
+        optimizer = observe(optax.sgd(0.1))
+        with pytest.raises(TypeError, match=r"leaf \['w'\] must have a floating-point dtype, got int32"):
+            optimizer.update({"w": jnp.arange(3)}, optimizer.init({"w": jnp.zeros(3)}))
+
+
+def test_a_step_can_be_differentiated_as_without():
+    def loss(rate, wrap):
+        optimizer = wrap(adam(rate))
+        params = {"w": jnp.arange(1.0, 4.0)}
+        state = optimizer.init(params)
+        for _ in range(3):
+            grads = jax.grad(lambda params: jnp.sum(params["w"] ** 3))(params)
+            updates, state = optimizer.update(grads, state, params)
+            params = optax.apply_updates(params, updates)
+        return jnp.sum(params["w"] ** 2)
+
+    for transform in (jax.grad, jax.jacfwd):
+        plain, seen = (jax.jit(transform(functools.partial(loss, wrap=wrap)))(0.1) for wrap in (lambda it: it, observe))
+        np.testing.assert_allclose(seen, plain, rtol=1e-6)
+
+
+def test_restored_from_bytes_it_goes_on_bit_for_bit():
+    optimizer = observe(adam(0.1), every=2)
+    _, whole = steps(optimizer, PARAMS, GRADIENTS)
+    _, state = steps(optimizer, PARAMS, GRADIENTS[:3])
+    restored = flax.serialization.from_bytes(optimizer.init(PARAMS), flax.serialization.to_bytes(state))
+    for grads in GRADIENTS[3:]:
+        _, restored = jax.jit(optimizer.update)(grads, restored, PARAMS)
+    jax.tree.map(np.testing.assert_array_equal, restored, whole)
+    assert isinstance(restored, ObserveState)
+    assert isinstance(restored.total, Figures)
+
+
+def test_donated_states_and_empty_trees():
+    optimizer = observe(adam(0.1))
+    state = jax.jit(optimizer.update, donate_argnums=1)(GRADIENTS[0], optimizer.init(PARAMS), PARAMS)[1]
+    assert summary(state)["step"] == 1
+    _, state = optimizer.update({}, optimizer.init({}), {})
+    assert summary(state) == {"step": 1}
+    _, state = optimizer.update({"w": jnp.zeros((0, 3))}, optimizer.init({"w": jnp.zeros((0, 3))}))
+    assert summary(state)["gradient_norm"] == 0
+
+
+def check_eight_devices():
+    """To be run where there are eight devices: the figures are those of one device, on either kind of mesh."""
+    shapes = {"w": (64, 2048), "v": (4096,)}
+    params, *gradients = (drawn(seed, shapes=shapes) for seed in range(4))
+    for moments in ("float32", "int8"):
+        optimizer = observe(adamw(0.1, moments=moments))
+        expected_updates, state = steps(optimizer, params, gradients)
+        expected = summary(state)
+        for kind in (jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit):
+            mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(kind, kind))
+            specs = {"w": jax.sharding.PartitionSpec("x", "y"), "v": jax.sharding.PartitionSpec("x")}
+
+            def put(tree, mesh=mesh, specs=specs):
+                return {
+                    name: jax.device_put(leaf, jax.sharding.NamedSharding(mesh, specs[name]))
+                    for name, leaf in tree.items()
+                }
+
+            with jax.set_mesh(mesh):
+                updates, state = steps(optimizer, put(params), [put(each) for each in gradients])
+            figures = summary(state)
+            assert set(figures) == set(expected)
+            for name, figure in expected.items():
+                np.testing.assert_allclose(figures[name], figure, rtol=1e-5, atol=1e-7, err_msg=name)
+            if kind is jax.sharding.AxisType.Auto:
+                jax.tree.map(np.testing.assert_array_equal, jax.device_get(updates), jax.device_get(expected_updates))
+
+
+def test_on_eight_devices():
+    run_on_eight_devices("from test_diagnostics import check_eight_devices as check; check()")
