@@ -57,7 +57,7 @@ _AVERAGES = (
 
 
 class Figures(NamedTuple):
-    """What one step did to one leaf, or to all of them; float32 scalars, NaN where there is no such figure.
+    """What one step did: float32 scalars, or for each figure a tree of them; NaN where there is no such figure.
 
     Attributes:
         gradient_norm: the Euclidean norm of the gradient.
@@ -94,8 +94,8 @@ class ObserveState(NamedTuple):
         inner_state: the state of the optimizer within.
         updates: the number of updates done, int32.
         step: the step, from 1, that the figures are of, int32; 0 before the first.
-        leaves: :class:`Figures` for each leaf, in the tree of the parameters.
-        total: :class:`Figures` of all leaves together.
+        leaves: the :class:`Figures` of each leaf, each of them a tree like the parameters.
+        total: the :class:`Figures` of all leaves together.
     """
 
     inner_state: Any
@@ -173,8 +173,8 @@ def observe(
             inner_state=wrapped.init(params),
             updates=jnp.zeros([], jnp.int32),
             step=jnp.zeros([], jnp.int32),
-            leaves=jax.tree.map(lambda _: _none(), params),
-            total=_none(),
+            leaves=Figures(*(jax.tree.map(lambda _: _nan(), params) for _ in Figures._fields)),
+            total=Figures(*(_nan() for _ in Figures._fields)),
         )
 
     def update(
@@ -193,12 +193,13 @@ def observe(
         def seen(updates: Any, inner_state: Any, params: Any) -> tuple[Array, Any, Figures]:
             done, after = wrapped.update(updates, inner_state, params, **extra_args)
             exact = None
-            if any(isinstance(part, Blocks) for part in jax.tree.leaves(inner_state, is_leaf=_is_blocks)):
+            if any(isinstance(part, Blocks) for part in jax.tree.leaves(after, is_leaf=_is_blocks)):
                 exact, after = wrapped.update(updates, inner_state, params, **extra_args, rounded=False)
             return step, *_figures(updates, done, params, exact, after, **known)
 
         def unseen(*_: Any) -> tuple[Array, Any, Figures]:
-            return state.step, state.leaves, state.total
+            leaves = (leaves_like(tree, each, "the state of observe") for each in state.leaves)
+            return state.step, Figures(*(jax.tree.unflatten(tree, each) for each in leaves)), state.total
 
         look = jax.lax.stop_gradient((updates, state.inner_state, params))
         when, leaves, total = jax.lax.cond((step - 1) % each == 0, _on_any_mesh(seen), unseen, *look)
@@ -243,10 +244,11 @@ def summary(state: Any) -> dict[str, Any]:
     for where, node in observed.items():
         before = f"{where}/" if len(observed) > 1 else ""
         flat[f"{before}step"] = node.step
-        leaves, _ = jax.tree_util.tree_flatten_with_path(node.leaves, is_leaf=_is_figures)
-        for path, figures in [((), node.total), *(each for each in leaves if each[0])]:
-            prefix = before + (f"{jax.tree_util.keystr(path)}/" if path else "")
-            flat |= {prefix + name: figure for name, figure in figures._asdict().items()}
+        flat |= {before + name: figure for name, figure in node.total._asdict().items()}
+        for name, tree in node.leaves._asdict().items():
+            for path, figure in jax.tree_util.tree_leaves_with_path(tree):
+                if path:
+                    flat[f"{before}{jax.tree_util.keystr(path)}/{name}"] = figure
     numbers = {name: np.asarray(value) for name, value in jax.device_get(flat).items()}
     return {name: value if value.ndim else value.item() for name, value in numbers.items() if not np.isnan(value).all()}
 
@@ -306,7 +308,10 @@ def _figures(
             terms |= {"error": abs_sq(moved - unrounded), "exact": abs_sq(unrounded)}
         sums.append({"elements": float(grad.size)} | _sums(terms, grad.shape, real_dtype(dtype)))
     total = {name: sum(each[name] for each in sums) for name in (sums[0] if sums else ())}
-    return jax.tree.unflatten(tree, [_of(each) for each in sums]), _of(total)
+    rows = [_of(each) for each in sums]
+    return Figures(*(jax.tree.unflatten(tree, [row[i] for row in rows]) for i in range(len(Figures._fields)))), _of(
+        total
+    )
 
 
 def _of(sums: Mapping[str, Any]) -> Figures:
@@ -387,13 +392,9 @@ def _on_any_mesh(look: Any) -> Any:
     return placed
 
 
-def _none() -> Figures:
-    # Each its own array, since no buffer can be donated twice.
-    return Figures(*(jnp.full([], jnp.nan, jnp.float32) for _ in Figures._fields))
-
-
-def _is_figures(node: Any) -> bool:
-    return isinstance(node, Figures)
+def _nan() -> Array:
+    # Each an array of its own, since no buffer can be donated twice.
+    return jnp.full([], jnp.nan, jnp.float32)
 
 
 def _is_observed(node: Any) -> bool:

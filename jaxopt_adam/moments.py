@@ -78,7 +78,9 @@ class Moment:
         grad = jax.ShapeDtypeStruct(whole, leaf)
         shapes = whole if self.shape is None else self.shape(path, whole)
         expected = jax.tree.structure(shapes, is_leaf=_is_shape)
-        if jax.tree.structure(resting) != expected:
+        # flax's nnx.Optimizer keeps the arrays of a list in a tree of its own.
+        given = [np.shape(each) for each in jax.tree.leaves(resting)]
+        if jax.tree.structure(resting) != expected and given != jax.tree.leaves(shapes, is_leaf=_is_shape):
             raise ValueError(
                 f"{leaf_name(path)}: for a gradient of shape {whole} {what} must have {_text(shapes)}, got "
                 f"{_text(jax.tree.map(np.shape, resting))}"
@@ -160,6 +162,13 @@ class LeafMoments:
             ValueError, TypeError: if a moment does not go with the gradient, or would change its shape.
         """
         names = [f"state.{name}" for name in self.moments]
+        # flax's nnx.Optimizer keeps the arrays of a tuple in a tree of its own.
+        resting = [
+            Blocks(*jax.tree.leaves(each))
+            if name in self.storages and not isinstance(each, Blocks) and len(jax.tree.leaves(each)) == 2
+            else each
+            for name, each in zip(self.moments, resting, strict=True)
+        ]
         awake = []
         for (name, moment), each, what in zip(self.moments.items(), resting, names, strict=True):
             if name in self.storages:

@@ -17,7 +17,21 @@ from flax.training.train_state import TrainState
 from numpyro.infer import SVI, Trace_ELBO
 from numpyro.infer.autoguide import AutoDelta
 
-from jaxopt_adam import Optimizer, adadelta, adagrad, adam, rmsprop, sgd
+from jaxopt_adam import (
+    ObserveState,
+    Optimizer,
+    adadelta,
+    adagrad,
+    adam,
+    adamw,
+    adan,
+    master_weights,
+    observe,
+    rmsprop,
+    sgd,
+    soap,
+    summary,
+)
 
 RULES = {
     "sgd": sgd(0.1),
@@ -404,6 +418,41 @@ class TestNnx:
         assert holder.tx is made
         assert holder.step[...] == len(losses)
         assert len(traces) == 1
+
+    @pytest.mark.parametrize(
+        "made",
+        [
+            adamw(1e-3, moments="int8"),
+            adan(1e-3, moments="int4"),
+            soap(1e-3),
+            observe(adamw(1e-3, moments="int8")),
+            master_weights(adamw(1e-3, moments="int8")),
+        ],
+        ids=repr,
+    )
+    def test_states_with_trees_of_their_own(self, made):
+        """In flax tuples and lists rest within the trees of a state as trees of its own."""
+        model, plain = (nnx.Linear(256, 32, rngs=nnx.Rngs(0)) for _ in range(2))
+        holder = nnx.Optimizer(model, made, wrt=nnx.Param)
+        params = nnx.to_pure_dict(nnx.state(plain, nnx.Param))
+        state = made.init(params)
+        move = nnx.jit(lambda model, holder, gradients: holder.update(model, gradients))
+        for seed in range(3):
+            gradients = jax.tree.map(
+                lambda leaf, seed=seed: jax.random.normal(jax.random.key(seed), leaf.shape), params
+            )
+            whole = nnx.state(model, nnx.Param)
+            nnx.replace_by_pure_dict(whole, gradients)
+            move(model, holder, whole)
+            updates, state = jax.jit(made.update)(gradients, state, params)
+            params = optax.apply_updates(params, updates)
+        for name, leaf in params.items():
+            np.testing.assert_allclose(getattr(model, name)[...], leaf, rtol=1e-6, atol=1e-8)
+        if isinstance(state, ObserveState):
+            figures = summary(holder.opt_state)
+            assert figures["step"] == 3
+            assert 0 < figures["quantization_error"] < 0.02
+            np.testing.assert_allclose(figures["signal_to_noise"], summary(state)["signal_to_noise"], rtol=1e-5)
 
     def test_without_jit(self):
         losses = self.learn(adam(0.1), jit=False, steps=3)[0]

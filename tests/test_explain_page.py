@@ -1,0 +1,370 @@
+"""The interactive article in a browser: what it draws, on which screens, and for whom.
+
+The tests need Chromium, wherever it is installed, and are skipped without it.
+"""
+
+import functools
+import itertools
+import json
+import os
+import random
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from filelock import FileLock
+from playwright.sync_api import sync_playwright
+
+from jaxopt_adam.lab.explain import SECTIONS, build, expected
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+SOFTWARE_WEBGL = ["--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+SCREENSHOTS = Path(__file__).parent.parent / "artifacts" / "explain"
+WIDTHS = {"phone": 375, "desktop": 1440}
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed"),
+    # A browser's own threads and sockets end when they like.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+@pytest.fixture(scope="session")
+def page_file(tmp_path_factory):
+    """The page, made once for all workers."""
+    shared = tmp_path_factory.getbasetemp()
+    shared = shared.parent if os.environ.get("PYTEST_XDIST_WORKER") else shared
+    path = shared / "explain.html"
+    with FileLock(shared / "explain.lock"):
+        if not path.exists():
+            unfinished = path.with_suffix(".part")
+            unfinished.write_text(build(), encoding="utf-8")
+            unfinished.replace(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def playwright():
+    with sync_playwright() as started:
+        yield started
+
+
+def launch(playwright, *more):
+    return playwright.chromium.launch(executable_path=CHROMIUM, args=[*ARGUMENTS, *more])
+
+
+@pytest.fixture(scope="module")
+def browser(playwright):
+    launched = launch(playwright)
+    yield launched
+    launched.close()
+
+
+class Opened:
+    """The page in a tab, with its errors and all that it asked for."""
+
+    def __init__(self, browser, path, width=1440, **context):
+        self.context = browser.new_context(viewport={"width": width, "height": 900}, **context)
+        self.page = self.context.new_page()
+        self.complaints, self.requests = [], []
+        self.page.on("console", lambda message: message.type == "error" and self.complaints.append(message.text))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.goto(path.as_uri())
+        self.page.evaluate("window.explain.ready")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.context.close()
+
+    def draw_all(self):
+        for plot in self.plots():
+            self.drawn(plot)
+
+    def plots(self, within=""):
+        return self.page.evaluate(f"[...document.querySelectorAll('{within} div.plot')].map(each => each.id)")
+
+    def drawn(self, plot):
+        """What a plot shows, by key: the arrays x, y and z."""
+        return self.page.evaluate(
+            """async (id) => {
+                await window.explain.drawn(id);
+                const lists = (value) => value == null ? null : Array.from(value, (each) =>
+                    each != null && typeof each === "object" ? Array.from(each) : each);
+                const shown = {};
+                for (const trace of document.getElementById(id).data) {
+                    if (trace.meta && trace.meta.key) {
+                        shown[trace.meta.key] = {x: lists(trace.x), y: lists(trace.y), z: lists(trace.z)};
+                    }
+                }
+                return shown;
+            }""",
+            plot,
+        )
+
+    def controls(self, section):
+        """The controls of a section: the axis, the values that it takes and the plots that it moves."""
+        found = self.page.evaluate(
+            """(section) => [...document.querySelectorAll(`#${section} [data-axis]`)].map((each) => ({
+                axis: each.dataset.axis, type: each.type, value: each.value,
+                values: each.dataset.values || null, plots: each.dataset.plots}))""",
+            section,
+        )
+        controls = {}
+        for each in found:
+            values = controls.setdefault(each["axis"], {"type": each["type"], "plots": each["plots"].split()})
+            if each["type"] == "range":
+                values["values"] = json.loads(each["values"])
+            elif each["type"] == "checkbox":
+                values["values"] = [False, True]
+            else:
+                values.setdefault("values", []).append(each["value"])
+        return controls
+
+    def set(self, section, axis, value):
+        """Set a control as a reader does."""
+        where = f"#{section} [data-axis='{axis}']"
+        control = self.controls(section)[axis]
+        if control["type"] == "range":
+            place = control["values"].index(value)
+            self.page.locator(where).fill(str(place))
+        elif control["type"] == "checkbox":
+            self.page.locator(where).set_checked(value)
+        else:
+            self.page.locator(f"{where}[value='{value}']").check()
+
+    def setting(self, section):
+        """What the controls of a section say."""
+        now = {}
+        for axis, control in self.controls(section).items():
+            where = self.page.locator(f"#{section} [data-axis='{axis}']")
+            if control["type"] == "range":
+                now[axis] = control["values"][int(where.input_value())]
+            elif control["type"] == "checkbox":
+                now[axis] = where.is_checked()
+            else:
+                now[axis] = self.page.locator(f"#{section} [data-axis='{axis}']:checked").get_attribute("value")
+        return now
+
+
+@pytest.fixture(scope="module")
+def opened(browser, page_file):
+    with Opened(browser, page_file) as tab:
+        yield tab
+
+
+def assert_shown(shown, wanted, where):
+    """What is drawn is what the library computes, to 1e-5 of the range of what is drawn."""
+    for plot, traces in wanted.items():
+        for key, axes in traces.items():
+            assert key in shown[plot], (where, plot, key)
+            for axis, values in axes.items():
+                drawn, computed = shown[plot][key][axis], np.asarray(values)
+                if computed.dtype.kind in "US" or (computed.size and isinstance(computed.ravel()[0], str)):
+                    assert list(map(str, drawn)) == list(map(str, computed)), (where, plot, key, axis)
+                    continue
+                computed = computed.astype(float)
+                drawn = np.array(drawn, float)
+                assert drawn.shape == computed.shape, (where, plot, key, axis)
+                if not computed.size:
+                    continue
+                np.testing.assert_array_equal(np.isnan(drawn), np.isnan(computed))
+                spread = np.nanmax(computed) - np.nanmin(computed) or abs(np.nanmax(computed)) or 1.0
+                off = np.nanmax(np.abs(drawn - computed), initial=0) / spread
+                assert off <= 1e-5, (where, plot, key, axis, off)
+
+
+@functools.cache
+def computed(section, *setting):
+    """The library's own answer for a setting, given as pairs."""
+    return expected(section, **dict(setting))
+
+
+def wanted_of(opened, section, setting):
+    """What the library says, of the plots as this browser draws them."""
+    shown = {plot: opened.drawn(plot) for plot in opened.plots(f"#{section}")}
+    wanted = computed(section, *setting.items())
+    if "descent-surface" in shown and "surface" not in shown["descent-surface"]:
+        flat = {"wires", "path-projected", "stop-projected"}
+        assert flat <= set(shown["descent-surface"])
+        wanted = {
+            plot: {key: axes for key, axes in traces.items() if plot != "descent-surface" or key in flat}
+            for plot, traces in wanted.items()
+        }
+    return shown, wanted
+
+
+def test_it_opens_from_disk_without_a_word_and_without_the_network(browser, page_file):
+    assert page_file.stat().st_size < 8_000_000
+    for scheme in ("light", "dark"):
+        with Opened(browser, page_file, color_scheme=scheme) as tab:
+            tab.draw_all()
+            assert tab.complaints == []
+            assert [url for url in tab.requests if not url.startswith(("file:", "data:", "blob:"))] == []
+
+
+def test_the_sections_are_there_in_the_order_of_the_article(opened):
+    ids = opened.page.evaluate("[...document.querySelectorAll('main section')].map(each => each.id)")
+    article = ["gradient-descent", "batches", "averages", "momentum", "rmsprop", "adam", "race"]
+    assert [each for each in ids if each in article] == article == list(SECTIONS)
+    assert opened.page.locator("h1").count() == 1
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_each_control_moves_its_plots_to_what_the_library_computes(browser, page_file, section):
+    with Opened(browser, page_file) as tab:
+        controls = tab.controls(section)
+        start = tab.setting(section)
+        shown, wanted = wanted_of(tab, section, start)
+        assert_shown(shown, wanted, start)
+        for axis, control in controls.items():
+            assert control["plots"], axis
+            values = control["values"]
+            tried = values if len(values) <= 3 else [values[0], values[len(values) // 3], values[-1]]
+            changed = set()
+            for value in tried:
+                before = {plot: tab.drawn(plot) for plot in tab.plots(f"#{section}")}
+                old = tab.setting(section)[axis]
+                tab.set(section, axis, value)
+                setting = tab.setting(section)
+                assert setting == start | {axis: value}
+                shown, wanted = wanted_of(tab, section, setting)
+                assert_shown(shown, wanted, setting)
+                moved = {plot for plot in shown if shown[plot] != before[plot]}
+                assert moved <= set(control["plots"]), (axis, value, moved)
+                if value != old:
+                    changed |= moved
+            assert changed == set(control["plots"]), (axis, set(control["plots"]) - changed)
+            tab.set(section, axis, start[axis])
+        # And some settings together.
+        generator = random.Random(0)
+        for _ in range(2):
+            for axis, control in controls.items():
+                tab.set(section, axis, generator.choice(control["values"]))
+            setting = tab.setting(section)
+            assert_shown(*wanted_of(tab, section, setting), setting)
+        assert tab.complaints == []
+
+
+def test_the_surface_in_three_dimensions(playwright, page_file):
+    browser = launch(playwright, *SOFTWARE_WEBGL)
+    try:
+        with Opened(browser, page_file) as tab:
+            if not tab.page.evaluate("Boolean(document.createElement('canvas').getContext('webgl2'))"):
+                pytest.skip("this browser has no WebGL")
+            tab.page.locator("#descent-surface").scroll_into_view_if_needed()
+            for place in (0, 5):
+                tab.page.locator("#gradient-descent input[type=range]").first.fill(str(place))
+                setting = tab.setting("gradient-descent")
+                shown = tab.drawn("descent-surface")
+                wanted = expected("gradient-descent", **setting)["descent-surface"]
+                keys = {"surface", "path", "stop"}
+                assert keys <= set(shown)
+                drawn = {"descent-surface": {key: shown[key] for key in keys}}
+                assert_shown(drawn, {"descent-surface": {key: wanted[key] for key in keys}}, setting)
+            assert tab.complaints == []
+    finally:
+        browser.close()
+
+
+@pytest.mark.parametrize(("screen", "scheme"), [*itertools.product(WIDTHS, ("light", "dark"))])
+def test_on_screens_and_for_everyone(browser, page_file, screen, scheme):
+    width = WIDTHS[screen]
+    with Opened(browser, page_file, width, color_scheme=scheme, device_scale_factor=1) as tab:
+        tab.draw_all()
+        sizes = tab.page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
+        assert sizes[0] <= sizes[1] <= width
+        for plot in tab.plots():
+            left, right = tab.page.evaluate(
+                """(id) => {
+                    const box = document.getElementById(id).getBoundingClientRect();
+                    return [box.left, box.right];
+                }""",
+                plot,
+            )
+            assert left >= 0, plot
+            assert right <= width, plot
+        results = Axe().run(tab.page)
+        serious = [
+            (each["id"], [node["html"][:200] for node in each["nodes"]])
+            for each in results.response["violations"]
+            if each["impact"] in ("serious", "critical")
+        ]
+        assert serious == []
+        folder = SCREENSHOTS / f"{screen}-{scheme}"
+        folder.mkdir(parents=True, exist_ok=True)
+        # The bar with the links would lie across what it sticks to.
+        tab.page.add_style_tag(content="* { position: static !important; }")
+        for section in SECTIONS:
+            tab.page.locator(f"#{section}").screenshot(path=folder / f"{section}.png")
+            assert (folder / f"{section}.png").stat().st_size > 10_000
+
+
+def test_it_is_operated_with_the_keyboard_alone(browser, page_file):
+    with Opened(browser, page_file) as tab:
+        slider = tab.page.locator("#gradient-descent input[type=range]").first
+        name = slider.get_attribute("id")
+        for _ in range(60):
+            tab.page.keyboard.press("Tab")
+            if tab.page.evaluate("document.activeElement.id") == name:
+                break
+        assert tab.page.evaluate("document.activeElement.id") == name
+        before, place = tab.drawn("descent-path") if "descent-path" in tab.plots() else None, slider.input_value()
+        spoken = slider.get_attribute("aria-valuetext")
+        tab.page.keyboard.press("ArrowLeft")
+        assert int(slider.input_value()) == int(place) - 1
+        assert slider.get_attribute("aria-valuetext") != spoken
+        output = tab.page.locator(f"output[for='{name}']")
+        assert output.text_content() == slider.get_attribute("aria-valuetext")
+        (first, *_) = tab.controls("gradient-descent")["learning_rate"]["plots"]
+        label = tab.page.locator(f"#{first}").get_attribute("aria-label")
+        tab.drawn(first)
+        tab.page.keyboard.press("Home")
+        tab.drawn(first)
+        assert tab.page.locator(f"#{first}").get_attribute("aria-label") != label
+        assert before is None or tab.drawn("descent-path") != before
+
+
+def test_every_figure_has_words_and_every_control_a_label(opened):
+    opened.draw_all()
+    for plot in opened.plots():
+        figure = opened.page.locator(f"#{plot}")
+        assert figure.get_attribute("role") == "img"
+        assert len(figure.get_attribute("aria-label")) > 20
+    unlabelled = opened.page.evaluate(
+        """[...document.querySelectorAll('input, select')].filter(each => !each.labels.length)
+            .map(each => each.outerHTML)"""
+    )
+    assert unlabelled == []
+    for axis in opened.page.evaluate(
+        """[...document.querySelectorAll('div.plot')].flatMap(each => ['xaxis', 'yaxis']
+            .filter(name => each.layout[name] && !(each.layout[name].title && each.layout[name].title.text))
+            .map(name => each.id + ' ' + name))"""
+    ):
+        pytest.fail(f"an axis without a title: {axis}")
+
+
+def test_light_and_dark_are_chosen_by_the_system_and_by_a_button(browser, page_file):
+    paper = "getComputedStyle(document.body).backgroundColor"
+    with (
+        Opened(browser, page_file, color_scheme="light") as light,
+        Opened(browser, page_file, color_scheme="dark") as dark,
+    ):
+        colours = light.page.evaluate(paper), dark.page.evaluate(paper)
+        assert colours[0] != colours[1]
+        light.page.locator("#theme").click()
+        assert light.page.evaluate(paper) == colours[1]
