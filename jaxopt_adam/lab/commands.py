@@ -13,6 +13,7 @@ from rich.table import Table
 
 from jaxopt_adam.lab import averages as averages_lab
 from jaxopt_adam.lab import claim, data, figures, interrupt, race, report
+from jaxopt_adam.lab import explain as explain_lab
 from jaxopt_adam.lab import landscape as landscape_lab
 from jaxopt_adam.lab import memory as memory_lab
 from jaxopt_adam.lab.output import new_folder, write_json
@@ -274,6 +275,22 @@ def averages(
             },
         )
     _print_path(out / "averages.png")
+
+
+@app.command()
+def explain(out: Out = Path("report")) -> None:
+    """Write the article as one page with a slider for everything, computed on this machine."""
+    with new_folder(out) as unfinished:
+        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+        with Progress(*columns, transient=True) as progress:
+            whole = progress.add_task("the page", total=len(explain_lab.SECTIONS))
+
+            def started(name: str) -> None:
+                progress.update(whole, description=name, completed=list(explain_lab.SECTIONS).index(name))
+
+            page = explain_lab.build(started)
+        (unfinished / "explain.html").write_text(page, encoding="utf-8")
+    _print_path(out / "explain.html")
 
 
 @app.command()

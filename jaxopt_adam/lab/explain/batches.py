@@ -1,0 +1,283 @@
+"""Section 2: gradient descent by all examples, by mini-batches and by single ones, on handwritten digits."""
+
+import functools
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+
+from jaxopt_adam import Optimizer, grid, sgd
+from jaxopt_adam.lab import data, interrupt
+from jaxopt_adam.lab.explain.drawing import number
+from jaxopt_adam.lab.explain.section import Control, Field, Plot, Section, Trace
+
+__all__ = ["BATCHES", "SIZES", "STEPS", "facts"]
+
+STEPS = 400
+SIZES = {"all": None, "mini": 16, "one": 1}
+"""The batch sizes; None for all examples."""
+RATES = (0.03, 0.1, 0.3, 1.0)
+AGAINST = ("iterations", "examples", "seconds")
+LOOKS = {
+    "all": ("descent", "circle", "solid"),
+    "mini": ("momentum", "square", "dash"),
+    "one": ("rmsprop", "diamond", "dot"),
+}
+
+
+@functools.cache
+def _digits() -> tuple[np.ndarray, np.ndarray]:
+    images, labels = data.embedded().train
+    return images.astype(float), labels
+
+
+def _cost(params: dict[str, Array], images: Array, labels: Array) -> Array:
+    logits = images @ params["w"] + params["b"]
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+
+def _start() -> dict[str, Array]:
+    return {"w": jnp.zeros((_digits()[0].shape[1], 10), float), "b": jnp.zeros(10, float)}
+
+
+def _orders(size: int | None) -> np.ndarray:
+    """Which examples are in which step, each seen once before any again; without a size all are in every step."""
+    examples = len(_digits()[1])
+    if size is None:
+        return np.zeros((STEPS, 0), np.int32)
+    generator = np.random.default_rng(0)
+    per_epoch = examples // size
+    epochs = [generator.permutation(examples)[: per_epoch * size] for _ in range(-(-STEPS // per_epoch))]
+    return np.concatenate(epochs).reshape(-1, size)[:STEPS].astype(np.int32)
+
+
+@jax.jit
+def _train(optimizer: Optimizer, images: Array, labels: Array, orders: Array) -> Any:
+    """The weights before every step, and after the last."""
+
+    def step(carry: Any, batch: Array) -> tuple[Any, Any]:
+        params, state = carry
+        chosen = (images[batch], labels[batch]) if batch.size else (images, labels)
+        updates, state = optimizer.update(jax.grad(_cost)(params, *chosen), state, params)
+        return (optax.apply_updates(params, updates), state), params
+
+    start = _start()
+    (last, _), way = jax.lax.scan(step, (start, optimizer.init(start)), orders)
+    return jax.tree.map(lambda way, end: jnp.concatenate([way, end[None]]), way, last)
+
+
+@jax.jit
+def _costs(way: Any, images: Array, labels: Array) -> Array:
+    """The cost of all examples with the weights of each step."""
+    return jax.lax.map(lambda params: _cost(params, images, labels), way, batch_size=16)
+
+
+def _flat(way: Any) -> np.ndarray:
+    return np.concatenate([np.asarray(way["w"]).reshape(*way["w"].shape[:-2], -1), np.asarray(way["b"])], axis=-1)
+
+
+@functools.cache
+def _grid() -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The weights, shape (rates, STEPS + 1, weights), and the costs, for each batch size."""
+    images, labels = map(jnp.asarray, _digits())
+    optimizers, _ = grid(sgd, learning_rate=list(RATES))
+    found = {}
+    for name, size in SIZES.items():
+        interrupt.check()
+        way = jax.jit(jax.vmap(_train, in_axes=(0, None, None, None)))(optimizers, images, labels, _orders(size))
+        found[name] = _flat(way), np.asarray(jax.vmap(_costs, in_axes=(0, None, None))(way, images, labels))
+    return found
+
+
+@functools.cache
+def _seconds() -> dict[str, float]:
+    """How long an iteration takes with each batch size: the least of three runs, compiled before."""
+    images, labels = map(jnp.asarray, _digits())
+    found = {}
+    for name, size in SIZES.items():
+        orders, spent = _orders(size), []
+        for _ in range(4):
+            start = time.perf_counter()
+            jax.block_until_ready(_train(sgd(RATES[0]), images, labels, orders))
+            spent.append(time.perf_counter() - start)
+        found[name] = min(spent[1:]) / STEPS
+    return found
+
+
+@functools.cache
+def _plane() -> tuple[np.ndarray, np.ndarray]:
+    """The mean of all weights on all ways, and the two directions in which these vary most, shape (weights, 2)."""
+    weights = np.concatenate([each.reshape(-1, each.shape[-1]) for each, _ in _grid().values()])
+    mean = weights.mean(axis=0)
+    _, vectors = np.linalg.eigh(np.cov(weights, rowvar=False))
+    directions = vectors[:, :-3:-1]
+    # A direction has no sign of its own: the ways go to the right and, most of them, up.
+    return mean, directions * np.where(((weights[STEPS] - mean) @ directions) < 0, -1, 1)
+
+
+def _ground(places: np.ndarray) -> dict[str, np.ndarray]:
+    """The cost in the part of the plane where some points are, shape (points, 2)."""
+    images, labels = map(jnp.asarray, _digits())
+    mean, directions = _plane()
+    low, high = places.min(axis=0), places.max(axis=0)
+    margin = 0.08 * (high - low)
+    x, y = (np.linspace(low[i] - margin[i], high[i] + margin[i], 33) for i in (0, 1))
+    across, up = np.meshgrid(x, y)
+    weights = mean + across.reshape(-1, 1) * directions[:, 0] + up.reshape(-1, 1) * directions[:, 1]
+    params = {"w": jnp.asarray(weights[:, :-10].reshape(-1, images.shape[1], 10)), "b": jnp.asarray(weights[:, -10:])}
+    # Logarithms, whose contours show the floor of the valley as well as its walls.
+    return {"ground-x": x, "ground-y": y, "ground-z": np.log(_costs(params, images, labels)).reshape(across.shape)}
+
+
+def _grounds(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return _ground(np.concatenate([np.stack([found[f"{name}-x"], found[f"{name}-y"]], axis=-1) for name in SIZES]))
+
+
+def _placed(name: str, weights: np.ndarray, costs: np.ndarray) -> dict[str, np.ndarray]:
+    """The fields of ways with any leading axes."""
+    mean, directions = _plane()
+    places = (weights - mean) @ directions
+    return {f"{name}-x": places[..., 0], f"{name}-y": places[..., 1], f"{name}-cost": costs[..., 1:]}
+
+
+def _abscissa(name: str, against: str) -> np.ndarray:
+    steps = np.arange(1, STEPS + 1)
+    if against == "examples":
+        return steps * (SIZES[name] or len(_digits()[1]))
+    return steps * _seconds()[name] if against == "seconds" else steps
+
+
+def single(learning_rate: float, against: str) -> dict[str, np.ndarray]:
+    """The fields for one learning rate; the plane of the picture is that of all of them together."""
+    images, labels = map(jnp.asarray, _digits())
+    found: dict[str, np.ndarray] = {}
+    for name, size in SIZES.items():
+        way = _train(sgd(learning_rate), images, labels, _orders(size))
+        found |= _placed(name, _flat(way), np.asarray(_costs(way, images, labels)))
+        if against != "seconds":  # measured, and so not the same twice
+            found[f"{name}-at"] = _abscissa(name, against)
+    return found | _grounds(found)
+
+
+def fields() -> dict[str, Field]:
+    """The fields for all learning rates."""
+    placed = {field: values for name in SIZES for field, values in _placed(name, *_grid()[name]).items()}
+    grounds = [_grounds({field: values[row] for field, values in placed.items()}) for row in range(len(RATES))]
+    placed |= {field: np.stack([ground[field] for ground in grounds]) for field in grounds[0]}
+    found = {field: Field(("learning_rate",), values) for field, values in placed.items()}
+    for name in SIZES:
+        found[f"{name}-at"] = Field(("against",), np.stack([_abscissa(name, each) for each in AGAINST]))
+    units = ["iterations", "examples seen", "seconds, compilation not counted"]
+    found["against-title"] = Field(("against",), units)
+    found["against-type"] = Field(("against",), ["linear", "log", "log"])
+    found["sentence"] = Field(("learning_rate",), [_sentence(row) for row in range(len(RATES))])
+    return found
+
+
+def _sentence(row: int) -> str:
+    examples = len(_digits()[1])
+    parts = []
+    for name, size in SIZES.items():
+        cost = number(float(_grid()[name][1][row, -1]))
+        what = {"all": f"all {examples:,} examples", "mini": f"mini-batches of {size}", "one": "single examples"}[name]
+        spent, seen = STEPS * _seconds()[name], STEPS * (size or examples)
+        parts.append(f"{what}: cost {cost}, {seen:,} examples seen, {number(1000 * spent)} ms")
+    return f"After {STEPS} iterations: {'; '.join(parts)}."
+
+
+def facts() -> dict[str, str]:
+    """Numbers for the text."""
+    seconds = _seconds()
+    return {
+        "batches-examples": f"{len(_digits()[1]):,}",
+        "batches-steps": str(STEPS),
+        "batches-size": str(SIZES["mini"]),
+    } | {
+        f"batches-{name}-{what}": number(1e6 * seconds[name] / each)
+        for name, size in SIZES.items()
+        for what, each in (("time", 1), ("share", size or len(_digits()[1])))
+    }
+
+
+def _plots() -> tuple[Plot, ...]:
+    titles = {"all": "all examples", "mini": f"mini-batches of {SIZES['mini']}", "one": "single examples"}
+    ground = Trace(
+        "ground",
+        "",
+        "ground-x",
+        "ground-y",
+        z="ground-z",
+        style={
+            "type": "contour",
+            "colorscale": "--ground",
+            "showscale": False,
+            "hoverinfo": "skip",
+            "ncontours": 18,
+            "contours": {"coloring": "fill"},
+            "line": {"color": "--contour", "width": 0.8},
+        },
+    )
+
+    def line(name: str, *, marked: bool) -> dict[str, Any]:
+        colour, symbol, dash = LOOKS[name]
+        style: dict[str, Any] = {
+            "mode": "lines",
+            "line": {"color": f"--{colour}", "width": 1.8, "dash": "solid" if marked else dash},
+        }
+        if marked:
+            style |= {
+                "mode": "lines+markers",
+                "marker": {"color": f"--{colour}", "size": 6, "symbol": symbol, "maxdisplayed": 12},
+            }
+        return style
+
+    way = Plot(
+        "batches-path",
+        "The way that the weights take",
+        "The paths of the weights for the three batch sizes, projected on the plane in which they vary most, over the "
+        "contours of the cost: smooth with all examples, trembling with mini-batches, staggering with single examples.",
+        (
+            ground,
+            *(
+                Trace(name, titles[name], f"{name}-x", f"{name}-y", style=line(name, marked=True))
+                for name in ("one", "mini", "all")
+            ),
+        ),
+        {
+            "xaxis": {"title": "first principal direction", "zeroline": False, "showgrid": False},
+            "yaxis": {"title": "second principal direction", "zeroline": False, "showgrid": False},
+        },
+        shape="wide",
+    )
+    cost = Plot(
+        "batches-cost",
+        "Cost of all training examples",
+        "The cost of all training examples, on a logarithmic scale, for the three batch sizes.",
+        tuple(
+            Trace(name, titles[name], f"{name}-at", f"{name}-cost", style=line(name, marked=False))
+            for name in ("one", "mini", "all")
+        ),
+        {
+            "xaxis": {"title": {"field": "against-title"}, "type": {"field": "against-type"}},
+            "yaxis": {"title": "cost (nats per example)", "type": "log"},
+        },
+        shape="wide",
+    )
+    return way, cost
+
+
+BATCHES = Section(
+    "batches",
+    (
+        Control("learning_rate", "Learning rate α", RATES, 0.3),
+        Control("against", "Cost against", AGAINST, "iterations", ["iterations", "examples seen", "seconds"]),
+    ),
+    _plots(),
+    fields,
+    single,
+    "sentence",
+)

@@ -1,0 +1,271 @@
+"""Section 1: gradient descent down a bowl, and when to stop."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxopt_adam import Status, descend, grid, minimize, sgd
+from jaxopt_adam.lab.explain.drawing import curve, curves, held, number, path, path_plot, surface_single
+from jaxopt_adam.lab.explain.section import Control, Field, Plot, Section, Trace
+from jaxopt_adam.lab.explain.surfaces import BOX, SURFACES, heights
+from jaxopt_adam.lab.explain.walks import inside
+
+__all__ = ["DESCENT", "STEPS", "TOLERANCE"]
+
+STEPS = 300
+TOLERANCE = 1e-4
+MOST = 100_000
+RATES = (
+    *(0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.003, 0.004, 0.005, 0.006, 0.007, 0.008, 0.009, 0.01, 0.011, 0.012, 0.013),
+    *(
+        0.014,
+        0.015,
+        0.016,
+        0.017,
+        0.018,
+        0.0185,
+        0.019,
+        0.0195,
+        0.0198,
+        0.02,
+        0.0201,
+        0.0202,
+        0.0205,
+        0.021,
+        0.022,
+        0.025,
+    ),
+)
+VALLEY = SURFACES["valley"]
+
+# An orthographic view from above, for where there is no WebGL: a row for each of the picture's axes.
+TALLEST = 465.0
+VIEW = np.array([[0.155, -0.115, 0.0], [0.05, 0.085, 0.9 / TALLEST]])
+
+
+@jax.jit
+def _walks(optimizers: Any) -> dict[str, Any]:
+    way = descend(VALLEY.function, jnp.asarray(VALLEY.start, float), optimizers, STEPS)
+    end = minimize(VALLEY.function, jnp.asarray(VALLEY.start, float), optimizers, tol=TOLERANCE, max_steps=MOST)
+    return {"x": way.x, "value": way.value, "end": end}
+
+
+def _named(walks: dict[str, Any]) -> dict[str, np.ndarray]:
+    """The fields of walks with any leading axes."""
+    x, value, end = np.asarray(walks["x"]), np.asarray(walks["value"]), walks["end"]
+    points = inside(x)
+    where, height, steps = np.asarray(end.x), np.asarray(end.value), np.asarray(end.steps)
+    seen = (np.asarray(end.status) == Status.CONVERGED) & (steps < points)
+    where, height = np.where(seen[..., None], where, 0), np.where(seen, height, 0)
+    return {
+        "path-x": x[..., 0],
+        "path-y": x[..., 1],
+        "value": value,
+        "points": points,
+        "stop-x": where[..., :1],
+        "stop-y": where[..., 1:],
+        "stop-step": steps[..., None],
+        "stop-value": height[..., None],
+        "stops": seen.astype(int),
+        "path-across": _across(x[..., 0], x[..., 1], value),
+        "path-up": _up(x[..., 0], x[..., 1], value),
+        "stop-across": _across(where[..., :1], where[..., 1:], height[..., None]),
+        "stop-up": _up(where[..., :1], where[..., 1:], height[..., None]),
+    }
+
+
+def _across(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
+    return VIEW[0, 0] * x + VIEW[0, 1] * y + VIEW[0, 2] * z
+
+
+def _up(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
+    return VIEW[1, 0] * x + VIEW[1, 1] * y + VIEW[1, 2] * z
+
+
+def _wires() -> dict[str, np.ndarray]:
+    """The surface as wires, seen as the paths are; NaN between two wires."""
+    across, up = [], []
+    for along_x in (True, False):
+        fixed = np.linspace(*(BOX[2:] if along_x else BOX[:2]), 13 if along_x else 21)
+        free = np.linspace(*(BOX[:2] if along_x else BOX[2:]), 41)
+        for each in fixed:
+            x, y = (free, np.full(41, each)) if along_x else (np.full(41, each), free)
+            z = np.asarray(jax.vmap(VALLEY.function)(jnp.stack([x, y], axis=1)))
+            across.extend([*_across(x, y, z), np.nan])
+            up.extend([*_up(x, y, z), np.nan])
+    return {"wires-across": np.array(across), "wires-up": np.array(up)}
+
+
+def _static() -> dict[str, np.ndarray]:
+    return (
+        surface_single("valley")
+        | _wires()
+        | {
+            "height": heights(VALLEY),
+            "t0": np.arange(STEPS + 1),
+        }
+    )
+
+
+def single(learning_rate: float) -> dict[str, np.ndarray]:
+    """The fields for one learning rate."""
+    return _static() | _named(_walks(sgd(learning_rate)))
+
+
+@functools.cache
+def _rows() -> tuple[dict[str, np.ndarray], Any]:
+    optimizers, _ = grid(sgd, learning_rate=list(RATES))
+    walks = jax.jit(jax.vmap(_walks))(optimizers)
+    return _named(walks), walks["end"]
+
+
+def fields() -> dict[str, Field]:
+    """The fields for all learning rates."""
+    rows, end = _rows()
+    for name in ("path-x", "path-y", "value", "path-across", "path-up"):
+        rows[name] = held(rows[name], rows["points"])
+    each = {name: Field(("learning_rate",), values) for name, values in rows.items()}
+    each |= {name: Field((), values) for name, values in _static().items()}
+    each["sentence"] = Field(("learning_rate",), [_sentence(row, rows, end) for row in range(len(RATES))])
+    return each
+
+
+def _sentence(row: int, rows: dict[str, np.ndarray], end: Any) -> str:
+    points, steps = int(rows["points"][row]), int(end.steps[row])
+    height, last = number(float(end.value[row])), number(float(rows["value"][row, -1]))
+    sides = np.sign(rows["path-y"][row, : min(points, 20)])
+    flips = (sides[1:] * sides[:-1] < 0).mean()
+    if points <= STEPS:
+        return (
+            f"Diverges: every step ends higher on the other wall than it began, and step {points} leaves the picture."
+        )
+    if end.value[row] > 1:
+        return (
+            f"Bounces: from one wall to the other, for ever as high. The stopping rule is taken in: two successive "
+            f"values are alike after {steps} steps, at a height of {height}."
+        )
+    if steps > STEPS:
+        return (
+            f"Crawls: after {STEPS} steps it is still at a height of {last}. It would take {steps:,} to satisfy the "
+            f"stopping rule, at a height of {height}."
+        )
+    if flips > 0.5:
+        return (
+            f"Oscillates: it jumps from wall to wall, a little lower each time, and stops after {steps} steps at a "
+            f"height of {height}."
+        )
+    return f"Converges: it slides down without overshooting, and stops after {steps} steps at a height of {height}."
+
+
+def _plots() -> tuple[Plot, ...]:
+    stop = {"mode": "markers", "marker": {"symbol": "x", "size": 12, "color": "--stop", "line": {"width": 1}}}
+    flat = path_plot(
+        "descent-path",
+        "From above",
+        "Contours of a long valley, seen from above, and the path of gradient descent from the left end towards the "
+        "lowest point in the middle.",
+        path("path", "gradient descent", "descent", x="path-x", y="path-y", length="points", symbol="circle"),
+        Trace("stop", "stops here", "stop-x", "stop-y", length="stops", style=stop),
+    )
+    line = {"color": "--descent", "width": 5}
+    solid = Plot(
+        "descent-surface",
+        "In three dimensions",
+        "The valley as a surface in three dimensions, with the same path on it.",
+        (
+            Trace(
+                "surface",
+                "",
+                "ground-x",
+                "ground-y",
+                z="height",
+                style={
+                    "type": "surface",
+                    "colorscale": "--ground",
+                    "showscale": False,
+                    "opacity": 0.85,
+                    "lighting": {"ambient": 0.85, "diffuse": 0.3, "specular": 0.05},
+                    "hoverinfo": "skip",
+                    "contours": {
+                        "z": {"show": True, "color": "--contour", "width": 1, "start": 0, "end": 480, "size": 40}
+                    },
+                },
+            ),
+            Trace(
+                "path",
+                "gradient descent",
+                "path-x",
+                "path-y",
+                z="value",
+                length="points",
+                style={
+                    "type": "scatter3d",
+                    "mode": "lines+markers",
+                    "line": line,
+                    "marker": {"size": 3, "color": "--descent"},
+                },
+            ),
+            Trace(
+                "stop",
+                "stops here",
+                "stop-x",
+                "stop-y",
+                z="stop-value",
+                length="stops",
+                style={"type": "scatter3d", "mode": "markers", "marker": {"symbol": "x", "size": 5, "color": "--stop"}},
+            ),
+            Trace(
+                "wires",
+                "",
+                "wires-across",
+                "wires-up",
+                style={
+                    "mode": "lines",
+                    "line": {"color": "--contour", "width": 0.8},
+                    "hoverinfo": "skip",
+                    "connectgaps": False,
+                },
+            ),
+            path(
+                "path-projected",
+                "gradient descent",
+                "descent",
+                x="path-across",
+                y="path-up",
+                length="points",
+                symbol="circle",
+            ),
+            Trace("stop-projected", "stops here", "stop-across", "stop-up", length="stops", style=stop),
+        ),
+        {
+            "showlegend": False,
+            "scene": {"xaxis": {"title": "x"}, "yaxis": {"title": "y"}, "zaxis": {"title": "height f"}},
+            "xaxis": {"visible": False},
+            "yaxis": {"visible": False},
+        },
+        shape="wide",
+    )
+    value = curves(
+        "descent-value",
+        "Height at each step",
+        "The height, on a logarithmic scale, against the steps.",
+        "height f",
+        curve("value", "height", "value", "descent", x="t0", length="points"),
+        Trace("stop", "stops here", "stop-step", "stop-value", length="stops", style=stop),
+        log=True,
+        shape="wide",
+    )
+    return flat, solid, value
+
+
+DESCENT = Section(
+    "gradient-descent",
+    (Control("learning_rate", "Learning rate α", RATES, 0.019),),
+    _plots(),
+    fields,
+    single,
+    "sentence",
+)

@@ -1,0 +1,144 @@
+"""Section 7: the race on handwritten digits, and the article's claim."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import numpy as np
+
+from jaxopt_adam.lab import claim, data, interrupt, race
+from jaxopt_adam.lab.explain.section import Control, Field, Plot, Section, Trace
+
+__all__ = ["RACE", "RULES", "SETTINGS", "facts"]
+
+RULES = ("sgd", "momentum", "rmsprop", "adam")
+SETTINGS = race.Settings(steps=200, seeds=2)
+LOOKS = {
+    "sgd": ("descent", "x", "dash"),
+    "momentum": ("momentum", "square", "dashdot"),
+    "rmsprop": ("rmsprop", "diamond", "longdash"),
+    "adam": ("adam", "triangle-up", "solid"),
+}
+
+
+@functools.cache
+def _run(rule: str, settings: race.Settings) -> race.Outcome:
+    (entry,) = race.entries([rule], settings)
+    for news in race.run(entry, data.embedded(), settings):
+        interrupt.check()
+        if isinstance(news, race.Outcome):
+            return news
+    raise AssertionError("a race ends with an outcome")
+
+
+def _single_rate(rate: float) -> race.Settings:
+    return dataclasses.replace(SETTINGS, learning_rates=(rate,))
+
+
+def _accuracy(outcome: race.Outcome) -> np.ndarray:
+    return 100 * outcome.test.mean(axis=1)
+
+
+def single(learning_rate: float, best: bool) -> dict[str, np.ndarray]:
+    """The fields for one learning rate, or with `best` for each rule's own; not those of all learning rates."""
+    found: dict[str, np.ndarray] = {}
+    for rule in RULES:
+        rate = float(_run(rule, SETTINGS).learning_rates[_run(rule, SETTINGS).best]) if best else learning_rate
+        outcome = _run(rule, _single_rate(rate))
+        found |= {"iterations": outcome.at, f"{rule}-accuracy": _accuracy(outcome)[0]}
+    return found
+
+
+def fields() -> dict[str, Field]:
+    """The fields for all learning rates."""
+    outcomes = {rule: _run(rule, SETTINGS) for rule in RULES}
+    rates = np.array(SETTINGS.learning_rates)
+    found = {
+        "iterations": Field((), outcomes["adam"].at),
+        "rates": Field((), rates),
+        "rate-x": Field(("learning_rate",), np.stack([rates, rates], axis=1)),
+        "rate-y": Field((), np.array([0.0, 100.0])),
+    }
+    for rule, outcome in outcomes.items():
+        at_rate = _accuracy(outcome)
+        own = np.broadcast_to(at_rate[outcome.best], at_rate.shape)
+        found[f"{rule}-accuracy"] = Field(("best", "learning_rate"), np.stack([at_rate, own]))
+        found[f"{rule}-final"] = Field((), at_rate[:, -1])
+    *equal, own = claim.compare(outcomes["sgd"], outcomes["adam"])
+    found["sentence"] = Field(
+        ("best", "learning_rate"), [[each.sentence for each in equal], [own.sentence] * len(equal)]
+    )
+    return found
+
+
+def facts() -> dict[str, str]:
+    """Numbers and sentences for the text."""
+    images = data.embedded()
+    comparisons = claim.compare(_run("sgd", SETTINGS), _run("adam", SETTINGS))
+    sizes = images.sizes
+    return {
+        "race-verdict": claim.verdict(comparisons, images.name),
+        "race-train": f"{sizes['train']:,}",
+        "race-test": f"{sizes['test']:,}",
+        "race-hidden": str(SETTINGS.hidden),
+        "race-batch": str(SETTINGS.batch_size),
+        "race-steps": str(SETTINGS.steps),
+        "race-seeds": str(SETTINGS.seeds),
+    }
+
+
+def _plots() -> tuple[Plot, ...]:
+    titles = {rule: race.RULES[rule][0] for rule in RULES}
+
+    def line(rule: str, *, marked: bool) -> dict[str, Any]:
+        colour, symbol, dash = LOOKS[rule]
+        style: dict[str, Any] = {"mode": "lines", "line": {"color": f"--{colour}", "width": 2.2, "dash": dash}}
+        if marked:
+            style |= {"mode": "lines+markers", "marker": {"color": f"--{colour}", "size": 8, "symbol": symbol}}
+        return style
+
+    accuracy = Plot(
+        "race-accuracy",
+        "Accuracy on images not trained on",
+        "The test accuracy of four rules against the iterations, at the slider's learning rate or each at its best.",
+        tuple(
+            Trace(rule, titles[rule], "iterations", f"{rule}-accuracy", style=line(rule, marked=False))
+            for rule in RULES
+        ),
+        {"xaxis": {"title": "iterations"}, "yaxis": {"title": "test accuracy (%)", "range": [0, 100]}},
+        shape="wide",
+    )
+    rates = Plot(
+        "race-rates",
+        "After the last iteration, by learning rate",
+        "The test accuracy of the four rules after the last iteration, against the learning rate.",
+        (
+            *(Trace(rule, titles[rule], "rates", f"{rule}-final", style=line(rule, marked=True)) for rule in RULES),
+            Trace(
+                "rate",
+                "",
+                "rate-x",
+                "rate-y",
+                style={"mode": "lines", "hoverinfo": "skip", "line": {"color": "--faint", "width": 2}},
+            ),
+        ),
+        {
+            "xaxis": {"title": "learning rate α", "type": "log"},
+            "yaxis": {"title": "test accuracy (%)", "range": [0, 100]},
+        },
+        shape="wide",
+    )
+    return accuracy, rates
+
+
+RACE = Section(
+    "race",
+    (
+        Control("learning_rate", "Learning rate α, for all", SETTINGS.learning_rates, 0.03),
+        Control("best", "Each rule at its own best instead", (False, True), False),
+    ),
+    _plots(),
+    fields,
+    single,
+    "sentence",
+)

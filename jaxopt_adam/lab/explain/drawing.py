@@ -1,0 +1,155 @@
+"""What several sections draw: the surface and a path on it, curves over the steps."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from jaxopt_adam.lab.explain.section import Field, Plot, Trace
+from jaxopt_adam.lab.explain.surfaces import BOX, SURFACES, grid_points, heights
+
+__all__ = ["curve", "curves", "ground_fields", "held", "number", "path", "path_plot", "surface_single"]
+
+HEIGHT_RANGE = (1e-5, 1000.0)
+
+
+def number(value: float) -> str:
+    """A number for a sentence: three digits, and powers of ten for what is very small or large."""
+    if value == 0 or 1e-3 <= abs(value) < 1e5:
+        return f"{value:,.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    exponent = math.floor(math.log10(abs(value)))
+    power = "10" + str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    factor = f"{value / 10**exponent:.2g}"
+    return power if factor == "1" else f"{factor}·{power}"
+
+
+def held(values: np.ndarray, length: np.ndarray) -> np.ndarray:
+    """`values` with what is not drawn, after the first `length` along the last axis, replaced by the last that is."""
+    last = np.minimum(np.arange(values.shape[-1]), np.maximum(length - 1, 0)[..., None])
+    return np.take_along_axis(values, np.broadcast_to(last, values.shape), axis=-1)
+
+
+def surface_single(name: str) -> dict[str, np.ndarray]:
+    """The fields of one surface."""
+    x, y = grid_points()
+    surface = SURFACES[name]
+    minima = np.array([surface.minima[0], surface.minima[-1]], float)
+    return {
+        "ground-x": x,
+        "ground-y": y,
+        # Roots of the heights: their contours lie evenly where those of the heights would crowd at the rim.
+        "ground-z": np.sqrt(heights(surface)),
+        "start-x": np.array(surface.start[:1]),
+        "start-y": np.array(surface.start[1:]),
+        "minimum-x": minima[:, 0],
+        "minimum-y": minima[:, 1],
+    }
+
+
+def ground_fields() -> dict[str, Field]:
+    """The fields of every surface."""
+    each = [surface_single(name) for name in SURFACES]
+    return {
+        name: Field((), each[0][name])
+        if name in ("ground-x", "ground-y")
+        else Field(("surface",), np.stack([one[name] for one in each]))
+        for name in each[0]
+    }
+
+
+def curve(
+    key: str, name: str, y: str, colour: str, *, x: str = "t", length: str | None = "steps", **line: Any
+) -> Trace:
+    """A line over the steps."""
+    style = {"mode": "lines", "line": {"color": f"--{colour}", "width": 2.5} | line}
+    return Trace(key, name, x, y, length=length, style=style)
+
+
+def path(
+    key: str,
+    name: str,
+    colour: str,
+    *,
+    x: str,
+    y: str,
+    length: str,
+    symbol: str,
+    thin: bool = False,
+    dash: str = "solid",
+) -> Trace:
+    """A way over the surface, a marker at each step."""
+    style = {
+        "mode": "lines+markers",
+        "line": {"color": f"--{colour}", "width": 1.5 if thin else 2.5, "dash": dash},
+        "marker": {"color": f"--{colour}", "size": 4 if thin else 6, "symbol": symbol},
+    }
+    return Trace(key, name, x, y, length=length, style=style)
+
+
+def path_plot(plot: str, title: str, label: str, *paths: Trace) -> Plot:
+    """The contours of the surface with ways over it."""
+    ground = Trace(
+        "ground",
+        "",
+        "ground-x",
+        "ground-y",
+        z="ground-z",
+        style={
+            "type": "contour",
+            "colorscale": "--ground",
+            "showscale": False,
+            "hoverinfo": "skip",
+            "ncontours": 16,
+            "contours": {"coloring": "fill"},
+            "line": {"color": "--contour", "width": 0.8},
+        },
+    )
+    mark = {"mode": "markers", "hoverinfo": "skip"}
+    start = Trace(
+        "start",
+        "start",
+        "start-x",
+        "start-y",
+        style=mark | {"marker": {"symbol": "circle-open", "size": 13, "color": "--ink", "line": {"width": 2}}},
+    )
+    minimum = Trace(
+        "minimum",
+        "lowest",
+        "minimum-x",
+        "minimum-y",
+        style=mark | {"marker": {"symbol": "star", "size": 12, "color": "--ink"}},
+    )
+    layout = {
+        "xaxis": {"title": "x", "range": list(BOX[:2]), "constrain": "domain", "zeroline": False, "showgrid": False},
+        "yaxis": {
+            "title": "y",
+            "range": list(BOX[2:]),
+            "scaleanchor": "x",
+            "constrain": "domain",
+            "zeroline": False,
+            "showgrid": False,
+        },
+    }
+    return Plot(plot, title, label, (ground, *paths, start, minimum), layout, shape="wide")
+
+
+def curves(
+    plot: str,
+    title: str,
+    label: str,
+    y_title: str,
+    *traces: Trace,
+    log: bool = False,
+    shape: str = "small",
+    **y_axis: Any,
+) -> Plot:
+    """Lines over the steps."""
+    axis: dict[str, Any] = {"title": y_title} | y_axis
+    if log:
+        axis |= {
+            "type": "log",
+            "range": [math.log10(each) for each in HEIGHT_RANGE],
+            "exponentformat": "power",
+            "dtick": 2 if len(traces) else 1,
+        }
+    return Plot(plot, title, label, traces, {"xaxis": {"title": "step t"}, "yaxis": axis}, shape)

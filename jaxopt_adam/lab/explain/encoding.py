@@ -1,0 +1,67 @@
+"""How arrays travel in the page: small, and decoded by a few lines of page.js."""
+
+import base64
+import gzip
+from typing import Any
+
+import numpy as np
+
+__all__ = ["packed", "text", "waves", "words"]
+
+BITS = 17
+LARGE = 50_000
+
+
+def words(values: np.ndarray) -> bytes:
+    """float32 numbers, first the first byte of each, then the second, …: like bytes beside each other compress well."""
+    return np.ascontiguousarray(values, "<f4").reshape(-1).view(np.uint8).reshape(-1, 4).T.tobytes()
+
+
+def waves(values: np.ndarray) -> tuple[bytes, bytes]:
+    """Rows of numbers as whole multiples of a power of two between 2⁻¹⁷ and 2⁻¹⁸ of the row's range, rounded.
+
+    What is kept is the second difference along the row, its sign in the lowest bit: small, where the row is smooth.
+
+    Args:
+        values: of shape (…, n).
+
+    Returns:
+        The differences as unsigned 32-bit numbers, their bytes ordered as in :func:`words`; and as float64 pairs for
+        each row what has been subtracted from it, and the power of two.
+    """
+    rows = np.asarray(values, float).reshape(-1, values.shape[-1])
+    first = rows[:, :1]
+    reach = np.ptp(rows, axis=1, keepdims=True)
+    unit = np.exp2(np.floor(np.log2(np.where(reach > 0, reach, 1))) - BITS)
+    whole = np.rint((rows - first) / unit).astype(np.int64)
+    second = np.diff(np.diff(whole, axis=1, prepend=0), axis=1, prepend=0)
+    folded = ((second << 1) ^ (second >> 63)).astype("<u4")
+    return folded.reshape(-1).view(np.uint8).reshape(-1, 4).T.tobytes(), np.hstack([first, unit]).astype(
+        "<f8"
+    ).tobytes()
+
+
+def text(content: bytes) -> str:
+    """Compressed, in the letters of base64."""
+    return base64.b64encode(gzip.compress(content, 9, mtime=0)).decode()
+
+
+def packed(fields: Any) -> tuple[list[dict[str, Any]], bytes]:
+    """Fields one after the other, and the list of where each is and what it is."""
+    table, content = [], b""
+    for name, field in fields.items():
+        entry: dict[str, Any] = {"name": name, "axes": list(field.axes)}
+        if isinstance(field.values, list):
+            entry["texts"] = field.values
+        else:
+            values = np.asarray(field.values, float)
+            entry |= {"shape": list(values.shape), "at": len(content)}
+            # Heights are drawn on logarithmic axes, where it is the small numbers' own digits that are seen.
+            if values.size > LARGE and not name.endswith("value"):
+                numbers, frames = waves(values)
+                entry |= {"kind": "waves", "frames": len(numbers)}
+                content += numbers + frames
+            else:
+                content += words(values)
+        table.append(entry)
+    return table, content

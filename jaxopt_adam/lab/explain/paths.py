@@ -1,0 +1,241 @@
+"""Sections 4 to 6: momentum, RMSProp and Adam, down the same surfaces from the same start."""
+
+import functools
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxopt_adam.lab.explain.drawing import curve, curves, ground_fields, held, number, path, path_plot, surface_single
+from jaxopt_adam.lab.explain.section import Control, Field, Plot, Section
+from jaxopt_adam.lab.explain.surfaces import STEEPNESS, SURFACES
+from jaxopt_adam.lab.explain.walks import RULES, STEPS, best, inside, one, settled, walk_grid
+
+__all__ = ["ADAM", "MOMENTUM", "RMSPROP", "facts"]
+
+SYMBOLS = {"descent": "circle", "momentum": "square", "rmsprop": "diamond", "adam": "triangle-up"}
+DASHES = {"descent": "dot", "momentum": "dash", "rmsprop": "dashdot", "adam": "solid"}
+MOMENTS = {"mu": "m", "nu": "v"}
+LABELS = {
+    "learning_rate": "Learning rate α",
+    "b1": "β₁, the memory of m",
+    "b2": "β₂, the memory of v",
+    "eps": "ε",
+}
+COORDINATES = ("x", "y")
+
+
+def _named(way: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The fields of walks with any leading axes; those of moments have one more, of the coordinates."""
+    points = inside(way["x"])
+    named = {"path-x": way["x"][..., 0], "path-y": way["x"][..., 1], "value": way["value"], "points": points}
+    named |= {"steps": points - 1, "step-x": way["step"][..., 0], "step-y": way["step"][..., 1]}
+    return named | {
+        name.replace("_", "-"): np.swapaxes(way[name], -1, -2)
+        for name in ("mu", "mu_hat", "nu", "nu_hat")
+        if name in way
+    }
+
+
+def _reference(name: str, surface: str) -> dict[str, np.ndarray]:
+    """The walk of another rule at its best setting."""
+    named = _named(one(RULES[name], surface, best(name, surface), bias_correction=RULES[name].corrected))
+    return {f"{name}-{field}": named[field] for field in ("path-x", "path-y", "value", "points")}
+
+
+def _axes(rule: str) -> tuple[str, ...]:
+    return ("surface", "bias_correction", *RULES[rule].axes)
+
+
+def _steps() -> dict[str, np.ndarray]:
+    return {"t": np.arange(1, STEPS + 1), "t0": np.arange(STEPS + 1), "rate-t": np.array([1, STEPS])}
+
+
+def _single(rule: str, others: tuple[str, ...], **setting: Any) -> dict[str, np.ndarray]:
+    surface, coordinate = setting["surface"], COORDINATES.index(setting["coordinate"])
+    named = _named(one(RULES[rule], surface, setting, bias_correction=setting["bias_correction"]))
+    moments = {name: named[name][coordinate] for name in named if name.partition("-")[0] in MOMENTS}
+    rate = np.full(2, setting["learning_rate"])
+    return (
+        surface_single(surface)
+        | _steps()
+        | named
+        | moments
+        | {"rate-up": rate, "rate-down": -rate}
+        | {name: values for other in others for name, values in _reference(other, surface).items()}
+    )
+
+
+def _fields(rule: str, others: tuple[str, ...]) -> dict[str, Field]:
+    ways = [
+        [_named(walk_grid(RULES[rule], surface, bias_correction=corrected)) for corrected in (False, True)]
+        for surface in SURFACES
+    ]
+    named = {name: np.array([[one[name] for one in row] for row in ways]) for name in ways[0][0]}
+    axes = _axes(rule)
+    fields = ground_fields() | {name: Field((), values) for name, values in _steps().items()}
+    for name, values in named.items():
+        if name in ("points", "steps"):
+            fields[name] = Field(axes, values)
+        elif name.partition("-")[0] in MOMENTS:
+            fields[name] = Field((*axes, "coordinate"), held(values, named["steps"][..., None]))
+        else:
+            fields[name] = Field(axes, held(values, named["steps" if name.startswith("step-") else "points"]))
+    for other in others:
+        each = [_reference(other, surface) for surface in SURFACES]
+        for name in each[0]:
+            fields[name] = Field(("surface",), np.stack([row[name] for row in each]))
+    rates = np.array(RULES[rule].axes["learning_rate"])[:, None] * np.ones(2)
+    fields |= {"rate-up": Field(("learning_rate",), rates), "rate-down": Field(("learning_rate",), -rates)}
+    fields["sentence"] = Field(axes, _sentences(rule, others, named))
+    return fields
+
+
+def _sentences(rule: str, others: tuple[str, ...], named: Mapping[str, np.ndarray]) -> Any:
+    shape = named["points"].shape
+    sentences = np.empty(shape, object)
+    beside = [_capital("; ".join(_compared(other, surface) for other in others)) for surface in SURFACES]
+    for place in itertools.product(*map(range, shape)):
+        points, values = int(named["points"][place]), named["value"][place]
+        needed = settled(values, points)
+        if points <= STEPS:
+            text = f"Diverges: step {points} leaves the picture"
+        elif needed is not None:
+            text = f"Arrives: from step {needed} on it is below 1 % of the height it started from"
+        else:
+            part = number(100 * values[-1] / values[0])
+            text = f"Not there: after {STEPS} steps it is at {part} % of the height it started from"
+        sentences[place] = f"{text}. {beside[place[0]]}."
+    return sentences.tolist()
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def _compared(rule: str, surface: str) -> str:
+    values = _reference(rule, surface)[f"{rule}-value"]
+    needed = settled(values, len(values))
+    rate = number(best(rule, surface)["learning_rate"])
+    return f"{RULES[rule].title} (α = {rate}) needs {f'more than {STEPS} steps' if needed is None else needed}"
+
+
+def _plots(rule: str, others: tuple[str, ...]) -> tuple[Plot, ...]:
+    axes = RULES[rule].axes
+    title = RULES[rule].title
+    names = [RULES[other].title for other in others]
+    ways = [
+        path(
+            other,
+            RULES[other].title,
+            other,
+            x=f"{other}-path-x",
+            y=f"{other}-path-y",
+            length=f"{other}-points",
+            symbol=SYMBOLS[other],
+            thin=True,
+            dash=DASHES[other],
+        )
+        for other in others
+    ]
+    plots = [
+        path_plot(
+            f"{rule}-path",
+            "The way down",
+            f"Contours of the surface and the path of {title} over it; thinner, {' and '.join(names)} at their best "
+            "learning rates.",
+            *ways,
+            path("path", title, rule, x="path-x", y="path-y", length="points", symbol=SYMBOLS[rule]),
+        ),
+        curves(
+            f"{rule}-value",
+            "Height at each step",
+            f"The height of {title} on a logarithmic scale, against the steps, beside the other rules.",
+            "height f",
+            *(
+                curve(
+                    other,
+                    RULES[other].title,
+                    f"{other}-value",
+                    other,
+                    x="t0",
+                    length=f"{other}-points",
+                    width=1.5,
+                    dash=DASHES[other],
+                )
+                for other in others
+            ),
+            curve("value", title, "value", rule, x="t0", length="points"),
+            log=True,
+        ),
+    ]
+    for moment, letter in MOMENTS.items():
+        if {"mu": "b1", "nu": "b2"}[moment] in axes:
+            what = "average gradient" if moment == "mu" else "average squared gradient"
+            plots.append(
+                curves(
+                    f"{rule}-{moment}",
+                    f"{letter} and {letter}̂: the {what}",
+                    f"The {what} {letter} of {title} in one coordinate, and {letter} hat, the same with bias "
+                    "correction, against the steps.",
+                    f"{letter}, {letter}̂",
+                    curve(moment, letter, moment, "plain", dash="dash"),
+                    curve(f"{moment}_hat", f"{letter}̂, corrected", f"{moment}-hat", rule, width=2),
+                )
+            )
+    bounds = (
+        [
+            curve("rate-up", "±α", "rate-up", "plain", x="rate-t", length=None, width=1, dash="dot"),
+            curve("rate-down", "", "rate-down", "plain", x="rate-t", length=None, width=1, dash="dot"),
+        ]
+        if "b2" in axes
+        else []
+    )
+    plots.append(
+        curves(
+            f"{rule}-step",
+            "The step itself",
+            f"The step that {title} takes along x and along y, at each step.",
+            "step",
+            curve("step-x", "along x", "step-x", "along"),
+            curve("step-y", "along y", "step-y", "across", dash="dash", width=2),
+            *bounds,
+        )
+    )
+    return tuple(plots)
+
+
+def _section(rule: str, others: tuple[str, ...], learning_rate: float) -> Section:
+    usual = {"learning_rate": learning_rate} | dict(RULES[rule].usual)
+    controls = [
+        Control("surface", "Surface", tuple(SURFACES), "valley", [each.title for each in SURFACES.values()]),
+        *(Control(axis, LABELS[axis], values, usual[axis]) for axis, values in RULES[rule].axes.items()),
+        Control("bias_correction", "Bias correction", (False, True), RULES[rule].corrected),
+        Control("coordinate", "Below, show", COORDINATES, "y", ["the x coordinate", "the y coordinate"]),
+    ]
+    return Section(
+        rule,
+        tuple(controls),
+        _plots(rule, others),
+        functools.partial(_fields, rule, others),
+        functools.partial(_single, rule, others),
+        "sentence",
+    )
+
+
+MOMENTUM = _section("momentum", ("descent",), 0.1)
+RMSPROP = _section("rmsprop", ("descent", "momentum"), 0.1)
+ADAM = _section("adam", ("descent", "momentum", "rmsprop"), 0.3)
+
+
+def facts() -> dict[str, str]:
+    """Numbers for the text: each rule's best setting on each surface, and the steps that it needs there."""
+    found = {"steps": str(STEPS), "steepness": number(STEEPNESS)}
+    for rule, surface in itertools.product(RULES, SURFACES):
+        setting = best(rule, surface)
+        way = one(RULES[rule], surface, setting, bias_correction=RULES[rule].corrected)
+        needed = settled(way["value"], STEPS + 1)
+        found[f"best {rule} {surface}"] = number(setting["learning_rate"])
+        found[f"needed {rule} {surface}"] = f"more than {STEPS}" if needed is None else str(needed)
+    return found

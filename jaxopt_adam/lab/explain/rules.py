@@ -1,0 +1,103 @@
+"""The article's rules where the library's differ from them: momentum as an average, and Adam without correction."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from jaxopt_adam import averages, optimizer
+from jaxopt_adam.averages import abs_sq, ema
+from jaxopt_adam.hyperparameters import Decay, Flag, LearningRate, NonNegative
+from jaxopt_adam.transformation import Moment, per_leaf_transformation
+
+__all__ = ["MomentumState", "UncorrectedAdamState", "momentum", "uncorrected_adam"]
+
+
+class MomentumState(NamedTuple):
+    """The state of :func:`momentum`.
+
+    Attributes:
+        count: the number of updates done, int32.
+        mu: the average of g, a tree like the parameters.
+    """
+
+    count: Array
+    mu: Any
+
+
+class UncorrectedAdamState(NamedTuple):
+    """The state of :func:`uncorrected_adam`.
+
+    Attributes:
+        count: the number of updates done, int32.
+        mu: the average of g, a tree like the parameters.
+        nu: the average of ``|g|²``, likewise, real.
+    """
+
+    count: Array
+    mu: Any
+    nu: Any
+
+
+@optimizer
+def momentum(
+    learning_rate: LearningRate, b1: Decay = 0.9, bias_correction: Flag = False
+) -> optax.GradientTransformationExtraArgs:
+    r"""Momentum as the article has it: a step along the average of the gradients.
+
+    .. math:: m_t = \beta m_{t-1} + (1 - \beta) g_t, \qquad u_t = -\alpha m_t
+
+    :func:`~jaxopt_adam.sgd` adds the gradients up, and so takes α (1 − β) for the same steps.
+
+    Args:
+        learning_rate: α ≥ 0.
+        b1: β in [0, 1).
+        bias_correction: whether to divide the average by :math:`1 - \beta^t`.
+
+    Returns:
+        An :class:`~jaxopt_adam.Optimizer` with :class:`MomentumState`.
+    """
+
+    def per_step(step, rate):
+        return rate, averages.bias_correction(b1, step) if bias_correction else None
+
+    def per_leaf(grad, mu, rate, correction):
+        mu = ema(mu, grad, b1)
+        return rate * (mu / correction if bias_correction else mu), mu
+
+    return per_leaf_transformation(MomentumState, per_step, per_leaf, learning_rate=learning_rate, mu=Moment())
+
+
+@optimizer
+def uncorrected_adam(
+    learning_rate: LearningRate, b1: Decay = 0.9, b2: Decay = 0.999, eps: NonNegative = 1e-8
+) -> optax.GradientTransformationExtraArgs:
+    r"""Adam without its bias correction, to see what that is good for.
+
+    .. math::
+        m_t &= \beta_1 m_{t-1} + (1 - \beta_1) g_t \\
+        v_t &= \beta_2 v_{t-1} + (1 - \beta_2) |g_t|^2 \\
+        u_t &= -\alpha \frac{m_t}{\sqrt{v_t} + \varepsilon}
+
+    Args:
+        learning_rate: α ≥ 0.
+        b1: β₁ in [0, 1).
+        b2: β₂ in [0, 1).
+        eps: ε ≥ 0, in units of the gradient.
+
+    Returns:
+        An :class:`~jaxopt_adam.Optimizer` with :class:`UncorrectedAdamState`.
+    """
+
+    def per_step(_, rate):
+        return rate, eps
+
+    def per_leaf(grad, mu, nu, rate, eps):
+        mu = ema(mu, grad, b1)
+        nu = ema(nu, abs_sq(grad), b2)
+        return rate * mu / (jnp.sqrt(nu) + eps), mu, nu
+
+    return per_leaf_transformation(
+        UncorrectedAdamState, per_step, per_leaf, learning_rate=learning_rate, mu=Moment(), nu=Moment(real=True)
+    )

@@ -1,0 +1,152 @@
+"""What a section of the page is made of: controls, plots, and the computed fields that the plots draw."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+__all__ = ["Control", "Field", "Plot", "Section", "Trace"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Control:
+    """A slider, switch or choice: an axis of the grids.
+
+    Args:
+        axis: its name, also that of the argument of ``expected``.
+        label: what it is called on the page, plain text.
+        values: the axis: numbers for a slider, False and True for a switch, names for a choice.
+        default: the value at first.
+        titles: what the values of a choice are called.
+        units: behind a slider's number.
+    """
+
+    axis: str
+    label: str
+    values: Sequence[Any]
+    default: Any
+    titles: Sequence[str] = ()
+    units: str = ""
+
+    @property
+    def kind(self) -> Literal["range", "checkbox", "radio"]:
+        """The type of input."""
+        if tuple(self.values) == (False, True):
+            return "checkbox"
+        return "radio" if isinstance(self.values[0], str) else "range"
+
+    @property
+    def index(self) -> int:
+        """The place of the default among the values."""
+        return list(self.values).index(self.default)
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """Computed values for every setting of some controls.
+
+    Args:
+        axes: the controls that it depends on, by name; the leading axes of `values`.
+        values: an array of numbers, or a nested list of sentences.
+    """
+
+    axes: tuple[str, ...]
+    values: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Trace:
+    """One thing in a plot.
+
+    Args:
+        key: identifies it, within its plot.
+        name: what the legend calls it; nothing for no entry.
+        x: the field with its x, as `y` and `z`.
+        y: …
+        z: …
+        length: the field that says how many of the points are drawn; None for all.
+        style: further attributes for Plotly; a colour is the name of one in page.css.
+    """
+
+    key: str
+    name: str
+    x: str
+    y: str
+    z: str | None = None
+    length: str | None = None
+    style: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plot:
+    """A figure.
+
+    Args:
+        id: of its element.
+        title: its heading.
+        label: what is seen in it, for those who do not see it.
+        traces: what is drawn, the lowest first.
+        layout: further attributes for Plotly; ``{"field": name}`` stands for the sentence of that field.
+        shape: "wide", "tall" or "small", for its place and height.
+    """
+
+    id: str
+    title: str
+    label: str
+    traces: tuple[Trace, ...]
+    layout: Mapping[str, Any]
+    shape: str = "small"
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """A section's moving part.
+
+    Args:
+        name: the section's id on the page.
+        controls: its controls, in order.
+        plots: its figures, in order.
+        fields: computes every field, over the whole grid, in one vmapped program for each structure.
+        single: computes the fields that traces draw for one setting, given by name, without the grid.
+        sentence: the field with the sentence that says what is seen; None for none.
+    """
+
+    name: str
+    controls: tuple[Control, ...]
+    plots: tuple[Plot, ...]
+    fields: Callable[[], dict[str, Field]]
+    single: Callable[..., dict[str, np.ndarray]]
+    sentence: str | None = None
+
+    def plots_of(self, axis: str, fields: Mapping[str, Field]) -> list[str]:
+        """The ids of the plots that a control moves."""
+
+        def used(plot: Plot) -> set[str]:
+            names = {name for each in plot.traces for name in (each.x, each.y, each.z, each.length) if name}
+            return names | _named(plot.layout)
+
+        return [plot.id for plot in self.plots if any(axis in fields[name].axes for name in used(plot))]
+
+    def setting(self, **given: Any) -> dict[str, Any]:
+        """The value of every control: what is given, and the defaults.
+
+        Raises:
+            TypeError: if there is no such control.
+            ValueError: if a control has no such value.
+        """
+        controls = {control.axis: control for control in self.controls}
+        for axis, value in given.items():
+            if axis not in controls:
+                raise TypeError(f"{self.name} has no control {axis}; it has {', '.join(controls)}")
+            if value not in controls[axis].values:
+                raise ValueError(f"{self.name}: {axis} must be one of {list(controls[axis].values)}, got {value!r}")
+        return {axis: control.default for axis, control in controls.items()} | given
+
+
+def _named(layout: Any) -> set[str]:
+    if isinstance(layout, Mapping):
+        if set(layout) == {"field"}:
+            return {layout["field"]}
+        return set().union(*map(_named, layout.values())) if layout else set()
+    return set()

@@ -1,0 +1,408 @@
+"""The interactive article without a browser: what it computes, what it packs, and the page that comes of it."""
+
+import gzip
+import itertools
+import json
+import math
+import re
+from base64 import b64decode
+from html.parser import HTMLParser
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxopt_adam import adam, descend, minimize, rmsprop, sgd
+from jaxopt_adam.lab.cli import main
+from jaxopt_adam.lab.explain import SECTIONS, encoding, expected
+from jaxopt_adam.lab.explain import rules as explain_rules
+from jaxopt_adam.lab.explain.descent import RATES, VALLEY
+from jaxopt_adam.lab.explain.digits import RULES as RACERS
+from jaxopt_adam.lab.explain.digits import SETTINGS
+from jaxopt_adam.lab.explain.drawing import held, number
+from jaxopt_adam.lab.explain.page import build
+from jaxopt_adam.lab.explain.surfaces import BOX, STEEPNESS, SURFACES
+from jaxopt_adam.lab.explain.usage import CODE
+from jaxopt_adam.lab.explain.walks import RULES, STEPS, inside, settled, walk_grid
+
+TOLERANCE = 1e-5  # of a plot's range: a hundredth of a pixel
+
+
+@pytest.fixture(autouse=True)
+def _float64():
+    with jax.enable_x64(True):
+        yield
+
+
+def unpacked(table: list[dict], content: bytes) -> dict:
+    """What page.js makes of a section's numbers: every field with all its rows."""
+
+    def words(at: int, count: int) -> np.ndarray:
+        return np.ascontiguousarray(np.frombuffer(content, np.uint8, 4 * count, at).reshape(4, count).T)
+
+    fields = {}
+    for entry in table:
+        if "texts" in entry:
+            fields[entry["name"]] = entry["axes"], np.array(entry["texts"])
+            continue
+        count = math.prod(entry["shape"])
+        bits = words(entry["at"], count)
+        if entry.get("kind") == "waves":
+            folded = bits.view("<u4").astype(np.int64).reshape(-1, entry["shape"][-1])
+            second = np.where(folded & 1, -(folded + 1) // 2, folded // 2)
+            frames = np.frombuffer(content, "<f8", 2 * len(folded), entry["at"] + entry["frames"]).reshape(-1, 2)
+            values = frames[:, :1] + np.cumsum(np.cumsum(second, axis=1), axis=1) * frames[:, 1:]
+        else:
+            values = bits.view("<f4").astype(float)
+        fields[entry["name"]] = entry["axes"], values.reshape(entry["shape"])
+    return fields
+
+
+def shown(section, fields: dict, setting: dict) -> dict:
+    """What the page's plots show at a setting."""
+    controls = {control.axis: list(control.values) for control in section.controls}
+
+    def row(name: str) -> np.ndarray:
+        axes, values = fields[name]
+        return values[tuple(controls[axis].index(setting[axis]) for axis in axes)]
+
+    return {
+        plot.id: {
+            trace.key: {
+                axis: row(name)[: None if trace.length is None else int(row(trace.length).item())]
+                for axis, name in (("x", trace.x), ("y", trace.y), ("z", trace.z))
+                if name
+            }
+            for trace in plot.traces
+        }
+        for plot in section.plots
+    }
+
+
+def settings(section, count: int) -> list[dict]:
+    """The defaults, and some more: the longest control's values in turn, the others' at random."""
+    generator = np.random.default_rng(0)
+    longest = max(len(control.values) for control in section.controls)
+
+    def place(control, turn: int) -> int:
+        return (turn if len(control.values) == longest else int(generator.integers(99))) % len(control.values)
+
+    return [
+        section.setting(),
+        *(
+            {control.axis: control.values[place(control, turn)] for control in section.controls}
+            for turn in range(count)
+        ),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("gradient-descent", len(RATES)),
+        ("batches", 3),
+        ("averages", 15),
+        ("momentum", 12),
+        ("rmsprop", 12),
+        ("adam", 12),
+        pytest.param("race", 2, marks=pytest.mark.slow),
+    ],
+)
+def test_what_the_page_packs_is_what_one_run_gives(name, count):
+    section = SECTIONS[name]
+    fields = unpacked(*encoding.packed(section.fields()))
+    compared = 0
+    for setting in settings(section, count):
+        page = shown(section, fields, setting)
+        for plot, traces in expected(name, **setting).items():
+            for key, arrays in traces.items():
+                for axis, array in arrays.items():
+                    drawn = page[plot][key][axis]
+                    assert drawn.shape == array.shape, (setting, plot, key, axis)
+                    if array.size and np.isfinite(array).any():
+                        # A row of one value has no range of its own.
+                        reach = np.nanmax(array) - np.nanmin(array) or np.abs(array).max()
+                        np.testing.assert_allclose(
+                            drawn,
+                            array,
+                            rtol=0,
+                            atol=TOLERANCE * reach + 1e-30,
+                            err_msg=f"{setting} {plot} {key} {axis}",
+                        )
+                        compared += 1
+    assert compared > count
+
+
+# The rules over the whole of their grids, against NumPy's float64 and the papers' formulas.
+
+
+def gradient(surface: str, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if surface == "saddle":
+        return x * (x**2 - 9) / 9, 8 * y
+    if surface == "valley":
+        return x, STEEPNESS * y
+    c, s = math.cos(math.pi / 6), math.sin(math.pi / 6)
+    along, across = c * x + s * y, STEEPNESS * (-s * x + c * y)
+    return c * along - s * across, s * along + c * across
+
+
+def numpy_ways(rule: str, surface: str, corrected: bool) -> dict[str, np.ndarray]:
+    axes = RULES[rule].axes
+    grids = dict(zip(axes, np.meshgrid(*axes.values(), indexing="ij"), strict=True))
+    rate = grids["learning_rate"][..., None]
+    b1, b2 = (grids.get(name, np.zeros_like(grids["learning_rate"]))[..., None] for name in ("b1", "b2"))
+    x = np.broadcast_to(np.array(SURFACES[surface].start), (*rate.shape[:-1], 2))
+    mu, nu = np.zeros_like(x), np.zeros_like(x)
+    kept: dict[str, list[np.ndarray]] = {name: [] for name in ("x", "mu", "mu_hat", "nu", "nu_hat", "step")}
+    kept["x"].append(x)
+    for t in range(1, STEPS + 1):
+        g = np.stack(gradient(surface, x[..., 0], x[..., 1]), axis=-1)
+        mu, nu = b1 * mu + (1 - b1) * g, b2 * nu + (1 - b2) * g**2
+        mu_hat, nu_hat = mu / (1 - b1**t), nu / (1 - b2**t)
+        up = mu_hat if corrected else mu
+        if "b1" not in axes:
+            up = g
+        down = np.sqrt(nu_hat if corrected else nu) + grids["eps"][..., None] if "b2" in axes else 1.0
+        step = -rate * up / down
+        x = x + step
+        for name, value in (("mu", mu), ("mu_hat", mu_hat), ("nu", nu), ("nu_hat", nu_hat), ("step", step), ("x", x)):
+            kept[name].append(value)
+    return {name: np.stack(values, axis=-2) for name, values in kept.items()}
+
+
+@pytest.mark.parametrize("surface", SURFACES)
+@pytest.mark.parametrize("rule", ["momentum", "rmsprop", "adam"])
+def test_every_row_of_a_grid_is_the_papers_rule(rule, surface):
+    for corrected in (False, True):
+        with np.errstate(over="ignore", invalid="ignore"):
+            truth = numpy_ways(rule, surface, corrected)
+        found = walk_grid(RULES[rule], surface, bias_correction=corrected)
+        points = inside(found["x"])
+        np.testing.assert_array_equal(points, inside(truth["x"]))
+        for name in set(found) - {"value"}:
+            length = points if name == "x" else points - 1
+            ours, theirs = (held(np.moveaxis(each[name], -1, 0), length) for each in (found, truth))
+            reach = np.ptp(np.nan_to_num(theirs), axis=-1, keepdims=True)
+            drawn = np.broadcast_to(length > 0, ours.shape[:-1])
+            rounding = 1e-14 * np.abs(theirs).max(axis=-1, keepdims=True)  # all that there is to a row that is constant
+            assert (np.abs(ours - theirs) <= TOLERANCE * reach + rounding)[drawn].all(), name
+
+
+def test_momentum_as_an_average_is_sgd_with_a_smaller_rate():
+    ours = descend(VALLEY.function, jnp.array(VALLEY.start), explain_rules.momentum(0.1, 0.9), 50)
+    theirs = descend(VALLEY.function, jnp.array(VALLEY.start), sgd(0.01, momentum=0.9), 50)
+    np.testing.assert_allclose(ours.x, theirs.x, rtol=0, atol=1e-12)
+
+
+def test_adam_without_momentum_is_rmsprop_corrected():
+    ours = descend(VALLEY.function, jnp.array(VALLEY.start), adam(0.1, b1=0.0, b2=0.9), 50)
+    rule = rmsprop(0.1, decay=0.9, eps_in_sqrt=False, bias_correction=True)
+    theirs = descend(VALLEY.function, jnp.array(VALLEY.start), rule, 50)
+    np.testing.assert_allclose(ours.x, theirs.x, rtol=0, atol=1e-9)
+
+
+# Section 1.
+
+
+def test_the_cross_is_where_two_values_first_differ_by_less_than_the_tolerance():
+    for rate in RATES:
+        plot = expected("gradient-descent", learning_rate=rate)["descent-value"]
+        values = plot["value"]["y"]
+        close = np.flatnonzero(np.abs(np.diff(values)) < 1e-4)
+        if len(close):
+            assert plot["stop"]["x"].tolist() == [close[0] + 1]
+            np.testing.assert_allclose(plot["stop"]["y"], values[close[0] + 1], rtol=1e-12)
+        else:
+            assert plot["stop"]["x"].size == 0
+
+
+def test_the_words_say_what_gradient_descent_does():
+    sentences = dict(zip(RATES, SECTIONS["gradient-descent"].fields()["sentence"].values, strict=True))
+    border = 2 / STEEPNESS
+    for rate, sentence in sentences.items():
+        steps = int(minimize(VALLEY.function, jnp.array(VALLEY.start), sgd(rate), max_steps=100_000).steps)
+        word = sentence.split(":")[0]
+        if rate > border:
+            assert word == "Diverges"
+        elif rate == border:
+            assert word == "Bounces"
+        elif steps > 300:
+            assert word == "Crawls"
+            assert f"{steps:,}" in sentence
+        else:
+            assert word == ("Oscillates" if rate > border / 2 else "Converges")
+            assert f" {steps} steps" in sentence
+    assert {sentence.split(":")[0] for sentence in sentences.values()} == {
+        "Diverges",
+        "Bounces",
+        "Crawls",
+        "Oscillates",
+    }
+
+
+# Small parts.
+
+
+def test_a_path_ends_before_its_first_point_outside_of_the_box():
+    right = BOX[1]
+    path = np.array([[[0, 0], [right, 0], [right + 1e-9, 0], [0, 0]], [[0, 0], [0, 1], [1, 1], [0, 0]]], float)
+    assert inside(path).tolist() == [2, 4]
+    path[1, 1] = np.nan
+    assert inside(path).tolist() == [2, 1]
+    np.testing.assert_array_equal(held(np.array([[1.0, 2, 3], [4, 5, 6]]), np.array([2, 0])), [[1, 2, 2], [4, 4, 4]])
+
+
+def test_settled_is_the_step_after_the_last_that_is_high():
+    values = np.array([100.0, 50, 0.5, 2, 0.9, 0.1])
+    assert settled(values, 6) == 4
+    assert settled(values, 5) is None
+    assert settled(values[:4], 4) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.05, "0.05"), (1e-8, "10⁻⁸"), (2.5e-4, "2.5·10⁻⁴"), (12345.6, "12,346"), (0, "0"), (1.0, "1")]
+)
+def test_numbers_are_short(value, text):
+    assert number(value) == text
+
+
+def test_waves_keep_a_row_to_four_millionths_of_its_range():
+    generator = np.random.default_rng(0)
+    rows = generator.standard_normal((50, 81)).cumsum(axis=1) * np.geomspace(1e-12, 1e12, 50)[:, None] + 7.0
+    rows[3] = 7.0
+    numbers, frames = encoding.waves(rows)
+    entry = {"name": "row", "axes": [], "shape": [50, 81], "kind": "waves", "at": 0, "frames": len(numbers)}
+    _, decoded = unpacked([entry], numbers + frames)["row"]
+    assert (np.abs(decoded - rows).max(axis=1) <= 4e-6 * np.ptp(rows, axis=1) + 1e-15).all()
+
+
+def test_what_expected_does_not_know_it_refuses():
+    with pytest.raises(ValueError, match=r"section must be one of gradient-descent, .*, got 'nowhere'"):
+        expected("nowhere")
+    with pytest.raises(TypeError, match="momentum has no control eps; it has surface, learning_rate"):
+        expected("momentum", eps=1e-8)
+    with pytest.raises(ValueError, match=r"momentum: b1 must be one of \[0.0, .*\], got 0.91"):
+        expected("momentum", b1=0.91)
+
+
+def test_the_code_that_the_page_ends_with_runs(capsys):
+    names: dict = {}
+    with jax.enable_x64(False):
+        for code in CODE.values():
+            exec(code, names)
+    np.testing.assert_allclose(names["params"]["w"], np.arange(8.0), atol=0.05)
+    assert set(names["best"]) == {"learning_rate", "b1"}
+    assert "CONVERGED" in capsys.readouterr().out
+
+
+# The page.
+
+
+class Page(HTMLParser):
+    def __init__(self, text: str):
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def all(self, tag: str) -> list[dict]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+@pytest.mark.slow
+def test_the_command_writes_one_page_with_everything_in_it(tmp_path, capsys):
+    with jax.enable_x64(False), pytest.raises(SystemExit) as stop:
+        main(["explain", "--out", str(tmp_path / "there")])
+    assert not stop.value.code
+    captured = capsys.readouterr()
+    assert captured.out.strip() == f"Written: {tmp_path / 'there' / 'explain.html'}"
+    assert [path.name for path in (tmp_path / "there").iterdir()] == ["explain.html"]
+    text = (tmp_path / "there" / "explain.html").read_text(encoding="utf-8")
+    assert len(text.encode()) < 8_000_000
+    assert not re.search(
+        r"\{\{|\}\}</|NaN|Infinity|undefined(?!,)", re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL)
+    )
+
+    page = Page(text)
+    # Nothing is fetched.
+    for tag, attributes in page.elements:
+        for name in ("src", "href", "data", "action"):
+            target = attributes.get(name)
+            assert target is None or target.startswith(("#", "data:,")), (tag, attributes)
+    assert "@import" not in text
+    assert "url(" not in text
+
+    # Its structure.
+    assert page.all("html")[0]["lang"] == "en"
+    assert [each["id"] for each in page.all("section")] == [*SECTIONS, "use"]
+    headings = [int(tag[1]) for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
+    assert headings[0] == 1
+    assert headings.count(1) == 1
+    assert all(later <= earlier + 1 for earlier, later in itertools.pairwise(headings))
+    identities = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(identities) == len(set(identities))
+    anchors = [each["href"][1:] for each in page.all("a")]
+    assert set(anchors) <= set(identities)
+
+    # The contract with the tests in a browser.
+    plots = [each["id"] for each in page.all("div") if each.get("class") == "plot"]
+    assert plots == [plot.id for section in SECTIONS.values() for plot in section.plots]
+    labels = {each["for"] for each in page.all("label")}
+    moved = set()
+    for control in page.all("input"):
+        assert control["id"] in labels
+        assert control["data-plots"], control
+        assert set(control["data-plots"].split()) <= set(plots)
+        moved |= set(control["data-plots"].split())
+        if control["type"] == "range":
+            values = json.loads(control["data-values"])
+            assert int(control["max"]) == len(values) - 1
+            assert values == sorted(values)
+            assert control["aria-valuetext"] == number(values[int(control["value"])])
+    assert moved == set(plots)
+    for each in page.all("button"):
+        if each.get("class") == "try":
+            assert json.loads(each["data-set"])
+
+    # Its data can be unpacked.
+    for name in SECTIONS:
+        (packed,) = re.findall(rf'id="data-{name}">([^<]*)<', text)
+        content = gzip.decompress(b64decode(packed))
+        length = int.from_bytes(content[:4], "little")
+        description = json.loads(content[4 : 4 + length])
+        assert [plot["id"] for plot in description["plots"]] == [plot.id for plot in SECTIONS[name].plots]
+        assert description["sentence"] in {field["name"] for field in description["fields"]}
+    (plotly,) = re.findall(r'id="plotly">([^<]*)<', text)
+    assert gzip.decompress(b64decode(plotly)).startswith(b"/**\n* plotly.js v")
+
+
+def test_the_page_holds_the_races_of_all_rates():
+    assert list(SECTIONS["race"].controls[0].values) == list(SETTINGS.learning_rates)
+    assert {"sgd", "momentum", "rmsprop", "adam"} <= set(RACERS)
+
+
+def test_a_bad_argument_is_one_line_and_code_2(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    for arguments in (["--wrong"], ["--out", str(tmp_path / "file")], ["more"]):
+        with pytest.raises(SystemExit) as stop:
+            main(["explain", *arguments])
+        assert stop.value.code == 2
+        assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_what_is_interrupted_leaves_nothing(tmp_path, monkeypatch, capsys):
+    from jaxopt_adam.lab import interrupt
+
+    class Stopped(BaseException):
+        pass
+
+    def stop():
+        raise Stopped
+
+    monkeypatch.setattr(interrupt, "check", stop)
+    with pytest.raises(Stopped):
+        build()
+    assert not capsys.readouterr().out
