@@ -1,5 +1,7 @@
 """Sphinx configuration; the pages' code is executed when they are built."""
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -7,6 +9,10 @@ import jaxopt_adam
 
 sys.path.insert(0, str(Path(__file__).parent))
 from rule_table import FACTORIES, bytes_a_parameter, moments
+
+# For the pages' kernels, each of which starts in the folder of its page.
+HERE = str(Path(__file__).parent)
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [HERE, os.environ.get("PYTHONPATH")]))
 
 project = "jaxopt_adam"
 author = "the jaxopt_adam authors"
@@ -25,6 +31,7 @@ html_theme = "furo"
 html_title = "jaxopt_adam"
 html_static_path = []
 
+myst_heading_anchors = 3
 myst_enable_extensions = ["amsmath", "colon_fence", "dollarmath"]
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
@@ -55,6 +62,14 @@ def say_the_memory(app, what, name, factory, options, lines):
         lines[first:first] = [text, ""]
 
 
+def write_the_article(app):
+    """Have the command write the interactive page beside the others; a failure ends the build."""
+    if app.builder.format == "html":
+        run = "from jaxopt_adam.lab.cli import main; main()"
+        subprocess.run([sys.executable, "-c", run, "explain", "--out", app.outdir], check=True)
+
+
 def setup(app):
-    """Connect what changes the docstrings, after napoleon, which makes the fields of the arguments."""
+    """Connect what the build adds; the docstrings after napoleon, which makes the fields of the arguments."""
+    app.connect("builder-inited", write_the_article)
     app.connect("autodoc-process-docstring", say_the_memory, priority=900)

@@ -1,12 +1,9 @@
-"""The tables of the page on memory: measured on states of the rules, or read from what the benchmarks wrote."""
+"""The tables of the page on memory, measured on states of the rules."""
 
-from pathlib import Path
-
-from IPython.display import Image, Markdown, display
+from IPython.display import Markdown
 
 from jaxopt_adam.lab.memory import MOMENTS, RULES, WEIGHTS, measure, takes_moments
 
-HERE = Path(__file__).parent
 STORAGES = {rule: MOMENTS if takes_moments(rule) else ("float32",) for rule in RULES}
 
 
@@ -42,16 +39,6 @@ def everything() -> Markdown:
 def state(rule: str, moments: str) -> float:
     """The bytes a parameter of the state of a rule."""
     return sum(size for name, size in measure(rule, moments).items() if name not in ("weights", "gradients"))
-
-
-def generated(name: str, *images: str) -> None:
-    """Show the table that a benchmark wrote, and its images; or say that it has not been run."""
-    table = HERE / "tables" / f"{name}.md"
-    display(Markdown(table.read_text() if table.exists() else f"`benchmarks/{name}.py` has not been run here."))
-    for image in images:
-        path = HERE / "images" / f"{image}.png"
-        if path.exists():
-            display(Image(path, alt=f"{image.replace('_', ' ')}: the figures of the table above, drawn."))
 
 
 def _table(columns: list[str], rows: list[list[str]]) -> Markdown:

@@ -1,39 +1,147 @@
 """The documentation and what the package offers, held against each other."""
 
+import ast
+import enum
+import importlib
 import inspect
+import itertools
 import re
+import textwrap
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import jaxopt_adam
 from jaxopt_adam import rules
 
 ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
 FACTORIES = [name for name in rules.__all__ if inspect.isfunction(getattr(rules, name))]
+PAGES = sorted(path for path in DOCS.rglob("*.md") if not {"_build", "tables"} & set(path.relative_to(DOCS).parts))
+TEXTS = [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+# A cell, its options left out; and any fenced block with the word that follows the fence.
+CELL = re.compile(
+    r"^```\{code-cell\} python\n(---\n.*?^---\n)?((?::\w+:[^\n]*\n)*)(.*?)^```$", re.MULTILINE | re.DOTALL
+)
+FENCE = re.compile(r"^(`{3,}|:{3,})([^\n`]*)\n(.*?)^\1$", re.MULTILINE | re.DOTALL)
+
+pages = pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(DOCS)))
+texts = pytest.mark.parametrize("page", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
 
 
-def test_every_public_name_has_an_entry_in_the_reference():
-    reference = (ROOT / "docs" / "reference.md").read_text()
-    reference = reference.partition("## For rules of your own")[0]
-    assert set(re.findall(r"auto(?:function|class):: (\w+)", reference)) == set(jaxopt_adam.__all__)
+def entries():
+    """The names that the reference has entries for, with the module of each."""
+    module = None
+    for kind, name in re.findall(r"^\.\. (currentmodule|autofunction|autoclass):: (\S+)$", reference(), re.MULTILINE):
+        if kind == "currentmodule":
+            module = importlib.import_module(name)
+        else:
+            yield module, name
 
 
-def test_all_lists_are_complete():
-    assert set(rules.__all__) <= set(jaxopt_adam.__all__)
-    assert all(hasattr(jaxopt_adam, name) for name in jaxopt_adam.__all__)
+def reference():
+    return (DOCS / "reference.md").read_text()
 
 
-@pytest.mark.parametrize("name", FACTORIES)
-def test_a_rule_says_all_that_a_reader_needs(name):
-    factory = getattr(jaxopt_adam, name)
-    text = inspect.getdoc(factory)
-    assert ".. math::" in text
-    assert "Choose it " in text
-    for section in ("Args:", "Returns:", "References:", "Example:"):
-        assert section in text
-    described = re.findall(r"^    (\w+): ", text[text.index("Args:") : text.index("Returns:")], re.MULTILINE)
-    assert described == list(inspect.signature(factory).parameters)
+ENTRIES = list(entries())
+FUNCTIONS = [(module, name) for module, name in ENTRIES if inspect.isfunction(getattr(module, name))]
+CLASSES = [(module, name) for module, name in ENTRIES if inspect.isclass(getattr(module, name))]
+
+
+def named(those):
+    return pytest.mark.parametrize(("module", "name"), those, ids=[name for _, name in those])
+
+
+def sections(text):
+    """The parts of a docstring by their titles; what comes before the first by ""."""
+    parts = re.split(r"^(\w+):\n(?=    )", text, flags=re.MULTILINE)
+    return {"": parts[0]} | dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def described(section):
+    """The names that a section describes, with what it says of each."""
+    rows = re.findall(r"^(\**\w+): (.*?)(?=^\**\w+: |\Z)", textwrap.dedent(section), re.MULTILINE | re.DOTALL)
+    return {name.lstrip("*"): " ".join(text.split()) for name, text in rows}
+
+
+class TestReference:
+    def test_every_public_name_has_an_entry(self):
+        public = [name for module, name in ENTRIES if module is jaxopt_adam]
+        assert len(public) == len(set(public))
+        assert set(public) == set(jaxopt_adam.__all__)
+
+    def test_all_lists_are_complete(self):
+        assert set(rules.__all__) <= set(jaxopt_adam.__all__)
+        assert all(hasattr(jaxopt_adam, name) for name in jaxopt_adam.__all__)
+
+    @named(FUNCTIONS)
+    def test_a_function_says_all_that_a_reader_needs(self, module, name):
+        function = getattr(module, name)
+        text = inspect.getdoc(function)
+        parts = sections(text)
+        assert text.partition("\n")[0].endswith("."), "the first line is a sentence"
+        assert list(described(parts["Args"])) == list(inspect.signature(function).parameters)
+        assert parts["Returns"].strip()
+        if module is jaxopt_adam:
+            assert ">>>" in parts["Example"]
+        assert raised(inspect.unwrap(function)) <= set(described(parts.get("Raises", "")))
+
+    @named(CLASSES)
+    def test_a_class_says_what_each_field_is(self, module, name):
+        kind = getattr(module, name)
+        parts = sections(inspect.getdoc(kind))
+        assert parts[""].partition("\n")[0].endswith(".")
+        if issubclass(kind, enum.Enum):
+            assert all(described_in_source(kind, member.name) for member in kind)
+        elif issubclass(kind, tuple) and "_factory" not in kind.__annotations__:
+            assert list(described(parts["Attributes"])) == list(kind._fields)
+        elif kind.__dataclass_fields__ if hasattr(kind, "__dataclass_fields__") else False:
+            assert list(described(parts["Args"])) == list(kind.__dataclass_fields__)
+        for member in re.findall(rf"autoclass:: {name}\n   :members: (.*)", reference()):
+            for each in member.split(", "):
+                assert inspect.getdoc(getattr(kind, each))
+
+    # For when AdafactorState, ProdigyState and ScheduleFreeAdamwState say the shapes of v_row, v_col, estim_lr and b1:
+    #
+    # @named([each for each in CLASSES if each[1].endswith("State")])
+    # def test_a_state_says_of_each_field_its_shape(self, module, name):
+    #     for field, text in described(sections(inspect.getdoc(getattr(module, name)))["Attributes"]).items():
+    #         assert re.search(r"tree|likewise|number|shape|state|scalar|matrices|int32|Figures", text), field
+
+    @pytest.mark.parametrize("name", FACTORIES)
+    def test_a_rule_has_its_equation_its_use_and_its_source(self, name):
+        parts = sections(inspect.getdoc(getattr(jaxopt_adam, name)))
+        assert ".. math::" in parts[""]
+        assert "Choose it " in parts[""]
+        assert re.search(r"\b(19|20)\d\d\b", parts["References"])
+
+    def test_entries_link_to_their_source(self):
+        assert '"sphinx.ext.viewcode"' in (DOCS / "conf.py").read_text()
+
+
+def raised(function):
+    """The names of the exceptions that the body of a function raises itself, without those of functions in it."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
+    found, rest = set(), list(tree.body)
+    while rest:
+        node = rest.pop()
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and isinstance(node.exc.func, ast.Name):
+            found.add(node.exc.func.id)
+        if not isinstance(node, (ast.FunctionDef, ast.Lambda)):
+            rest.extend(ast.iter_child_nodes(node))
+    return found
+
+
+def described_in_source(kind, member):
+    """Whether a string stands after the member of a class, as autodoc takes for its documentation."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0].body
+    for one, other in itertools.pairwise(body):
+        if isinstance(one, ast.Assign) and one.targets[0].id == member:
+            return isinstance(other, ast.Expr) and isinstance(other.value.value, str)
+    return False
 
 
 def test_no_rule_is_longer_than_a_screen_or_two():
@@ -41,10 +149,135 @@ def test_no_rule_is_longer_than_a_screen_or_two():
     assert max(lengths.values()) <= 120, lengths
 
 
-@pytest.mark.parametrize(
-    "page", ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
-)
-def test_links_to_files_lead_somewhere(page):
-    text = (ROOT / page).read_text()
-    for target in re.findall(r"\]\((?!https?://)([^)#]+)\)", text):
-        assert (ROOT / page).parent.joinpath(target).exists(), target
+class TestCode:
+    """Whatever looks like Python in the documentation is run: a page's cells by the build, the README's blocks here."""
+
+    @pages
+    def test_python_on_a_page_is_in_cells(self, page):
+        text = page.read_text()
+        for _, word, body in FENCE.findall(text):
+            assert word.split()[:1] not in (["python"], ["py"], ["pycon"], ["{code-block}"]), body
+        if CELL.search(text):
+            assert text.startswith("---\nfile_format: mystnb\nkernelspec:\n  name: python3\n---\n")
+        assert text.count("{code-cell}") == len(CELL.findall(text))
+        for _, options, code in CELL.findall(text):
+            assert "raises-exception" not in options
+            compile(code, str(page), "exec")
+
+    def test_the_build_runs_each_cell_and_ends_at_an_error(self):
+        settings = {}
+        for node in ast.parse((DOCS / "conf.py").read_text()).body:
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+                try:
+                    settings[node.targets[0].id] = ast.literal_eval(node.value)
+                except ValueError:
+                    continue
+        assert settings["nb_execution_mode"] == "force"
+        assert settings["nb_execution_raise_on_error"] is True
+        assert settings["nitpicky"] is True
+        assert not settings.keys() & {"nb_execution_excludepatterns", "nb_execution_allow_errors"}
+        # Neither what is left out of the build has pages of its own.
+        assert settings["exclude_patterns"] == ["_build", "jupyter_execute", "tables"]
+
+    def test_the_readme_runs(self):
+        def cost(params, batch):
+            return jnp.mean((params["w"] * batch - 1.0) ** 2)
+
+        def train(optimizer):
+            return jaxopt_adam.descend(lambda x: x**2, 1.0, optimizer, steps=5).value[-1]
+
+        def rosenbrock(x):
+            return (1 - x[0]) ** 2 + 100 * (x[1] - x[0] ** 2) ** 2
+
+        names = {name: getattr(jaxopt_adam, name) for name in jaxopt_adam.__all__} | {
+            "cost": cost,
+            "params": {"w": jnp.zeros(3)},
+            "batches": [jnp.ones(3)] * 3,
+            "train": train,
+            "rosenbrock": rosenbrock,
+            "start": jnp.zeros(2),
+        }
+        blocks = [body for _, word, body in FENCE.findall((ROOT / "README.md").read_text()) if word == "python"]
+        assert len(blocks) == (ROOT / "README.md").read_text().count("```python")
+        for block in blocks:
+            exec(compile(block, "README.md", "exec"), names)
+        assert jnp.all(names["params"]["w"] > 0)
+        assert len(names["losses"]) == len(names["table"]) == 6
+        assert names["result"].status_name == "CONVERGED"
+        low = {"w": jnp.zeros((64, 64), jnp.bfloat16)}
+        assert jax.eval_shape(names["optimizer"].init, low).correction["w"].dtype == np.int8
+
+
+class TestLinks:
+    @texts
+    def test_files_and_anchors_are_there(self, page):
+        text = FENCE.sub("", page.read_text())
+        for target in re.findall(r"\]\((?!https?://)([^)]+)\)", text):
+            path, _, anchor = target.partition("#")
+            file = page.parent / path if path else page
+            assert file.exists(), target
+            assert not anchor or anchor in anchors(file), target
+
+    @pages
+    def test_pages_and_names_that_are_referred_to_are_there(self, page):
+        for role, target in re.findall(r"\{(doc|func|class|meth|attr)\}`(?:[^`<]*<)?~?([^`>]+)>?`", page.read_text()):
+            if role == "doc":
+                start = DOCS if target.startswith("/") else page.parent
+                assert (start / f"{target.lstrip('/')}.md").exists(), target
+            else:
+                found = jaxopt_adam
+                for name in target.removeprefix("jaxopt_adam.").split("."):
+                    found = getattr(found, name)
+
+    def test_every_page_is_in_one_table_of_contents(self):
+        listed = []
+        for page in PAGES:
+            for _, word, body in FENCE.findall(page.read_text()):
+                if word == "{toctree}":
+                    rows = [row for row in body.splitlines() if row and not row.startswith(":")]
+                    listed += [(page.parent / f"{row}.md").resolve() for row in rows]
+        assert sorted(listed) == sorted(page.resolve() for page in PAGES if page != DOCS / "index.md")
+
+    @pages
+    def test_files_that_are_included_are_there(self, page):
+        for _, word, _ in FENCE.findall(page.read_text()):
+            if word.startswith("{include}"):
+                assert (page.parent / word.split()[1]).exists(), word
+
+    def test_each_table_of_a_benchmark_is_shown_and_each_script_named(self):
+        text = (DOCS / "benchmarks.md").read_text()
+        for table in (DOCS / "tables").glob("*.md"):
+            assert f"{{include}} tables/{table.name}" in text
+            assert f"benchmarks/{table.stem}.py" in text
+            assert (ROOT / "benchmarks" / f"{table.stem}.py").exists()
+
+
+def anchors(page):
+    """The anchors of a page's headings, as GitHub and MyST make them."""
+    titles = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+class TestFigures:
+    @texts
+    def test_images_have_alternative_text(self, page):
+        text = page.read_text()
+        for alternative, target in re.findall(r"!\[([^\]]*)\]\(([^)]+)\)", text):
+            assert len(alternative.split()) >= 4, target
+        for tag in re.findall(r"<img\b[^>]*>", text):
+            assert re.search(r'\balt="[^"]{10,}"', tag), tag
+        for tag in re.findall(r"<iframe\b[^>]*>", text):
+            assert re.search(r'\btitle="[^"]{10,}"', tag), tag
+
+    @pages
+    def test_images_that_cells_make_have_alternative_text(self, page):
+        for options, _, code in CELL.findall(page.read_text()):
+            if re.search(r"\bImage\(|\bSVG\(|pyplot|\bfigure\(|Figure\(", code):
+                # Of IPython's Image the build takes the bytes and not the alt.
+                alternative = re.search(r"^mystnb:\n  image:\n    alt: (.+(?:\n      .+)*)", options, re.MULTILINE)
+                assert alternative, code
+                assert len(alternative[1].split()) >= 4, code
+
+    @pytest.mark.parametrize("path", sorted(DOCS.glob("*.py")), ids=lambda path: path.name)
+    def test_helpers_make_no_images(self, path):
+        assert not re.search(r"\bImage\(|pyplot", path.read_text())

@@ -1,0 +1,154 @@
+"""The page for those who come from PyTorch: its tables against our signatures, its counterparts against its steps."""
+
+import ast
+import inspect
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxopt_adam
+
+PAGE = (Path(__file__).parent.parent / "docs" / "how_to" / "from_pytorch.md").read_text()
+TABLES = re.findall(r"^\| torch\.optim\.(\w+) \| jaxopt_adam\.(\w+) \|.*\n\|[-|]+\n((?:\|.*\n)+)", PAGE, re.MULTILINE)
+# PyTorch 2.13 in float64: six parameters after the 20 steps that `problem` gives the gradients of.
+RECORDED = {
+    "Adam(lr=0.01)": [0.1141338136, -0.2291168866, 0.6503685312, 0.1673587781, -0.4423461647, 0.2616621512],
+    "Adam(lr=0.01, weight_decay=0.1)": [
+        0.1071392025,
+        -0.2267331783,
+        0.6290320561,
+        0.1618970347,
+        -0.4203828085,
+        0.2554980433,
+    ],
+    "Adam(lr=0.01, maximize=True)": [
+        0.1373266286,
+        -0.0350928400,
+        0.6304767697,
+        0.0424414562,
+        -0.6289925817,
+        0.4615279586,
+    ],
+    "AdamW(lr=0.01)": [0.1138993752, -0.2287470958, 0.6490267365, 0.1670894560, -0.4413930968, 0.2610250085],
+    "SGD(lr=0.01, momentum=0.9)": [
+        0.1127984509,
+        -0.7176957143,
+        0.5470809382,
+        0.2467456361,
+        -0.4275247658,
+        -0.3793308479,
+    ],
+    "SGD(lr=0.01, momentum=0.9, nesterov=True)": [
+        0.1132404920,
+        -0.7442081813,
+        0.5347061569,
+        0.2600994078,
+        -0.4249280242,
+        -0.4271185495,
+    ],
+    "SGD(lr=0.01, momentum=0.9, weight_decay=0.1)": [
+        0.0985119038,
+        -0.6832018465,
+        0.4691422419,
+        0.2313012943,
+        -0.3692710278,
+        -0.4037357268,
+    ],
+    "RMSprop(lr=0.01)": [0.0651964745, -0.4610443070, 0.6214443961, 0.3612215879, -0.2003818181, -0.1292615143],
+    "RMSprop(lr=0.01, momentum=0.9, centered=True)": [
+        -0.4483146240,
+        -2.6339699401,
+        1.0507346227,
+        1.7248982722,
+        2.2978794710,
+        -3.1667840409,
+    ],
+    "Adagrad(lr=0.01)": [0.1196787883, -0.1646832382, 0.6389953772, 0.1300525257, -0.5023458199, 0.3130028117],
+    "Adagrad(lr=0.01, lr_decay=0.1)": [
+        0.1199481461,
+        -0.1553676744,
+        0.6490416887,
+        0.1214573338,
+        -0.5079533362,
+        0.3300767194,
+    ],
+    "Adadelta(lr=1.0)": [0.1233346044, -0.1519022524, 0.6290269600, 0.1254604158, -0.5170489507, 0.3025066934],
+    "Adadelta(lr=1.0, weight_decay=0.1)": [
+        0.1213947347,
+        -0.1513892335,
+        0.6208505855,
+        0.1241415603,
+        -0.5088974146,
+        0.2988475987,
+    ],
+    "RAdam(lr=0.001)": [0.1255993573, -0.1358553294, 0.6422193483, 0.1061901492, -0.5344399472, 0.3608610689],
+    "Adamax(lr=0.002)": [0.1237247606, -0.1442309361, 0.6438980858, 0.1131448144, -0.5222128067, 0.3507855368],
+    "Adafactor(lr=0.01)": [0.1253043460, -0.1620326807, 0.6129606632, 0.1177136772, -0.5132955024, 0.3284842311],
+}
+
+
+def problem():
+    generator = np.random.default_rng(0)
+    params = generator.standard_normal((3, 2))
+    return params, generator.standard_normal((20, 3, 2)) * np.exp(generator.standard_normal((3, 2)))
+
+
+def counterparts():
+    (cell,) = re.findall(
+        r"```\{code-cell\} python\n:tags: \[counterparts\]\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL
+    )
+    names = {"jnp": jnp, "optax": optax, "adamw": jaxopt_adam.adamw}
+    exec(compile(cell, "from_pytorch.md", "exec"), names)
+    return names["counterparts"]
+
+
+def test_each_of_the_counterparts_is_recorded():
+    assert counterparts().keys() == RECORDED.keys()
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_a_counterpart_takes_pytorchs_steps(name, x64):
+    optimizer = counterparts()[name]
+    params, gradients = problem()
+
+    def step(carry, gradient):
+        params, state = carry
+        updates, state = optimizer.update(gradient, state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    start = jnp.asarray(params)
+    (params, _), _ = jax.lax.scan(step, (start, optimizer.init(start)), jnp.asarray(gradients))
+    # What was recorded has ten digits. Where PyTorch adds ε (of 10⁻⁸ and less) in another place, that is less.
+    np.testing.assert_allclose(np.ravel(params), RECORDED[name], rtol=0, atol=1e-9)
+
+
+def test_there_is_a_table_for_each_rule_of_both():
+    assert {name for name, _, _ in TABLES} == {
+        *("Adam", "AdamW", "SGD", "RMSprop", "Adagrad", "Adadelta", "NAdam", "RAdam", "Adamax", "Adafactor")
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"), [(ours, rows) for _, ours, rows in TABLES], ids=[each for each, _, _ in TABLES]
+)
+def test_defaults_are_ours(name, rows):
+    parameters = inspect.signature(getattr(jaxopt_adam, name)).parameters
+    seen = set()
+    for row in rows.splitlines():
+        for argument in re.findall(r"`([^`]+)`", row.split("|")[2]):
+            given, _, default = argument.partition("=")
+            seen.add(given)
+            stated = ast.literal_eval(default) if default else inspect.Parameter.empty
+            assert parameters[given].default == stated, argument
+    # Each of ours is in the table, but for what PyTorch has nothing like.
+    missing = {
+        *("moments", "mu_dtype", "accumulator_dtype", "dtype_momentum", "eps_root", "mask", "weight_decay_mask"),
+        *("nesterov", "initial_scale", "bias_correction", "decay_offset", "multiply_by_parameter_scale"),
+        *("momentum", "factored"),
+    }
+    assert parameters.keys() - seen <= missing
