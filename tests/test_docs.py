@@ -104,12 +104,10 @@ class TestReference:
             for each in member.split(", "):
                 assert inspect.getdoc(getattr(kind, each))
 
-    # For when AdafactorState, ProdigyState and ScheduleFreeAdamwState say the shapes of v_row, v_col, estim_lr and b1:
-    #
-    # @named([each for each in CLASSES if each[1].endswith("State")])
-    # def test_a_state_says_of_each_field_its_shape(self, module, name):
-    #     for field, text in described(sections(inspect.getdoc(getattr(module, name)))["Attributes"]).items():
-    #         assert re.search(r"tree|likewise|number|shape|state|scalar|matrices|int32|Figures", text), field
+    @named([each for each in CLASSES if each[1].endswith("State")])
+    def test_a_state_says_of_each_field_its_shape(self, module, name):
+        for field, text in described(sections(inspect.getdoc(getattr(module, name)))["Attributes"]).items():
+            assert re.search(r"tree|likewise|number|shape|state|scalar|matrices|int32|Figures", text), field
 
     @pytest.mark.parametrize("name", FACTORIES)
     def test_a_rule_has_its_equation_its_use_and_its_source(self, name):

@@ -48,10 +48,11 @@ def adadelta(
     slowly.
 
     Args:
-        learning_rate: α ≥ 0, a number, an array or a schedule; the paper's is 1. None gives :math:`+\Delta x_t`.
+        learning_rate: α ≥ 0, a number, an array, a schedule, or a tree of these; the paper's is 1. None gives
+            :math:`+\Delta x_t`.
         rho: ρ in [0, 1), the decay of both averages.
         eps: ε ≥ 0; it gives the first steps their size, about :math:`\sqrt{\varepsilon / (1 - \rho)}`.
-        weight_decay: λ ≥ 0, a number or a schedule; :math:`\lambda x` is added to the gradient.
+        weight_decay: λ ≥ 0, a number, a schedule or a tree of these; :math:`\lambda x` is added to the gradient.
         weight_decay_mask: which leaves decay: a tree of booleans, a prefix of one, or a function from the parameters
             to one; None for all.
         moments: how the moments rest: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.

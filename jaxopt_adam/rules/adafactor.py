@@ -18,10 +18,10 @@ class AdafactorState(NamedTuple):
 
     Attributes:
         count: the number of updates done, int32.
-        v_row: the average of the means of ``|g|² + ε`` over the largest axis, real, of factored leaves.
-        v_col: the average of the means over the second largest, likewise.
-        v: the average of ``|g|² + ε``, real, of the other leaves.
-        mu: the average of the steps; None without momentum.
+        v_row: the average of the means of ``|g|² + ε`` over the largest axis: a tree, real, of shapes without it.
+        v_col: the average of the means over the second largest axis, likewise; None in both for leaves that are whole.
+        v: the average of ``|g|² + ε``, a tree like the parameters, real; None for leaves that are factored.
+        mu: the average of the steps, a tree like the parameters; None without momentum.
     """
 
     count: Array

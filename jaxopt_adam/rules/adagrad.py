@@ -42,7 +42,8 @@ def adagrad(
     Choose it for sparse features, and for convex problems.
 
     Args:
-        learning_rate: α ≥ 0, a number, an array or a schedule; None gives the direction alone (positive).
+        learning_rate: α ≥ 0, a number, an array, a schedule, or a tree of these for parts of the parameters. None gives
+            the direction alone (positive).
         initial_accumulator_value: :math:`s_0 \ge 0`.
         eps: ε ≥ 0, in units of the squared gradient; with 0 an element without gradient still gets the update 0.
         moments: how the moments rest: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.

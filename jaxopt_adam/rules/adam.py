@@ -34,8 +34,8 @@ def adam(
     Choose it first: it needs the least tuning of all. With weight decay take :func:`adamw`.
 
     Args:
-        learning_rate: α ≥ 0, a number, an array or a schedule; about the size of each element's step. The paper's is
-            0.001. None gives the direction alone (positive).
+        learning_rate: α ≥ 0, a number, an array, a schedule, or a tree of these for parts of the parameters; about the
+            size of each element's step. The paper's is 0.001. None gives the direction alone (positive).
         b1: β₁ in [0, 1), the decay of the average of the gradients.
         b2: β₂ in [0, 1), the decay of the average of their squares.
         eps: ε ≥ 0, in units of the gradient; elements whose gradients are far below it get smaller steps.

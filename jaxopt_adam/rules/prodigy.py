@@ -22,8 +22,8 @@ class ProdigyState(NamedTuple):
         nu: the average of ``|dg|²``, likewise, real.
         grad_sum: s, the decayed sum of the weighted g, likewise.
         params0: the parameters that it started from, likewise.
-        estim_lr: d, the estimate of how far the solution is from there.
-        numerator_weighted: r, the numerator of the estimate.
+        estim_lr: d, the estimate of how far the solution is from there, a scalar in JAX's default float.
+        numerator_weighted: r, the numerator of the estimate, likewise.
     """
 
     count: jax.Array

@@ -60,7 +60,8 @@ def rmsprop(
     state.
 
     Args:
-        learning_rate: α ≥ 0, a number, an array or a schedule; None gives the direction alone (positive).
+        learning_rate: α ≥ 0, a number, an array, a schedule, or a tree of these for parts of the parameters. None gives
+            the direction alone (positive).
         decay: β in [0, 1).
         eps: ε ≥ 0, in units of the gradient, or of its square where it is in the root.
         initial_scale: :math:`v_0 \ge 0`; PyTorch's is 0, TensorFlow 1's was 1.

@@ -22,9 +22,9 @@ class ScheduleFreeAdamwState(NamedTuple):
         count: the number of updates done, int32.
         nu: the average of ``|g|²``, a tree like the parameters, real.
         z: the iterate that takes the steps, likewise; it starts as a copy of the parameters.
-        b1: β₁, by which :func:`schedule_free_eval_params` finds x.
-        weight_sum: the sum of the weights of the average x.
-        max_learning_rate: the largest γ so far.
+        b1: β₁, a scalar in JAX's default float, by which :func:`schedule_free_eval_params` finds x.
+        weight_sum: the sum of the weights of the average x, a scalar.
+        max_learning_rate: the largest γ so far, likewise.
     """
 
     count: Array

@@ -49,7 +49,8 @@ def sgd(
     plain case to compare with; it has the smallest state.
 
     Args:
-        learning_rate: α ≥ 0, a number, an array or a schedule; None gives the direction alone (:math:`+s_t`).
+        learning_rate: α ≥ 0, a number, an array, a schedule, or a tree of these for parts of the parameters. None gives
+            the direction alone (:math:`+s_t`).
         momentum: μ in [0, 1); None for none, without state for it.
         nesterov: whether to look ahead as Nesterov does; has a meaning with momentum only.
         accumulator_dtype: the dtype in which the trace rests; None for float32, or the gradient's if that is wider.

@@ -44,7 +44,7 @@ class Layout:
 
     @property
     def positions(self) -> tuple[int, ...]:
-        """The axes along which an element has a position: the array's, of which the last is blocks and what is in one."""
+        """The axes along which an element has a position: the array's, the last of them by blocks and within one."""
         return *self.blocks, self.length
 
     @property
