@@ -31,7 +31,7 @@ from jaxopt_adam.storage import NAMED, Blocks, Blockwise, Layout, block_length
 B1, B2, EPS, RATE = 0.9, 0.999, 1e-8, 1e-3
 EVERY = 50
 """How many steps lie between two measurements."""
-ONCE, REPLAYED = (50, 500, 1500), (100, 500, 1500)
+ONCE, REPLAYED = (50, 500, 2000), (100, 500, 1500)
 """The steps that the table shows."""
 
 OURS = {"ours, 8 bits": "int8", "ours, 4 bits": "int4"}
@@ -260,7 +260,7 @@ def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mnist", type=Path, help="a folder of IDX files; by default scikit-learn's digits")
-    parser.add_argument("--steps", type=int, default=1500, help="no fewer than 1500, for the table")
+    parser.add_argument("--steps", type=int, default=2000, help="no fewer than 2000, for the table")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     if options.steps < max(*ONCE, *REPLAYED):

@@ -64,7 +64,8 @@ def in_place(
     inputs = jax.tree.map(lambda value: _seen(value, layout), inputs)
     old = [_by_blocks(value, how, layout) for value, how in zip(resting, kept, strict=True)]
     unmoved = jax.lax.stop_gradient((inputs, old))
-    scales = _scales(rule, *unmoved, kept, layout)
+    before = [None if how.code is None else value.scales for value, how in zip(resting, kept, strict=True)]
+    scales = _scales(rule, *unmoved, before, kept, layout)
     # Zero, which it takes a run to know: a count never passes int32's maximum.
     zero = jax.lax.shift_right_logical(step, np.int32(31))
     new = list(unmoved[1])
@@ -111,8 +112,10 @@ class _Coded(NamedTuple):
     grid: tuple[Array, ...]
 
 
-def _scales(rule: Rule, inputs: Any, resting: Sequence[Any], kept: Sequence[Kept], layout: Layout) -> list[Any]:
-    """The scale of each block after the step, None for a moment without a code."""
+def _scales(
+    rule: Rule, inputs: Any, resting: Sequence[Any], before: Sequence[Any], kept: Sequence[Kept], layout: Layout
+) -> list[Any]:
+    """The scale of each block after the step, None for a moment without a code, as they are in `before`."""
     _, *after = rule(inputs, _awake(resting, kept))
     measures = [
         how.code.measures(value, root_of(after, how)) if how.code else ()
@@ -131,8 +134,8 @@ def _scales(rule: Rule, inputs: Any, resting: Sequence[Any], kept: Sequence[Kept
     )
     each = iter([jnp.maximum(*largest)] if alone else largest)
     return [
-        how.code.scale(*(next(each) for _ in group)) if how.code else None
-        for how, group in zip(kept, measures, strict=True)
+        how.code.scale(own, *(next(each) for _ in group)) if how.code else None
+        for how, own, group in zip(kept, before, measures, strict=True)
     ]
 
 

@@ -128,7 +128,7 @@ def _run(
                 functools.reduce(jnp.maximum, [jnp.max(each, axis=-1, keepdims=True) for each in of_lanes])
                 for of_lanes in zip(*measures, strict=True)
             ]
-            scale = how.code.scale(*largest)
+            scale = how.code.scale(read[index][0][...], *largest)
             grids[index] = how.code.grid(scale)
             thresholds = [
                 ROUNDINGS[how.rounding](step, [places[index][...], _within(layout, index, lane)]) for lane in lanes

@@ -76,7 +76,7 @@ def plainly(rule, inputs, resting, kept, layout, step):
     after = []
     for salt, (value, root, how) in enumerate([(mu, jnp.sqrt(nu), kept[0]), (nu, jnp.ones([]), kept[1])]):
         largest = [jnp.max(each, axis=1, keepdims=True) for each in how.code.measures(value, root)]
-        scales = how.code.scale(*largest)
+        scales = how.code.scale(resting[salt].scales.reshape(-1, 1), *largest)
         places = phases(layout.positions, salt)
         along = [each.reshape(-1, *[1] * (len(places) - 1 - axis)) for axis, each in enumerate(places)]
         where = jnp.broadcast_to(sum(along), layout.positions).reshape(-1, layout.length)

@@ -94,7 +94,8 @@ class Blockwise:
         """The byte and the scale of a block in which every element is `initial`, and so all elements alike."""
         code = self.code(nonnegative=nonnegative)
         value, root = jnp.full([1, 1], initial, jnp.float32), jnp.ones([1, 1])
-        scale = code.scale(*(each[:, 0] for each in code.measures(value, root)))
+        before = jnp.zeros([1], code.scale_dtype)
+        scale = code.scale(before, *(each[:, 0] for each in code.measures(value, root)))
         number = code.encode(value, root, code.grid(scale[:, None]), jnp.asarray(NEAREST))[0, 0]
         byte = number if self.bits == 8 else number | number << 4
         return byte.astype(jnp.uint8), scale[0]

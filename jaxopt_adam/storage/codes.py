@@ -4,7 +4,8 @@ Both kinds of code are chosen by the error of the update, m / √v:
 
 - :class:`Root`, for what is never negative, such as v. The code is the place of v^¼ on a grid of the bit patterns of
   float32 numbers, read as whole numbers, which is a logarithm to within a few percent. The lines of a grid are the
-  multiples of its spacing, so while that stays a number that does not change is not rounded again.
+  multiples of its spacing, so while that stays a number that does not change is not rounded again; therefore a block
+  keeps its spacing while that is wide enough and at most one wider than it must be.
   How fair rounding is in v^¼ and in its logarithm decides how log v is biased over many steps.
 - :class:`Quotient`, for what may have either sign, such as m. The code stands for m / √v, which is the update itself,
   and does not depend on how unlike each other the gradients of a block are. Its levels lie closer near zero.
@@ -48,8 +49,8 @@ class Code(Protocol):
         """Nonnegative int32 numbers of each element, whose largest in a block determine its scale."""
         ...
 
-    def scale(self, *largest: Array) -> Array:
-        """The scale of blocks with these largest measures, in `scale_dtype`."""
+    def scale(self, before: Array, *largest: Array) -> Array:
+        """The scale of blocks with these largest measures, whose scale was `before`, in `scale_dtype`."""
         ...
 
     def grid(self, scale: Array) -> Grid:
@@ -92,7 +93,7 @@ class Quotient:
     def measures(self, value: Array, root: Array) -> tuple[Array, ...]:  # noqa: D102
         return (_bits(jnp.abs(_over(value, root))),)
 
-    def scale(self, *largest: Array) -> Array:  # noqa: D102
+    def scale(self, before: Array, *largest: Array) -> Array:  # noqa: D102
         # Rounded up to bfloat16, which is the upper half of a float32; no less than what has a reciprocal.
         pattern = jnp.where(largest[0] >= _INFINITY, _NAN, jnp.maximum(largest[0], _LEAST))
         upper = jnp.where(largest[0] > 0, pattern, 0) + 0xFFFF >> 16
@@ -138,17 +139,24 @@ class Root:
         place = self._place(value)
         return place, jnp.where(place > 0, _INFINITY - place, 0)
 
-    def scale(self, *largest: Array) -> Array:  # noqa: D102
+    def scale(self, before: Array, *largest: Array) -> Array:  # noqa: D102
         high = jnp.maximum(largest[0], _ORIGIN)
         low = jnp.clip(_INFINITY - largest[1], _ORIGIN, high) - _ORIGIN
         high = high - _ORIGIN
         # The narrowest that spans these, as a float32 with two bits behind the leading one, rounded up.
         wanted = (high - low).astype(jnp.float32) * np.float32(1 / self._steps)
         spacing = jnp.clip((_bits(wanted) + 0x1FFFFF >> 21) - _LEAST_SPACING, 0 if self.bits == 8 else 8, _WIDEST)
-        for _ in range(2 if self.bits == 8 else 4):
+
+        def short(spacing: Array) -> Array:
             # The lowest line is below `low`, by so much that the highest may be below `high`.
-            short = high - _lines(low, spacing) * _unit(spacing) > self._steps * _spacing(spacing)
-            spacing = jnp.where(short, jnp.minimum(spacing + 1, _WIDEST), spacing)
+            return high - _lines(low, spacing) * _unit(spacing) > self._steps * _spacing(spacing)
+
+        for _ in range(2 if self.bits == 8 else 4):
+            spacing = jnp.where(short(spacing), jnp.minimum(spacing + 1, _WIDEST), spacing)
+        # Where the extremes come and go about what a spacing spans, it would change every few steps, and each time all
+        # numbers of the block would be rounded anew. These errors add up to more than a somewhat wider spacing costs.
+        kept = before.astype(jnp.int32) & 31
+        spacing = jnp.where((kept == spacing + 1) & ~short(kept), kept, spacing)
         raised = _lines(high - self._steps * _spacing(spacing), spacing, jnp.ceil)
         lines = _lines(low, spacing)
         lines = jnp.where(spacing == _WIDEST, jnp.maximum(lines, raised), lines)
