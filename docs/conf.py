@@ -52,14 +52,20 @@ nitpick_ignore_regex = [
 ]
 
 
-def say_the_memory(app, what, name, factory, options, lines):
-    """Add to the entry of a rule what it keeps, and how much that is."""
+def say_what_rules_share(app, what, name, factory, options, lines):
+    """Add to the entry of a rule what it keeps, how much that is, and the errors that all rules raise."""
     if what == "function" and factory in FACTORIES:
         kept = ", ".join(f"``{moment}``" for moment in moments(factory)) or "no moments"
         size = f"{bytes_a_parameter(factory):.3g} bytes"
         text = f"**Memory:** {kept}; {size} for each parameter of a float32 matrix of 1,024 × 1,024."
         first = next(i for i, line in enumerate(lines) if line.startswith(":param"))
         lines[first:first] = [text, ""]
+        end = next(i for i, line in enumerate(lines) if line.lower().startswith(":return"))
+        lines[end:end] = [
+            ":raises TypeError: if an argument, a leaf or the state is of another kind than it must be.",
+            ":raises ValueError: if a number is out of its range, or trees or shapes do not go with each other. "
+            "All errors name the argument or the path of the leaf.",
+        ]
 
 
 def write_the_article(app):
@@ -72,4 +78,4 @@ def write_the_article(app):
 def setup(app):
     """Connect what the build adds; the docstrings after napoleon, which makes the fields of the arguments."""
     app.connect("builder-inited", write_the_article)
-    app.connect("autodoc-process-docstring", say_the_memory, priority=900)
+    app.connect("autodoc-process-docstring", say_what_rules_share, priority=900)
