@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +40,7 @@ __all__ = ["Figures", "ObserveState", "observe", "summary"]
 _LARGE = 2**20
 _RARELY = 100
 _SHORTEST, _LONGEST = 16, 1024
+_KNOWN = {"learning_rate": LearningRate, "b1": OptionalDecay, "b2": OptionalDecay, "eps": OptionalNonNegative}
 _AVERAGES = (
     AdabeliefState,
     AdamAtan2State,
@@ -105,15 +106,25 @@ class ObserveState(NamedTuple):
     total: Figures
 
 
+def _known(name: str, value: Any) -> Any:
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise TypeError(f"{name} must be a dict or None, got {value!r} ({type(value).__name__})")
+    unknown = [each for each in value if each not in _KNOWN]
+    if unknown:
+        raise ValueError(f"{name} must be of {', '.join(_KNOWN)}, got {unknown[0]!r}")
+    return {each: get_args(_KNOWN[each])[1](f"{name}[{each!r}]", entry) for each, entry in value.items()}
+
+
+Known = Annotated[Any, _known]
+
+
 @optimizer
 def observe(
     inner: Transformation,
     every: OptionalSize = None,
-    *,
-    learning_rate: LearningRate = None,
-    b1: OptionalDecay = None,
-    b2: OptionalDecay = None,
-    eps: OptionalNonNegative = None,
+    hyperparameters: Known = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Observe: any optimizer, which in its state keeps the figures of what its steps do.
 
@@ -139,17 +150,16 @@ def observe(
         inner: the optimizer, ours or optax's.
         every: observe the first step and from there each of so many; 1 for each. None for each if there are at most
             2²⁰ parameters, and for every 100th beyond that.
-        learning_rate: α, a schedule or a tree of these, by which updates are divided; None for that of `inner`, if it
-            is ours or :func:`optax.inject_hyperparams` keeps it in the state. Other transformations do not tell.
-        b1: β₁ in [0, 1), the decay of `mu`; None as for the learning rate.
-        b2: β₂ in [0, 1), the decay of `nu`; likewise.
-        eps: ε ≥ 0; likewise.
+        hyperparameters: what the figures need to know of `inner` and it does not tell: a dict of ``learning_rate`` (a
+            number, a schedule, or a tree of these), ``b1``, ``b2`` and ``eps``, or of some of them. They change figures
+            only. Our optimizers tell; so does the state of :func:`optax.inject_hyperparams`; others of optax do not.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`ObserveState`.
 
     Raises:
-        TypeError: if `inner` is no optimizer.
+        TypeError: if `inner` is no optimizer, or `hyperparameters` no dict of numbers.
+        ValueError: if a hyperparameter is out of range or is none of the four.
 
     References:
         The ratio of update to weight: Karpathy's notes for CS231n, "Neural Networks Part 3", 2015. The signal-to-noise
@@ -187,8 +197,7 @@ def observe(
         large = sum(np.size(grad) for _, grad in grads) > _LARGE
         each = every or (_RARELY if large else 1)
         step = jnp.asarray(optax.safe_increment(state.updates))
-        given = {"learning_rate": learning_rate, "b1": b1, "b2": b2, "eps": eps}
-        known = {name: _told(name, value, inner, state) for name, value in given.items()}
+        known = {name: _told(name, (hyperparameters or {}).get(name), inner, state) for name in _KNOWN}
 
         def seen(updates: Any, inner_state: Any, params: Any) -> tuple[Array, Any, Figures]:
             done, after = wrapped.update(updates, inner_state, params, **extra_args)
@@ -239,7 +248,10 @@ def summary(state: Any) -> dict[str, Any]:
     nodes, _ = jax.tree_util.tree_flatten_with_path(state, is_leaf=_is_observed)
     observed = {jax.tree_util.keystr(path): node for path, node in nodes if _is_observed(node)}
     if not observed:
-        raise ValueError(f"state must hold the state of observe, got {jax.tree.structure(state)}")
+        raise ValueError(
+            f"state must hold what observe keeps, and there is none in this {type(state).__name__}; wrap the optimizer "
+            "in observe, and with flax give the nnx.Optimizer itself"
+        )
     flat: dict[str, Any] = {}
     for where, node in observed.items():
         before = f"{where}/" if len(observed) > 1 else ""

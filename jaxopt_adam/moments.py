@@ -263,6 +263,9 @@ def _full_beside(param: Any, shape: tuple[int, ...], value: Array) -> Array:
             param.sharding.shard_shape(shape)
         except ValueError:
             return jnp.full(shape, value)
+        if not param.committed:
+            # Else the state would be, and the next step of a jitted function be compiled for that.
+            return jnp.full(shape, value)
         return jnp.full(shape, value, device=param.sharding)
     mesh = jax.typeof(param).sharding.mesh if isinstance(param, Tracer) else None
     if mesh is not None and jax.sharding.AxisType.Explicit in mesh.axis_types:

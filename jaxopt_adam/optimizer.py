@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import Array
 from jax.core import Tracer
 
 from jaxopt_adam.hyperparameters import Check, is_number
@@ -103,7 +102,8 @@ class Optimizer(optax.GradientTransformationExtraArgs):
         """The same optimizer with some hyperparameters changed.
 
         Args:
-            **changes: new values by name. Numbers in place of numbers keep the structure, and so the trace.
+            **changes: new values by name. Numbers in place of numbers keep the structure, and so the trace. A wrapper
+                hands on to the optimizer within what it does not have itself.
 
         Returns:
             A new optimizer. The state of the old one goes on with it as long as the structure is the same.
@@ -118,6 +118,10 @@ class Optimizer(optax.GradientTransformationExtraArgs):
             adam(learning_rate=0.01, b2=0.99)
         """
         unknown = changes.keys() - self._arguments.keys()
+        within = [name for name, value in self._arguments.items() if isinstance(value, Optimizer)]
+        if unknown and len(within) == 1 and within[0] not in changes:
+            inner = self._arguments[within[0]].replace(**{name: changes.pop(name) for name in unknown})
+            return self.replace(**changes, **{within[0]: inner})
         if unknown:
             raise TypeError(
                 f"{self._factory.__name__} has no hyperparameter {', '.join(sorted(unknown))}; it has "
@@ -148,7 +152,7 @@ class Optimizer(optax.GradientTransformationExtraArgs):
             0.75
         """
         within = [value for value in self._arguments.values() if isinstance(value, Optimizer)]
-        if self._arguments.get("learning_rate") is None and len(within) == 1:
+        if "learning_rate" not in self._arguments and len(within) == 1:
             return within[0].current_learning_rate(state)
         learning_rate = self._arguments.get("learning_rate")
         if learning_rate is None:
@@ -262,7 +266,7 @@ def grid(factory: Callable[..., Optimizer], **axes: Any) -> tuple[Optimizer, lis
     """One batched optimizer over the product of some hyperparameters' values.
 
     Args:
-        factory: a factory, such as :func:`~jaxopt_adam.adam`.
+        factory: a factory, such as :func:`~jaxopt_adam.adam`, or a function that makes an optimizer with one.
         **axes: by the names of the factory's arguments: a list or one-dimensional array of values makes an axis of the
             grid, anything else is an argument that all rows share.
 
@@ -298,14 +302,10 @@ def grid(factory: Callable[..., Optimizer], **axes: Any) -> tuple[Optimizer, lis
         raise ValueError(f"grid: give at least one argument of {name} a list of values")
     table = [dict(zip(columns, row, strict=True)) for row in itertools.product(*columns.values())]
     batched = {axis: np.array([row[axis] for row in table]) for axis in columns}
-    made = factory(**(axes | batched))
-
-    def row_by_row(path: tuple[Any, ...], leaf: Any) -> Array:
-        if path[0].name in columns:
-            return jnp.asarray(leaf, float)
-        return jnp.broadcast_to(jnp.asarray(leaf, jnp.result_type(leaf)), (len(table), *np.shape(leaf)))
-
-    return jax.tree_util.tree_map_with_path(row_by_row, made), table
+    factory(**(axes | batched))  # within vmap its arguments are traced, and taken on trust
+    rows = jax.vmap(lambda row: factory(**(axes | row)))(jax.tree.map(lambda row: jnp.asarray(row, float), batched))
+    # Strongly typed, as the numbers of no one row are.
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), rows), table
 
 
 @functools.cache

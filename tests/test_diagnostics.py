@@ -268,11 +268,15 @@ class TestHyperparameters:
             np.testing.assert_allclose(figures[name], figure, rtol=3e-5, atol=1e-7, err_msg=name)
 
     def test_given(self):
-        self.check(observe(optax.adam(0.1, b2=0.9), learning_rate=0.1, b1=0.9, b2=0.9, eps=1e-8))
+        self.check(
+            observe(optax.adam(0.1, b2=0.9), hyperparameters={"learning_rate": 0.1, "b1": 0.9, "b2": 0.9, "eps": 1e-8})
+        )
 
     def test_given_as_a_schedule(self):
         halves = optax.linear_schedule(0.2, 0.1, 4)
-        figures = summary(steps(observe(optax.adam(halves), learning_rate=halves), PARAMS, GRADIENTS)[1])
+        figures = summary(
+            steps(observe(optax.adam(halves), hyperparameters={"learning_rate": halves}), PARAMS, GRADIENTS)[1]
+        )
         constant = summary(steps(observe(adam(0.1)), PARAMS, GRADIENTS)[1])
         np.testing.assert_allclose(figures["effective_learning_rate"], constant["effective_learning_rate"], rtol=1e-5)
         assert "signal_to_noise" not in figures
@@ -411,7 +415,7 @@ class TestSummary:
         assert np.isfinite(figures["['b']/gradient_norm"])
 
     def test_nothing_observed(self):
-        with pytest.raises(ValueError, match="state must hold the state of observe"):
+        with pytest.raises(ValueError, match="state must hold what observe keeps"):
             summary(adam(0.1).init(PARAMS))
 
 
@@ -427,8 +431,15 @@ class TestErrors:
 
     @pytest.mark.parametrize("given", [{"b1": 1.5}, {"b2": -1}, {"eps": -1e-8}, {"learning_rate": -1}])
     def test_hyperparameters(self, given):
-        with pytest.raises(ValueError, match=f"{next(iter(given))} must be"):
-            observe(optax.adam(0.1), **given)
+        with pytest.raises(ValueError, match=rf"hyperparameters\['{next(iter(given))}'\] must be"):
+            observe(optax.adam(0.1), hyperparameters=given)
+
+    @pytest.mark.parametrize(
+        ("given", "error"), [({"beta": 0.9}, ValueError), (0.9, TypeError), ({"b1": "x"}, TypeError)]
+    )
+    def test_hyperparameters_of_another_kind(self, given, error):
+        with pytest.raises(error, match="hyperparameters"):
+            observe(optax.adam(0.1), hyperparameters=given)
 
     def test_the_state_of_another(self):
         with pytest.raises(TypeError, match="state must be an ObserveState"):
@@ -443,6 +454,29 @@ class TestErrors:
         optimizer = observe(optax.sgd(0.1))
         with pytest.raises(TypeError, match=r"leaf \['w'\] must have a floating-point dtype, got int32"):
             optimizer.update({"w": jnp.arange(3)}, optimizer.init({"w": jnp.zeros(3)}))
+
+
+def test_what_is_replaced_is_that_of_the_optimizer_within():
+    optimizer = observe(adam(1e-3), every=2)
+    replaced = optimizer.replace(learning_rate=0.5, every=1)
+    assert replaced == observe(adam(0.5), every=1)
+    updates, state = steps(replaced, PARAMS, GRADIENTS[:1])
+    np.testing.assert_allclose(np.abs(updates["w"]), 0.5, rtol=1e-3)
+    np.testing.assert_allclose(summary(state)["effective_learning_rate"], 1.0, rtol=1e-3)
+    assert cautious(adam(1e-3)).replace(b1=0.5, eps=0.1) == cautious(adam(1e-3, b1=0.5), eps=0.1)
+    with pytest.raises(TypeError, match="adam has no hyperparameter momentum"):
+        optimizer.replace(momentum=0.9)
+
+
+def test_a_sweep_of_what_is_observed():
+    """Whether the batch is made within the wrapper or of it."""
+    one, table = grid(lambda learning_rate: observe(adam(learning_rate)), learning_rate=[0.1, 0.2])
+    other = observe(grid(adam, learning_rate=[0.1, 0.2])[0])
+    assert one == other
+    assert table == [{"learning_rate": 0.1}, {"learning_rate": 0.2}]
+    for optimizers in (one, other):
+        state = jax.vmap(lambda each: each.update(GRADIENTS[0], each.init(PARAMS), PARAMS)[1])(optimizers)
+        np.testing.assert_allclose(summary(state)["effective_learning_rate"], [1.0, 1.0], rtol=1e-3)
 
 
 def test_a_step_can_be_differentiated_as_without():

@@ -360,6 +360,17 @@ def test_a_step_needs_hardly_any_memory(made, most, shape):
     assert not re.findall(rf"= u8\[{shape[0]}\D\S* copy\(", compiled.as_text())
 
 
+@pytest.mark.parametrize("moments", ["float32", "bfloat16", "int8", "int4"])
+def test_the_second_step_is_compiled_no_more_than_others(moments):
+    made = adamw(RATE, moments=moments)
+    step = jax.jit(made.update)
+    params = {"w": jnp.ones((64, 128))}
+    state = made.init(params)
+    for _ in range(3):
+        _, state = step(params, state, params)
+    assert step._cache_size() == 1
+
+
 # ------------------------------------------------------------------------------------------------------------- clients
 
 
