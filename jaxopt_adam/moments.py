@@ -80,7 +80,8 @@ class Moment:
         expected = jax.tree.structure(shapes, is_leaf=_is_shape)
         # flax's nnx.Optimizer keeps the arrays of a list in a tree of its own.
         given = [np.shape(each) for each in jax.tree.leaves(resting)]
-        if jax.tree.structure(resting) != expected and given != jax.tree.leaves(shapes, is_leaf=_is_shape):
+        alike = not _is_shape(shapes) and given == jax.tree.leaves(shapes, is_leaf=_is_shape)
+        if jax.tree.structure(resting) != expected and not alike:
             raise ValueError(
                 f"{leaf_name(path)}: for a gradient of shape {whole} {what} must have {_text(shapes)}, got "
                 f"{_text(jax.tree.map(np.shape, resting))}"

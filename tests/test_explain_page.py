@@ -198,13 +198,12 @@ def wanted_of(opened, section, setting):
     """What the library says, of the plots as this browser draws them."""
     shown = {plot: opened.drawn(plot) for plot in opened.plots(f"#{section}")}
     wanted = computed(section, *setting.items())
-    if "descent-surface" in shown and "surface" not in shown["descent-surface"]:
-        flat = {"wires", "path-projected", "stop-projected"}
-        assert flat <= set(shown["descent-surface"])
-        wanted = {
-            plot: {key: axes for key, axes in traces.items() if plot != "descent-surface" or key in flat}
-            for plot, traces in wanted.items()
-        }
+    if "descent-surface" in shown:
+        # With WebGL or without.
+        keys = {"surface", "path", "stop"}, {"wires", "path-projected", "stop-projected"}
+        drawn = next(each for each in keys if each <= set(shown["descent-surface"]))
+        surface = wanted["descent-surface"]
+        wanted = wanted | {"descent-surface": {key: surface[key] for key in surface if key in drawn}}
     return shown, wanted
 
 
