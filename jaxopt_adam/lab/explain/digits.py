@@ -32,8 +32,8 @@ def _run(rule: str, settings: race.Settings) -> race.Outcome:
 
 
 def _single_rate(rate: float) -> race.Settings:
-    # As many rows as the grid has, so that it is the same program: at the largest rates training leaps about, and the last
-    # bit of a matrix product, which depends on how many there are, decides where it ends.
+    # As many rows as the grid has, so that it is the same program: at the largest rates training leaps about, and the
+    # last bit of a matrix product, which depends on how many there are, decides where it ends.
     return dataclasses.replace(SETTINGS, learning_rates=(rate,) * len(SETTINGS.learning_rates))
 
 
