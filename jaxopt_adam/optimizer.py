@@ -119,7 +119,7 @@ class Optimizer(optax.GradientTransformationExtraArgs):
         """
         unknown = changes.keys() - self._arguments.keys()
         within = [name for name, value in self._arguments.items() if isinstance(value, Optimizer)]
-        if unknown and len(within) == 1 and within[0] not in changes:
+        if unknown and len(within) == 1 and within[0] not in changes and unknown <= self._names():
             inner = self._arguments[within[0]].replace(**{name: changes.pop(name) for name in unknown})
             return self.replace(**changes, **{within[0]: inner})
         if unknown:
@@ -128,6 +128,11 @@ class Optimizer(optax.GradientTransformationExtraArgs):
                 f"{', '.join(self._arguments)}"
             )
         return Optimizer(self._factory, self._arguments | _checked(self._factory, changes))
+
+    def _names(self) -> set[str]:
+        """The names of the hyperparameters, and of those of an optimizer within."""
+        within = [value for value in self._arguments.values() if isinstance(value, Optimizer)]
+        return set(self._arguments).union(within[0]._names() if len(within) == 1 else ())
 
     def current_learning_rate(self, state: optax.OptState) -> Any:
         """The learning rate that the next update will use; a schedule is evaluated at the state's `count`.

@@ -464,7 +464,7 @@ def test_what_is_replaced_is_that_of_the_optimizer_within():
     np.testing.assert_allclose(np.abs(updates["w"]), 0.5, rtol=1e-3)
     np.testing.assert_allclose(summary(state)["effective_learning_rate"], 1.0, rtol=1e-3)
     assert cautious(adam(1e-3)).replace(b1=0.5, eps=0.1) == cautious(adam(1e-3, b1=0.5), eps=0.1)
-    with pytest.raises(TypeError, match="adam has no hyperparameter momentum"):
+    with pytest.raises(TypeError, match="observe has no hyperparameter momentum"):
         optimizer.replace(momentum=0.9)
 
 
