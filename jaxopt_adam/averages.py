@@ -66,7 +66,13 @@ def ema(average: ArrayLike, value: ArrayLike, decay: ArrayLike) -> Array:
     more, less = jnp.where(mostly_past, past, new), jnp.where(mostly_past, new, past)
     mixed = more + jnp.where(mostly_past, added, kept) * (less - more)
     # Where the difference is infinite: an average that has overflowed stays infinite, and does not become NaN.
-    return jnp.where(jnp.isfinite(mixed), mixed, kept * past + added * new).astype(dtype)
+    return finite_or(mixed, kept * past + added * new).astype(dtype)
+
+
+@jax.jit
+def finite_or(value: Array, other: Array) -> Array:
+    """`value` where it is finite, else `other`; a function of its own so that a program that has it can do without."""
+    return jnp.where(jnp.isfinite(value), value, other)
 
 
 def debias(average: ArrayLike, decay: ArrayLike, step: ArrayLike) -> Array:

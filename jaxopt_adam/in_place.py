@@ -19,14 +19,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.extend.core import ClosedJaxpr, Literal, Var, jaxpr_as_fun
 
+from jaxopt_adam.rewritten import Rule, as_rested
 from jaxopt_adam.storage import ROUNDINGS, Blocks, Code, Layout, Root, phases
 
-__all__ = ["Kept", "Rule", "as_rested", "decoded", "in_order", "in_place", "root_of", "unrounded"]
+__all__ = ["Kept", "decoded", "in_order", "in_place", "over_of", "unrounded"]
 
-Rule = Callable[[Any, Sequence[Any]], Sequence[Any]]
-"""``rule(inputs, moments) -> (update, *moments)``: the rule for one leaf, moments in the order of `Kept`."""
+
+_LEAST_EPS = 1e-30
+"""Of this it is sure that it is more than zero in float32."""
 
 
 class Kept(NamedTuple):
@@ -35,13 +36,16 @@ class Kept(NamedTuple):
     Attributes:
         code: its code, None for a moment that rests as it is.
         dtype: the dtype in which it rests if it has no code.
-        over: the place among the moments of the second moment that its code is relative to, None for none.
+        over: the place among the moments of the second moment by whose root the update divides this one, None for none;
+            its code is then relative to that root plus `eps`.
+        eps: what the update adds to the root; a Python number, or a scalar of float32.
         rounding: how its codes are rounded.
     """
 
     code: Code | None
     dtype: np.dtype
     over: int | None = None
+    eps: Any = 0.0
     rounding: str = "dither"
 
 
@@ -118,7 +122,7 @@ def _scales(
     """The scale of each block after the step, None for a moment without a code, as they are in `before`."""
     _, *after = rule(inputs, _awake(resting, kept))
     measures = [
-        how.code.measures(value, root_of(after, how)) if how.code else ()
+        how.code.measures(value, over_of(after, how)) if how.code else ()
         for how, value in zip(kept, after, strict=True)
     ]
     flat = [measure for group in measures for measure in group]
@@ -174,7 +178,7 @@ def _encoded(
     how = kept[index]
     assert how.code is not None
     threshold = ROUNDINGS[how.rounding](step, places)
-    return how.code.encode(values[index], root_of(values, how), _spread(grid), threshold)
+    return how.code.encode(values[index], over_of(values, how), _spread(grid), threshold)
 
 
 def _awake(resting: Sequence[Any], kept: Sequence[Kept], lane: int | None = None) -> list[Array]:
@@ -199,21 +203,28 @@ def _awake(resting: Sequence[Any], kept: Sequence[Kept], lane: int | None = None
 def decoded(values: Sequence[Array], grids: Sequence[Any], kept: Sequence[Kept]) -> list[Array]:
     """The moments in float32, out of int32 codes where they have a code, and of themselves where not."""
     awake: dict[int, Array] = {}
-    roots: dict[int | None, Any] = {None: 1.0}
+    roots: dict[int, Any] = {}
     for index in in_order(kept):
         how, value, grid = kept[index], values[index], grids[index]
         if how.code is None:
             awake[index] = value.astype(jnp.float32)
             roots[index] = jnp.sqrt(jnp.abs(awake[index]))
             continue
-        awake[index] = how.code.decode(value, roots[how.over], grid)
+        over = None if how.over is None else _plus_eps(roots[how.over], how)
+        awake[index] = how.code.decode(value, over, grid)
         roots[index] = how.code.root(value, grid) if isinstance(how.code, Root) else None
     return [awake[index] for index in range(len(kept))]
 
 
-def root_of(moments: Sequence[Array], how: Kept) -> Any:
-    """The root that the code of a moment is relative to, before it is rounded itself."""
-    return 1.0 if how.over is None else jnp.sqrt(moments[how.over])
+def over_of(moments: Sequence[Array], how: Kept) -> Array | None:
+    """What the code of a moment is relative to, before the second moment is rounded itself; None for nothing."""
+    return None if how.over is None else _plus_eps(jnp.sqrt(moments[how.over]), how)
+
+
+def _plus_eps(root: Array, how: Kept) -> Array:
+    over = root + how.eps
+    known = isinstance(how.eps, float) and how.eps > _LEAST_EPS
+    return over if known else jnp.where(over > 0, over, 1)
 
 
 def _seen(value: Any, layout: Layout) -> Any:
@@ -276,26 +287,3 @@ def _once(zero: Array, function: Callable[[Any, Any], Any], own: Any, operands: 
 def in_order(kept: Sequence[Kept]) -> list[int]:
     """The moments' places, those that others are relative to first."""
     return sorted(range(len(kept)), key=lambda index: kept[index].over is not None)
-
-
-def as_rested(rule: Rule, inputs: Any, old: Sequence[Array], new: Sequence[Array]) -> Array:
-    """The rule's update where, wherever it reads a moment after the step, it reads `new`, that moment as it rests."""
-    arrays, tree = jax.tree.flatten((inputs, list(old)))
-    closed = jax.make_jaxpr(lambda *arrays: list(rule(*jax.tree.unflatten(tree, arrays))))(*arrays)
-    program = closed.jaxpr
-    update, *after = program.outvars
-    given = {variable: value for variable, value in zip(after, new, strict=True) if not isinstance(variable, Literal)}
-
-    # What the program computes for such a variable goes to one that nobody reads, and the variable is an argument.
-    def unread(variable: Any) -> Any:
-        return Var(variable.aval) if variable in given else variable
-
-    equations = [equation.replace(outvars=list(map(unread, equation.outvars))) for equation in program.eqns]
-    arguments = [*map(unread, program.invars), *given]
-    program = program.replace(
-        invars=arguments,
-        outvars=[update],
-        eqns=equations,
-        debug_info=program.debug_info._replace(arg_names=None, result_paths=None),
-    )
-    return jaxpr_as_fun(ClosedJaxpr(program, closed.consts))(*arrays, *given.values())[0]

@@ -15,7 +15,8 @@ from jax import Array
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
-from jaxopt_adam.in_place import Kept, Rule, as_rested, decoded, root_of
+from jaxopt_adam.in_place import Kept, decoded, over_of
+from jaxopt_adam.rewritten import Rule, as_rested
 from jaxopt_adam.storage import ROUNDINGS, Blocks, Layout, mixed, phases, salted
 
 __all__ = ["in_one_pass", "suits"]
@@ -84,7 +85,8 @@ def _run(
     examples = jax.tree.unflatten(tree, [x if number else example for x, number in zip(values, is_number, strict=True)])
     # A kernel cannot close over what is traced, so what the rule closes over becomes numbers that it is given.
     flat_rule, constants = _closed(rule, examples, [example] * len(kept))
-    numbers += [step, *constants]
+    traced = [how.eps for how in kept if not isinstance(how.eps, float)]
+    numbers += [step, *traced, *constants]
     moments = [_parts(value, how, seen, layout) for value, how in zip(resting, kept, strict=True)]
     places = _leading(layout, count, len(kept))
     operands, rebuild = jax.tree.flatten((numbers, arrays, moments, places))
@@ -96,6 +98,8 @@ def _run(
         out, new = jax.tree.unflatten(rebuild_outputs, references[len(operands) :])
         numbers = [reference[0] for reference in numbers]
         own, (step, *constants) = numbers[: sum(is_number)], numbers[sum(is_number) :]
+        each_eps, constants = iter(constants[: len(traced)]), constants[len(traced) :]
+        own_kept = [how if isinstance(how.eps, float) else how._replace(eps=next(each_eps)) for how in kept]
         lanes = range(layout.lanes)
 
         def inputs_of(lane: int) -> Any:
@@ -105,25 +109,26 @@ def _run(
 
         read = [
             [moment[:, lane, :] for lane in lanes] if how.code is None else (moment[0], _unpacked(moment, how, lanes))
-            for moment, how in zip(moments, kept, strict=True)
+            for moment, how in zip(moments, own_kept, strict=True)
         ]
         grids: list[Any] = [
-            None if how.code is None else how.code.grid(moment[0][...]) for moment, how in zip(read, kept, strict=True)
+            None if how.code is None else how.code.grid(moment[0][...])
+            for moment, how in zip(read, own_kept, strict=True)
         ]
         old = [
-            decoded([_of_lane(each, how, lane) for each, how in zip(read, kept, strict=True)], grids, kept)
+            decoded([_of_lane(each, how, lane) for each, how in zip(read, own_kept, strict=True)], grids, own_kept)
             for lane in lanes
         ]
         given = [inputs_of(lane) for lane in lanes]
         after = [flat_rule(constants, each, awake)[1:] for each, awake in zip(given, old, strict=True)]
-        for index, how in enumerate(kept):
+        for index, how in enumerate(own_kept):
             if how.code is None:
                 for lane in lanes:
                     new[index][:, lane, :] = after[lane][index].astype(how.dtype)
                 read[index] = [after[lane][index].astype(how.dtype) for lane in lanes]
                 continue
-            roots = [root_of(each, how) for each in after]
-            measures = [how.code.measures(each[index], root) for each, root in zip(after, roots, strict=True)]
+            overs = [over_of(each, how) for each in after]
+            measures = [how.code.measures(each[index], over) for each, over in zip(after, overs, strict=True)]
             largest = [
                 functools.reduce(jnp.maximum, [jnp.max(each, axis=-1, keepdims=True) for each in of_lanes])
                 for of_lanes in zip(*measures, strict=True)
@@ -134,8 +139,8 @@ def _run(
                 ROUNDINGS[how.rounding](step, [places[index][...], _within(layout, index, lane)]) for lane in lanes
             ]
             codes = [
-                how.code.encode(each[index], root, grids[index], threshold)
-                for each, root, threshold in zip(after, roots, thresholds, strict=True)
+                how.code.encode(each[index], over, grids[index], threshold)
+                for each, over, threshold in zip(after, overs, thresholds, strict=True)
             ]
             new[index][0][...] = scale
             if how.code.bits == 8:
@@ -145,7 +150,9 @@ def _run(
                 new[index][1][:, 0, :] = (codes[0] | codes[1] << 4).astype(jnp.uint8)
             read[index] = (None, codes)
         for lane in lanes:
-            rested = decoded([_of_lane(each, how, lane) for each, how in zip(read, kept, strict=True)], grids, kept)
+            rested = decoded(
+                [_of_lane(each, how, lane) for each, how in zip(read, own_kept, strict=True)], grids, own_kept
+            )
             out[:, lane, :] = as_rested(functools.partial(flat_rule, constants), given[lane], old[lane], rested)
 
     def spec(array: Any) -> pl.BlockSpec:

@@ -14,8 +14,9 @@ from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxopt_adam.dtypes import arithmetic_dtype, real_dtype
-from jaxopt_adam.in_place import Kept, Rule, in_place, unrounded
+from jaxopt_adam.in_place import Kept, in_place, unrounded
 from jaxopt_adam.kernel import in_one_pass, suits
+from jaxopt_adam.rewritten import Rule, unguarded
 from jaxopt_adam.storage import Blocks, Blockwise, Dense, Layout, block_length, storage_of
 from jaxopt_adam.trees import Path, array_like, leaf_name, scalar_like
 
@@ -35,6 +36,8 @@ class Moment:
             list of these for several arrays; by default it has the parameter's.
         over: the name of the second moment by whose root the update divides this one, if there is one. In codes it then
             rests as the quotient, whose error is the update's.
+        eps: what the update adds to that root.
+        eps_root: what the update adds to the second moment before the root.
     """
 
     initial: ArrayLike = 0.0
@@ -43,6 +46,15 @@ class Moment:
     from_param: bool = False
     shape: Callable[[Path, tuple[int, ...]], Any] | None = None
     over: str | None = None
+    eps: ArrayLike = 0.0
+    eps_root: ArrayLike = 0.0
+
+    @property
+    def added(self) -> Any:
+        """About what is added to the root of the second moment in all: a Python number if it is known."""
+        if isinstance(self.eps, int | float) and isinstance(self.eps_root, int | float):
+            return float(self.eps + math.sqrt(self.eps_root))
+        return jnp.asarray(self.eps, jnp.float32) + jnp.sqrt(jnp.asarray(self.eps_root, jnp.float32))
 
     def awake_dtype(self, leaf: np.dtype) -> np.dtype:
         """The dtype in which this statistic of a leaf of dtype `leaf` is computed."""
@@ -142,7 +154,11 @@ class LeafMoments:
         if name not in self.storages:
             return moment.start(path, param)
         storage = self.storages[name]
-        byte, scale = storage.start(moment.initial, nonnegative=moment.real)
+        initial = jnp.asarray(moment.initial, jnp.float32)
+        if moment.over is not None and moment.over in self.moments:
+            over = jnp.sqrt(jnp.asarray(self.moments[moment.over].initial, jnp.float32)) + moment.added
+            initial = initial / jnp.where(over > 0, over, 1)
+        byte, scale = storage.start(initial, nonnegative=moment.real)
         codes = _full_beside(param, self._layout.codes_shape(storage.bits), byte)
         return Blocks(codes, _full_beside(param, self._layout.blocks, scale))
 
@@ -179,6 +195,8 @@ class LeafMoments:
         if self.storages:
             if not rounded:
                 return unrounded(rule, inputs, resting, self._kept, self._layout)
+            if len(self.storages) == len(self.moments):
+                rule = unguarded(rule)
             one_step = functools.partial(self._implementation, rule, kept=self._kept, layout=self._layout)
 
             def coded(given: Any, moments: Any) -> tuple[Array, list[Any]]:
@@ -223,6 +241,7 @@ class LeafMoments:
                 code=self.storages[name].code(nonnegative=moment.real) if name in self.storages else None,
                 dtype=moment.resting_dtype(self.dtype),
                 over=names.index(moment.over) if moment.over in names else None,
+                eps=moment.added,
                 rounding=self.storages[name].rounding if name in self.storages else "nearest",
             )
             for name, moment in self.moments.items()

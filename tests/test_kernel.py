@@ -24,10 +24,10 @@ def rule(inputs, moments):
     return scale * mu / (jnp.sqrt(nu) + eps), mu, nu
 
 
-def leaf(bits, shape, rounding="dither"):
+def leaf(bits, shape, rounding="dither", eps=1e-8):
     storage = Blockwise(bits, rounding=rounding)
     layout = Layout(shape, block_length(shape[-1], storage.longest(4096)), 8 // bits)
-    kept = [Kept(Quotient(bits), None, 1, rounding), Kept(Root(bits), None, None, rounding)]
+    kept = [Kept(Quotient(bits), None, 1, eps, rounding), Kept(Root(bits), None, rounding=rounding)]
     resting = []
     for nonnegative in (False, True):
         byte, scale = storage.start(0.0, nonnegative=nonnegative)
@@ -50,6 +50,10 @@ def walk(step, shape, resting, layout, kept):
     return updates, resting
 
 
+def positive(over):
+    return jnp.where(over > 0, over, 1)
+
+
 def plainly(rule, inputs, resting, kept, layout, step):
     """Decode, rule, encode, decode, rule: with every array in full, and the layout of the codes undone by hand."""
 
@@ -66,22 +70,24 @@ def plainly(rule, inputs, resting, kept, layout, step):
         (mu, nu), (how_mu, how_nu) = resting, kept
         grid = how_nu.code.grid(nu.scales.reshape(-1, 1))
         codes = codes_of(nu, how_nu.code.bits)
-        root = how_nu.code.root(codes, grid)
+        over = positive(how_nu.code.root(codes, grid) + how_mu.eps)
         grid_mu = how_mu.code.grid(mu.scales.reshape(-1, 1))
-        decoded_mu = how_mu.code.decode(codes_of(mu, how_mu.code.bits), root, grid_mu)
-        return [decoded_mu, how_nu.code.decode(codes, root, grid)]
+        decoded_mu = how_mu.code.decode(codes_of(mu, how_mu.code.bits), over, grid_mu)
+        return [decoded_mu, how_nu.code.decode(codes, None, grid)]
 
     grad, scale, eps = inputs
     _, mu, nu = rule((rows(grad), scale, eps), decoded(resting))
     after = []
-    for salt, (value, root, how) in enumerate([(mu, jnp.sqrt(nu), kept[0]), (nu, jnp.ones([]), kept[1])]):
-        largest = [jnp.max(each, axis=1, keepdims=True) for each in how.code.measures(value, root)]
+    for salt, (value, over, how) in enumerate(
+        [(mu, positive(jnp.sqrt(nu) + kept[0].eps), kept[0]), (nu, None, kept[1])]
+    ):
+        largest = [jnp.max(each, axis=1, keepdims=True) for each in how.code.measures(value, over)]
         scales = how.code.scale(resting[salt].scales.reshape(-1, 1), *largest)
         places = phases(layout.positions, salt)
         along = [each.reshape(-1, *[1] * (len(places) - 1 - axis)) for axis, each in enumerate(places)]
         where = jnp.broadcast_to(sum(along), layout.positions).reshape(-1, layout.length)
         threshold = ROUNDINGS[how.rounding](step, [where])
-        codes = how.code.encode(value, root, how.code.grid(scales), threshold)
+        codes = how.code.encode(value, over, how.code.grid(scales), threshold)
         if how.code.bits == 4:
             codes = codes[:, : layout.length // 2] | codes[:, layout.length // 2 :] << 4
         codes = codes.astype(jnp.uint8).reshape(layout.codes_shape(how.code.bits))
@@ -91,11 +97,8 @@ def plainly(rule, inputs, resting, kept, layout, step):
     return update.reshape(layout.shape), after
 
 
-@pytest.mark.parametrize("rounding", ROUNDINGS)
-@pytest.mark.parametrize("bits", [8, 4])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_three_versions_agree_to_the_bit(shape, bits, rounding):
-    layout, kept, resting = leaf(bits, shape, rounding)
+def agree(shape, bits, rounding, eps):
+    layout, kept, resting = leaf(bits, shape, rounding, eps)
     start = (shape, resting, layout, kept)
     ours = walk(in_place, *start)
     plain = walk(plainly, *start)
@@ -106,6 +109,19 @@ def test_three_versions_agree_to_the_bit(shape, bits, rounding):
         jax.tree.map(np.testing.assert_array_equal, ours, walk(in_one_pass, *start))
     else:
         assert shape == (3, 3, 32, 48)
+
+
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_three_versions_agree_to_the_bit(shape, bits, rounding):
+    agree(shape, bits, rounding, 1e-8)
+
+
+@pytest.mark.parametrize("eps", [0.0, 1e-2, jnp.float32(1e-2)], ids=["none", "number", "array"])
+@pytest.mark.parametrize("bits", [8, 4])
+def test_three_versions_agree_with_any_eps(bits, eps):
+    agree((16, 64), bits, "dither", eps)
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,66 @@ def is_blocks(value):
     return isinstance(value, Blocks)
 
 
+def test_the_error_is_the_updates_also_where_eps_is_most_of_what_it_divides_by():
+    """Gradients of sizes about ε and far below; what √v is wrong by then must not be in the update."""
+    generator = np.random.default_rng(0)
+    size = 10 ** generator.uniform(-5, -1, (1, 64, 128))
+    gradients = (size * generator.normal(size=(STEPS, 64, 128))).astype(np.float32)
+    params = np.zeros((64, 128), np.float32)
+    for moments, bound in (("int8", 0.02), ("int4", 0.25)):
+        updates, right = (
+            updates_of(adam(RATE, eps=0.1, moments=each), params, gradients)[0] for each in (moments, "float32")
+        )
+        assert error(updates, right) < bound
+
+
+@pytest.mark.parametrize("eps", [1e-8, np.float32(1e-8), 0.0, 1e-50])
+@every_storage
+def test_small_gradients_whose_squares_are_zero(moments, eps):
+    """1e-30 squared is less than any float32, so the second moment is zero, which moments in codes must not mind."""
+    params = np.zeros((64, 128), np.float32)
+    gradients = np.full((3, 64, 128), 1e-30, np.float32)
+    gradients[:, ::2] = 0
+    updates, right = (
+        updates_of(adamw(1.0, eps=eps, eps_root=1e-30, weight_decay=0.0, moments=each), params, gradients)[0]
+        for each in (moments, "float32")
+    )
+    assert (np.asarray(right[:, 1::2]) != 0).all()
+    assert error(updates, right) < {"int8": 0.01, "int4": 0.1}[moments]
+
+
+@every_storage
+def test_eps_that_is_traced(moments):
+    def run(eps):
+        return updates_of(adam(RATE, eps=eps, moments=moments), PARAMS["w"], GRADIENTS["w"][:5])[0]
+
+    for eps in (1e-8, 1e-2, 0.0):
+        np.testing.assert_allclose(jax.jit(run)(jnp.float32(eps)), run(eps), rtol=0.01, atol=1e-3 * RATE)
+
+
+@every_storage
+def test_moments_that_start_as_something_else(moments):
+    """Yogi's first moment starts as 10⁻⁶, and its second, by whose root that is divided, as 10⁻⁶ too."""
+    params = np.zeros((64, 128), np.float32)
+    updates, right = (
+        updates_of(jaxopt_adam.yogi(1.0, moments=each), params, np.zeros((1, 64, 128), np.float32))[0]
+        for each in (moments, "float32")
+    )
+    assert (np.asarray(right) != 0).all()
+    assert error(updates, right) < {"int8": 0.02, "int4": 0.3}[moments]
+
+
+@pytest.mark.parametrize(
+    ("moments", "guarded"), [("float32", True), ("int8", False), ("int4", False), ({"mu": "int8"}, True)], ids=str
+)
+def test_averages_that_cannot_be_infinite_are_not_guarded(moments, guarded):
+    """A code makes NaN of what is infinite anyway, so to find out whether it is would be for nothing."""
+    made = adam(RATE, moments=moments)
+    params = jnp.zeros((64, 128))
+    lowered = jax.jit(made.update).lower(params, jax.eval_shape(made.init, params))
+    assert ("is_finite" in lowered.as_text()) == guarded
+
+
 # -------------------------------------------------------------------------------------------------------- every shape
 
 SHAPES = {

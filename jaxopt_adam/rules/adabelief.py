@@ -83,6 +83,6 @@ def adabelief(
         per_leaf,
         learning_rate=learning_rate,
         storage=moments,
-        mu=Moment(over="nu"),
+        mu=Moment(over="nu", eps=eps),
         nu=Moment(real=True),
     )

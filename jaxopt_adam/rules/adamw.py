@@ -106,6 +106,6 @@ def adamw(
         weight_decay=weight_decay,
         weight_decay_mask=mask,
         storage=moments,
-        mu=Moment(dtype=mu_dtype, over="nu"),
+        mu=Moment(dtype=mu_dtype, over="nu", eps=eps, eps_root=eps_root),
         nu=Moment(real=True),
     )

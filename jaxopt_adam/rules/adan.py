@@ -103,8 +103,8 @@ def adan(
         weight_decay=weight_decay,
         weight_decay_mask=mask,
         storage=moments,
-        m=Moment(over="n"),
-        v=Moment(over="n"),
+        m=Moment(over="n", eps=eps, eps_root=eps_root),
+        v=Moment(over="n", eps=eps, eps_root=eps_root),
         n=Moment(real=True),
-        g=Moment(over="n"),
+        g=Moment(over="n", eps=eps, eps_root=eps_root),
     )

@@ -106,8 +106,8 @@ def ademamix(
             weight_decay=weight_decay,
             weight_decay_mask=mask,
             storage=moments,
-            m1=Moment(dtype=mu_dtype, over="nu"),
-            m2=Moment(dtype=mu_dtype, over="nu"),
+            m1=Moment(dtype=mu_dtype, over="nu", eps=eps, eps_root=eps_root),
+            m2=Moment(dtype=mu_dtype, over="nu", eps=eps, eps_root=eps_root),
             nu=Moment(real=True),
         )
 

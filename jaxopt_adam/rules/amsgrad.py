@@ -94,7 +94,7 @@ def amsgrad(
         per_leaf,
         learning_rate=learning_rate,
         storage=moments,
-        mu=Moment(dtype=mu_dtype, over="nu_max"),
+        mu=Moment(dtype=mu_dtype, over="nu_max", eps=eps, eps_root=eps_root),
         nu=Moment(real=True),
         nu_max=Moment(real=True),
     )

@@ -100,6 +100,6 @@ def lamb(
         whole_leaf=True,
         needs_params=True,
         storage=moments,
-        mu=Moment(over="nu"),
+        mu=Moment(over="nu", eps=eps, eps_root=eps_root),
         nu=Moment(real=True),
     )

@@ -98,7 +98,7 @@ def radam(
         per_leaf,
         learning_rate=learning_rate,
         storage=moments,
-        mu=Moment(over="nu"),
+        mu=Moment(over="nu", eps=eps, eps_root=eps_root),
         nu=Moment(real=True),
     )
 

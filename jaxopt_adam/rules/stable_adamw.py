@@ -96,6 +96,6 @@ def stable_adamw(
         weight_decay_mask=mask,
         whole_leaf=True,
         storage=moments,
-        mu=Moment(over="nu"),
+        mu=Moment(over="nu", eps=eps),
         nu=Moment(real=True),
     )

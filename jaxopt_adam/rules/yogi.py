@@ -81,6 +81,6 @@ def yogi(
         per_leaf,
         learning_rate=learning_rate,
         storage=moments,
-        mu=Moment(1e-6, over="nu"),
+        mu=Moment(1e-6, over="nu", eps=eps),
         nu=Moment(1e-6, real=True),
     )

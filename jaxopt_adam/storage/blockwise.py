@@ -32,9 +32,9 @@ class Blocks(NamedTuple):
 class Blockwise:
     r"""Moments in 8 or 4 bits, in blocks along the last axis of a leaf.
 
-    A second moment v rests as its place on a logarithmic grid, a first moment as m / √v, which is the update itself:
-    the error that matters. The grid of a block spans the numbers that are in it. A second moment that is not zero never
-    becomes zero.
+    A second moment v rests as its place on a logarithmic grid, a first moment as m / (√v + ε), which is the update
+    itself: the error that matters. The grid of a block spans the numbers that are in it. A second moment that is not
+    zero never becomes zero.
 
     What is infinite or no number makes its block NaN, and no other. Leaves that are complex or float64, and moments
     that a rule shares among elements or that start as the parameters, stay as they are.
@@ -91,11 +91,11 @@ class Blockwise:
         return (32 if size < _LARGE else 128) // (8 // self.bits)
 
     def start(self, initial: ArrayLike, *, nonnegative: bool) -> tuple[Array, Array]:
-        """The byte and the scale of a block in which every element is `initial`, and so all elements alike."""
+        """The byte and the scale of a block in which every element, or its quotient, is `initial`."""
         code = self.code(nonnegative=nonnegative)
-        value, root = jnp.full([1, 1], initial, jnp.float32), jnp.ones([1, 1])
+        value = jnp.full([1, 1], initial, jnp.float32)
         before = jnp.zeros([1], code.scale_dtype)
-        scale = code.scale(before, *(each[:, 0] for each in code.measures(value, root)))
-        number = code.encode(value, root, code.grid(scale[:, None]), jnp.asarray(NEAREST))[0, 0]
+        scale = code.scale(before, *(each[:, 0] for each in code.measures(value, None)))
+        number = code.encode(value, None, code.grid(scale[:, None]), jnp.asarray(NEAREST))[0, 0]
         byte = number if self.bits == 8 else number | number << 4
         return byte.astype(jnp.uint8), scale[0]
