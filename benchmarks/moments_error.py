@@ -87,7 +87,7 @@ def library(moments: str) -> Contestant:
         }
 
     def leaf_once(mu: Array, nu: Array, count: Array) -> Array:
-        kinds = {"mu": Moment(over="nu"), "nu": Moment(real=True)}
+        kinds = {"mu": Moment(over="nu", eps=EPS), "nu": Moment(real=True)}
         leaf = LeafMoments.of(kinds, moments, (), mu)
         empty = [leaf.start(name, (), mu) for name in kinds]
         scalars = 1 - B1**count, 1 - B2**count
