@@ -54,7 +54,9 @@ class Moment:
         """About what is added to the root of the second moment in all: a Python number if it is known."""
         if isinstance(self.eps, int | float) and isinstance(self.eps_root, int | float):
             return float(self.eps + math.sqrt(self.eps_root))
-        return jnp.asarray(self.eps, jnp.float32) + jnp.sqrt(jnp.asarray(self.eps_root, jnp.float32))
+        # It says in what units a code is, so no derivative goes through it.
+        eps, eps_root = jax.lax.stop_gradient((jnp.asarray(self.eps), jnp.asarray(self.eps_root)))
+        return eps.astype(jnp.float32) + jnp.sqrt(eps_root.astype(jnp.float32))
 
     def awake_dtype(self, leaf: np.dtype) -> np.dtype:
         """The dtype in which this statistic of a leaf of dtype `leaf` is computed."""

@@ -62,7 +62,7 @@ def root_of(code, numbers, scale):
 def shares_of(code):
     """All shares that are not negative: two octaves of numbers, evenly spaced in each, less the first of them."""
     parts = 2 ** (code.bits - 2)
-    number, part = np.divmod({8: 21, 4: 1}[code.bits] + np.arange(2 ** (code.bits - 1)), parts)
+    number, part = np.divmod({8: 21, 4: 3}[code.bits] + np.arange(2 ** (code.bits - 1)), parts)
     sizes = 2.0**number * (1 + part / parts)
     return (sizes - sizes[0]) / (sizes[-1] - sizes[0])
 
@@ -85,7 +85,7 @@ def decoded(code, numbers, roots, scale):
 
 def fairness_of(code, scale):
     """By how much of a line the shares of roots are more than linear ones at most, which 4 bits can tell."""
-    return 0.25 * 0.33 * 2.0**-24 * lines_of(code, scale)[1].max() if isinstance(code, Root) else 0.0
+    return 0.25 * 0.33 * 2.0**-24 * lines_of(code, scale)[1].max() if code == Root(8) else 0.0
 
 
 def pattern(values):
@@ -181,7 +181,7 @@ class TestGrids:
 
     @every_root
     @pytest.mark.parametrize("octaves", [0.1, 1, 3, 4, 8, 16, 40])
-    def test_spacing_stays_while_it_is_at_most_one_wider(self, code, octaves):
+    def test_spacing_stays_while_it_is_little_wider(self, code, octaves):
         """Of all spacings that a block may have had; none in which the block is short of a line is kept."""
         values = spread_values(code, octaves, rows=64)
         needed = written(code, values)[1] & 31
@@ -191,9 +191,9 @@ class TestGrids:
             index = scale & 31
             stays = index != needed
             np.testing.assert_array_equal(index[stays], before)
-            np.testing.assert_array_equal(index[stays], needed[stays] + 1)
+            assert set(index[stays] - needed[stays]) <= ({1} if code.bits == 8 else {1, 2})
             kept += stays.sum()
-            # Where it is one wider and does not stay, the block does not fit between its lines.
+            # Where it is little wider and does not stay, the block does not fit between its lines.
             places = place_of(code, values, roots, scale)
             if octaves <= 16:
                 assert places.max() < 2**code.bits - 1 + 0.01

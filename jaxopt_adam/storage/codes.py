@@ -5,7 +5,7 @@ The codes are chosen by the error of the update, m / √v, and so that they take
 - :class:`Root`, for what is never negative, such as v. The code is the place of √v on a grid of the bit patterns of
   float32 numbers, read as whole numbers, which is a logarithm to within a few percent. The lines of a grid are the
   multiples of its spacing, so while that stays a number that does not change is not rounded again; therefore a block
-  keeps its spacing while that is wide enough and at most one wider than it must be.
+  keeps its spacing while that is wide enough and little wider than it must be.
 - :class:`Quotient`, for what may have either sign, such as m. The code stands for m / (√v + ε), which is the update
   itself, and does not depend on how unlike each other the gradients of a block are.
 
@@ -87,7 +87,7 @@ class Quotient:
 
     @property
     def _least(self) -> np.float32:
-        return np.float32(85 / 256 if self.bits == 8 else 5 / 16)
+        return np.float32(85 / 256 if self.bits == 8 else 7 / 16)
 
     @property
     def _most(self) -> np.float32:
@@ -162,7 +162,8 @@ class Root:
         # Where the extremes come and go about what a spacing spans, it would change every few steps, and each time all
         # numbers of the block would be rounded anew. These errors add up to more than a somewhat wider spacing costs.
         kept = before.astype(jnp.int32) & 31
-        spacing = jnp.where((kept == spacing + 1) & ~short(kept), kept, spacing)
+        wider = kept - spacing
+        spacing = jnp.where((wider > 0) & (wider <= (1 if self.bits == 8 else 2)) & ~short(kept), kept, spacing)
         raised = _lines(high - self._steps * _spacing(spacing), spacing, jnp.ceil)
         lines = _lines(low, spacing)
         lines = jnp.where(spacing == _WIDEST, jnp.maximum(lines, raised), lines)
@@ -177,7 +178,7 @@ class Root:
         # The line of code 0, if that stood for one.
         origin = jnp.where(poisoned, _NAN, lowest - spacing)
         width = spacing.astype(jnp.float32)
-        return origin, jnp.where(poisoned, 0, spacing), 1 / width, width * _FAIRNESS
+        return origin, jnp.where(poisoned, 0, spacing), 1 / width, width * _FAIRNESS[self.bits]
 
     def encode(self, value: Array, over: Array | None, grid: Grid, threshold: Array) -> Array:  # noqa: D102
         origin, _, per_line, fairness = grid
@@ -186,7 +187,7 @@ class Root:
         # A share of one, which is added before rounding down: of which here half is left out, as rounding to the
         # nearest whole number, by adding one that leaves no bits behind the point, then is rounding down.
         share = _float(threshold >> np.uint32(9) | np.uint32(_ONE)) - 1.5
-        if jnp.ndim(threshold):  # rounding to nearest is not fair anyway
+        if _FAIRNESS[self.bits] and jnp.ndim(threshold):  # rounding to nearest is not fair anyway
             share = share * (1 - fairness * share) + 0.25 * fairness
         code = _bits(line + share + _WHOLE) - _WHOLE_BITS
         return jnp.where(place > 0, jnp.clip(code, 1, self._steps + 1), 0)
@@ -220,12 +221,12 @@ _UNIT = 5
 """The unit of the lowest line is 2⁵ narrowest spacings, or more."""
 _POISON = np.int32(0xFFFF)
 """A grid of nothing but NaN."""
-_FAIRNESS = np.float32(0.324 * 2.0**-24)
+_FAIRNESS = {8: np.float32(0.324 * 2.0**-24), 4: np.float32(0)}
 """By how much the shares in which roots are rounded up are more than linear ones, for a spacing of one.
 
 Linear shares are fair in √v, and within an octave bias the logarithm of what only decays by half a spacing of its
-decay, to the small side; 2.2 times this would be fair in the logarithm there, and bias that of what is fed by gradients
-to the large side. This is between the two, such that v is neither too small nor too large in trainings.
+decay, to the small side; with 8 bits 2.2 times this would be fair in the logarithm there, and bias that of what is fed
+by gradients to the large side. This is between the two, such that v is neither too small nor too large in trainings.
 """
 _WHOLE = np.float32(1.5 * 2**23)
 """A float32 of that size has no bits left behind the point."""
