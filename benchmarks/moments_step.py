@@ -1,6 +1,7 @@
 """One AdamW step with moments in codes against optax's in float32: python benchmarks/moments_step.py [--elements N].
 
-The contestants take turns, so that all see the same noise; what counts are the ratios of the medians. Beside the time
+The contestants take turns, in another order each round, so that all see the same noise and none always follows the same
+other, which leaves memory and caches in a state of its own; what counts are the ratios of the medians. Beside the time
 stand the bytes of temporaries that the compiled step asks for, and what share of the memory's bandwidth (as a plain
 loop has it) the step reaches, if it moved each byte of parameters, gradients and state once. Writes
 docs/tables/moments_step.md.
@@ -8,6 +9,7 @@ docs/tables/moments_step.md.
 
 import argparse
 import math
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -89,9 +91,10 @@ def main() -> None:
     for timed, _, _ in steps.values():
         timed(grads)
     seconds: dict[str, list[float]] = {name: [] for name in steps}
+    order = random.Random(0)
     for _ in range(options.rounds):
-        for name, (timed, _, _) in steps.items():
-            seconds[name].append(timed(grads))
+        for name in order.sample(list(steps), len(steps)):
+            seconds[name].append(steps[name][0](grads))
     speed = bandwidth(shape)
     first = statistics.median(next(iter(seconds.values())))
     device = jax.devices()[0]
