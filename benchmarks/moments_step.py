@@ -5,12 +5,16 @@ other, which leaves memory and caches in a state of its own; what counts are the
 stand the bytes of temporaries that the compiled step asks for, and what share of the memory's bandwidth (as a plain
 loop has it) the step reaches, if it moved each byte of parameters, gradients and state once. Writes
 docs/tables/moments_step.md.
+
+With --profile it prints in place of that which operations of the compiled steps take how long.
 """
 
 import argparse
+import collections
 import math
 import random
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -77,11 +81,31 @@ def bandwidth(shape: tuple[int, ...]) -> float:
     return 8 * math.prod(shape) / statistics.median(seconds)
 
 
+def profile(timed: Callable[[jax.Array], float], grads: jax.Array, repetitions: int = 20) -> str:
+    """A Markdown table of the operations that take most of a step, by XLA's names for them."""
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            for _ in range(repetitions):
+                timed(grads)
+        (file,) = Path(folder).rglob("*.xplane.pb")
+        found = collections.defaultdict(list)
+        for plane in jax.profiler.ProfileData.from_file(str(file)).planes:
+            for line in plane.lines:
+                for event in line.events:
+                    if "fusion" in event.name and ":" not in event.name:
+                        found[event.name].append(event.duration_ns / 1e6)
+    rows = sorted(((statistics.median(each), name) for name, each in found.items()), reverse=True)
+    shown = [f"| {name} | {median:.2f} ms |" for median, name in rows[:5]]
+    rest = sum(median for median, _ in rows[5:])
+    return "\n".join(["| operation | median |", "|---|--:|", *shown, f"| {len(rows) - 5} others | {rest:.2f} ms |", ""])
+
+
 def main() -> None:
     """Measure, print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--elements", type=int, default=4096 * 4096, help="a multiple of 4,096")
     parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--profile", action="store_true", help="print what takes how long within the steps in codes")
     options = parser.parse_args()
     if options.elements < 4096 or options.elements % 4096:
         parser.error(f"--elements must be a multiple of 4096, got {options.elements}")
@@ -90,6 +114,11 @@ def main() -> None:
     steps = {name: prepared(optimizer, shape) for name, optimizer in contestants().items()}
     for timed, _, _ in steps.values():
         timed(grads)
+    if options.profile:
+        for name in steps:
+            if "int" in name:
+                print(f"{name}:\n\n{profile(steps[name][0], grads)}")
+        return
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     order = random.Random(0)
     for _ in range(options.rounds):
