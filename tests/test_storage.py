@@ -279,9 +279,7 @@ class TestErrors:
         values, roots = spread_values(code, octaves), np.sqrt(spread_values(Root(8), octaves, seed=1))
         numbers, scale, roots, _ = written(code, values, roots)
         apart = np.abs(level_of(code, numbers) - place_of(code, values, roots, scale))
-        # Numbers of one size have one place.
-        assert apart.max() > (0.4 if octaves >= 1 else 0)
-        assert apart.max() <= 0.5 + 1e-3 + fairness_of(code, scale)
+        assert 0.4 < apart.max() <= 0.5 + 1e-3 + fairness_of(code, scale)
 
     @every_code
     @pytest.mark.parametrize("rounding", ["dither", "stochastic"])
@@ -333,7 +331,7 @@ class TestErrors:
         roots = np.sqrt(spread_values(Root(8), 40))
         again = written(code, shares * roots, roots)[-1] / roots
         error = np.sqrt(np.mean((again - shares) ** 2) / np.mean(shares**2))
-        assert error < {8: 0.006, 4: 0.105}[code.bits]
+        assert error < {8: 0.006, 4: 0.1}[code.bits]
 
     @every_quotient
     @pytest.mark.parametrize("octaves", [0.1, 8, 40])
