@@ -70,21 +70,16 @@ def library(moments: str) -> Contestant:
     assert isinstance(storage, Blockwise)
 
     def awake(blocks: Blocks, shape: tuple[int, ...]) -> Array:
-        lanes = 8 // storage.bits
-        layout = Layout(shape, block_length(shape[-1], storage.longest(math.prod(shape))), lanes)
-        codes = layout.seen(blocks.codes, lanes if storage.bits == 8 else 1).astype(jnp.int32)
-        if storage.bits == 4:
-            codes = codes >> jnp.array([[0], [4]]) & 15
+        assert blocks.codes is not None
+        layout = Layout(shape, block_length(shape[-1], storage.longest(math.prod(shape))), 1)
         code = storage.code(nonnegative=True)
         grid = tuple(each[..., None, None] for each in code.grid(blocks.scales))
-        return layout.flat(code.decode(codes, jnp.ones([]), grid))  # pyright: ignore[reportArgumentType]
+        # mu's codes are in the same numbers.
+        codes = layout.seen(blocks.codes).astype(jnp.int32) % 2**storage.bits
+        return layout.flat(code.decode(codes, None, grid))
 
     def nu(state: Any) -> Params:
-        # Codes of four bits are two in a byte.
-        return {
-            name: awake(blocks, (*blocks.codes.shape[:-1], blocks.codes.shape[-1] * 8 // storage.bits))
-            for name, blocks in state.nu.items()
-        }
+        return {name: awake(blocks, blocks.codes.shape) for name, blocks in state.nu.items()}
 
     def leaf_once(mu: Array, nu: Array, count: Array) -> Array:
         kinds = {"mu": Moment(over="nu", eps=EPS), "nu": Moment(real=True)}

@@ -3,7 +3,7 @@
 Nothing of the leaf's size is made on the way but the update itself. There are three kinds of passes:
 
 1. over the old moments and the gradient, for what the scales of the new ones follow from;
-2. one for each moment: it writes the new codes over the old ones;
+2. one for each word, which has the codes of a moment or of two: it writes the new codes over the old ones;
 3. over the new moments: the update. So the update is that of the moments as they rest, which costs hardly any of its
    exactness, since what rounding does to a moment stays in it for many steps, and it needs no old moment any more.
 
@@ -21,13 +21,14 @@ import numpy as np
 from jax import Array
 
 from jaxopt_adam.rewritten import Rule, as_rested
-from jaxopt_adam.storage import ROUNDINGS, Blocks, Code, Layout, Root, phases
+from jaxopt_adam.storage import ROUNDINGS, Blocks, Code, Layout, Root, Word, phases, root_of, words
 
-__all__ = ["Kept", "decoded", "in_order", "in_place", "over_of", "unrounded"]
+__all__ = ["Kept", "decoded", "in_order", "in_place", "over_of", "unrounded", "words_of"]
 
 
 _LEAST_EPS = 1e-30
 """Of this it is sure that it is more than zero in float32."""
+_LANES = np.array([[0], [1]], np.int32)
 
 
 class Kept(NamedTuple):
@@ -65,38 +66,39 @@ def in_place(
     Returns:
         The update in the dtype of the arithmetic, and the moments after the step.
     """
+    lying = words_of(kept)
     inputs = jax.tree.map(lambda value: _seen(value, layout), inputs)
-    old = [_by_blocks(value, how, layout) for value, how in zip(resting, kept, strict=True)]
+    old = _by_blocks(resting, kept, lying, layout)
     unmoved = jax.lax.stop_gradient((inputs, old))
     before = [None if how.code is None else value.scales for value, how in zip(resting, kept, strict=True)]
-    scales = _scales(rule, *unmoved, before, kept, layout)
+    scales = _scales(rule, *unmoved, before, kept, lying, layout)
     # Zero, which it takes a run to know: a count never passes int32's maximum.
     zero = jax.lax.shift_right_logical(step, np.int32(31))
     new = list(unmoved[1])
-    # First what is relative to a second moment, while that is there, then the others.
-    for index in reversed(in_order(kept)):
+    for index in _order(lying, kept):
 
         def rewritten(own: Any, operands: Any, index: int = index) -> Any:
             inputs, others, *rest = operands
-            return _rewritten(rule, inputs, [*others[:index], own, *others[index:]], kept, index, *rest)
+            return _rewritten(rule, inputs, [*others[:index], own, *others[index:]], kept, lying, index, *rest)
 
         others = [*unmoved[1][:index], *unmoved[1][index + 1 :]]
-        operands = unmoved[0], others, scales[index], _places(layout, index), step
+        members = lying[index].members
+        places = [_places(layout, member) for member in members]
+        operands = unmoved[0], others, [scales[member] for member in members], places, step
         zero, new[index] = _once(zero, rewritten, new[index], operands)
     inputs = _apart(inputs, zero)
-    moments = _awake(old, kept), _awake(new, kept)
+    moments = _awake(old, kept, lying), _awake(new, kept, lying)
     if layout.fits:
         update = layout.flat(as_rested(rule, inputs, *moments))
     else:
         # A rule that takes a norm of the leaf must not see the padding.
         whole = jax.tree.map(lambda value: value if jnp.ndim(value) == 0 else layout.flat(value), (inputs, *moments))
         update = as_rested(rule, *whole)
-    after = [
-        layout.flat(value)
-        if how.code is None
-        else Blocks(layout.flat(value.codes, layout.codes_shape(how.code.bits)), scale)
-        for value, how, scale in zip(new, kept, scales, strict=True)
-    ]
+    after: list[Any] = [None if scale is None else Blocks(None, scale) for scale in scales]
+    for each, word in zip(new, lying, strict=True):
+        holder, *_ = word.members
+        numbers = layout.flat(each.numbers, layout.codes_shape(halved=word.halved))
+        after[holder] = numbers if word.bits is None else Blocks(numbers, scales[holder])
     return update, after
 
 
@@ -104,23 +106,42 @@ def unrounded(
     rule: Rule, inputs: Any, resting: Sequence[Any], kept: Sequence[Kept], layout: Layout
 ) -> tuple[Array, list[Any]]:
     """What :func:`in_place` would give if the moments after the step were not rounded: they are in float32."""
-    old = _awake([_by_blocks(value, how, layout) for value, how in zip(resting, kept, strict=True)], kept)
+    lying = words_of(kept)
+    old = _awake(_by_blocks(resting, kept, lying, layout), kept, lying)
     update, *after = rule(inputs, [layout.flat(value) for value in old])
     return update, after
 
 
-class _Coded(NamedTuple):
-    """Codes by blocks, and what each block's scale says."""
+def words_of(kept: Sequence[Kept]) -> list[Word]:
+    """How the codes of moments that are kept so lie in words."""
+    bits = [None if how.code is None else how.code.bits for how in kept]
+    return words(bits, [how.over for how in kept])
 
-    codes: Array
-    grid: tuple[Array, ...]
+
+class _Resting(NamedTuple):
+    """What lies in one word, by blocks: its numbers, and for each of its members what the blocks' scales say."""
+
+    numbers: Array
+    grids: tuple[tuple[Array, ...], ...]
+
+
+def _order(lying: Sequence[Word], kept: Sequence[Kept]) -> list[int]:
+    """In which order words are written: first what is relative to moments in others, while these are there."""
+    relative = [kept[word.members[0]].over is not None for word in lying]
+    return sorted(range(len(lying)), key=lambda index: (not relative[index], -index))
 
 
 def _scales(
-    rule: Rule, inputs: Any, resting: Sequence[Any], before: Sequence[Any], kept: Sequence[Kept], layout: Layout
+    rule: Rule,
+    inputs: Any,
+    resting: Sequence[_Resting],
+    before: Sequence[Any],
+    kept: Sequence[Kept],
+    lying: Sequence[Word],
+    layout: Layout,
 ) -> list[Any]:
     """The scale of each block after the step, None for a moment without a code, as they are in `before`."""
-    _, *after = rule(inputs, _awake(resting, kept))
+    _, *after = rule(inputs, _awake(resting, kept, lying))
     measures = [
         how.code.measures(value, over_of(after, how)) if how.code else ()
         for how, value in zip(kept, after, strict=True)
@@ -146,58 +167,58 @@ def _scales(
 def _rewritten(
     rule: Rule,
     inputs: Any,
-    resting: Sequence[Any],
+    resting: Sequence[_Resting],
     kept: Sequence[Kept],
+    lying: Sequence[Word],
     index: int,
-    scale: Any,
-    places: Sequence[Array],
+    scales: Sequence[Any],
+    places: Sequence[Sequence[Array]],
     step: Array,
-) -> Any:
-    """One moment after the step, as it rests."""
-    how = kept[index]
-    if how.code is None:
-        return rule(inputs, _awake(resting, kept))[1 + index].astype(how.dtype)
-    grid = how.code.grid(scale)
-    if how.code.bits == 8:
-        codes = _encoded(rule(inputs, _awake(resting, kept))[1:], kept, index, grid, places, step)
-        return _Coded(codes.astype(jnp.uint8), grid)
+) -> _Resting:
+    """What lies in one word after the step."""
+    word = lying[index]
+    if word.bits is None:
+        [member] = word.members
+        return _Resting(rule(inputs, _awake(resting, kept, lying))[1 + member].astype(kept[member].dtype), ())
+    grids = tuple(_code(kept[member]).grid(scale) for member, scale in zip(word.members, scales, strict=True))
 
-    def of_lane(lane: int) -> Array:
+    def codes(lane: int | None) -> list[Array]:
         def cut(value: Any) -> Any:
-            return value if jnp.ndim(value) < 3 else value[..., lane : lane + 1, :]
+            return value if lane is None or jnp.ndim(value) < 3 else value[..., lane : lane + 1, :]
 
-        values = rule(jax.tree.map(cut, inputs), _awake(resting, kept, lane))[1:]
-        return _encoded(values, kept, index, grid, [*places[:-1], cut(places[-1])], step)
+        _, *after = rule(jax.tree.map(cut, inputs), _awake(resting, kept, lying, lane))
+        encoded = []
+        for member, grid, (*leading, within) in zip(word.members, grids, places, strict=True):
+            how = kept[member]
+            threshold = ROUNDINGS[how.rounding](step, [*leading, cut(within)])
+            encoded.append(_code(how).encode(after[member], over_of(after, how), _spread(grid), threshold))
+        return encoded
 
-    return _Coded((of_lane(0) | of_lane(1) << 4).astype(jnp.uint8), grid)
-
-
-def _encoded(
-    values: Sequence[Array], kept: Sequence[Kept], index: int, grid: Any, places: Sequence[Array], step: Array
-) -> Array:
-    how = kept[index]
-    assert how.code is not None
-    threshold = ROUNDINGS[how.rounding](step, places)
-    return how.code.encode(values[index], over_of(values, how), _spread(grid), threshold)
+    each = [code for lane in (0, 1) for code in codes(lane)] if word.halved else codes(None)
+    return _Resting(word.joined(each), grids)
 
 
-def _awake(resting: Sequence[Any], kept: Sequence[Kept], lane: int | None = None) -> list[Array]:
+def _awake(
+    resting: Sequence[_Resting], kept: Sequence[Kept], lying: Sequence[Word], lane: int | None = None
+) -> list[Array]:
     """The moments as the arithmetic wants them, by blocks; or one lane of them."""
+    values: dict[int, Array] = {}
+    grids: dict[int, Any] = {}
 
     def cut(value: Array) -> Array:
         return value if lane is None else value[..., lane : lane + 1, :]
 
-    def read(value: Any, how: Kept) -> Array:
-        if how.code is None:
-            return cut(value)
-        if how.code.bits == 8:
-            return cut(value.codes).astype(jnp.int32)
-        shifts = np.array([[0], [4]], np.int32) if lane is None else np.int32(4 * lane)
-        return value.codes.astype(jnp.int32) >> shifts & 15
-
-    values = [read(value, how) for value, how in zip(resting, kept, strict=True)]
-    grids = [None if how.code is None else _spread(value.grid) for value, how in zip(resting, kept, strict=True)]
-    return decoded(values, grids, kept)
+    for each, word in zip(resting, lying, strict=True):
+        for place, member in enumerate(word.members):
+            grids[member] = None if word.bits is None else _spread(each.grids[place])
+            if word.bits is None:
+                values[member] = cut(each.numbers)
+            elif word.halved:
+                values[member] = word.parted(each.numbers, _LANES if lane is None else lane)
+            else:
+                values[member] = word.parted(cut(each.numbers), place)
+    places = range(len(kept))
+    return decoded([values[place] for place in places], [grids[place] for place in places], kept)
 
 
 def decoded(values: Sequence[Array], grids: Sequence[Any], kept: Sequence[Kept]) -> list[Array]:
@@ -218,7 +239,7 @@ def decoded(values: Sequence[Array], grids: Sequence[Any], kept: Sequence[Kept])
 
 def over_of(moments: Sequence[Array], how: Kept) -> Array | None:
     """What the code of a moment is relative to, before the second moment is rounded itself; None for nothing."""
-    return None if how.over is None else _plus_eps(jnp.sqrt(moments[how.over]), how)
+    return None if how.over is None else _plus_eps(root_of(moments[how.over]), how)
 
 
 def _plus_eps(root: Array, how: Kept) -> Array:
@@ -232,11 +253,20 @@ def _seen(value: Any, layout: Layout) -> Any:
     return value if jnp.ndim(value) == 0 else layout.seen(jnp.broadcast_to(value, layout.shape))
 
 
-def _by_blocks(resting: Any, how: Kept, layout: Layout) -> Any:
-    if how.code is None:
-        return layout.seen(resting)
-    lanes = layout.lanes if how.code.bits == 8 else 1
-    return _Coded(layout.seen(resting.codes, lanes), how.code.grid(resting.scales))
+def _by_blocks(resting: Sequence[Any], kept: Sequence[Kept], lying: Sequence[Word], layout: Layout) -> list[_Resting]:
+    def seen(word: Word) -> _Resting:
+        value = resting[word.members[0]]
+        if word.bits is None:
+            return _Resting(layout.seen(value), ())
+        grids = tuple(_code(kept[member]).grid(resting[member].scales) for member in word.members)
+        return _Resting(layout.seen(value.codes, 1 if word.halved else None), grids)
+
+    return [seen(word) for word in lying]
+
+
+def _code(how: Kept) -> Code:
+    assert how.code is not None
+    return how.code
 
 
 def _spread(grid: tuple[Array, ...]) -> Any:

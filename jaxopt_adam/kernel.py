@@ -7,7 +7,7 @@ computes the update of the moments as they rest. The arithmetic is that of :mod:
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +15,9 @@ from jax import Array
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
-from jaxopt_adam.in_place import Kept, decoded, over_of
+from jaxopt_adam.in_place import Kept, decoded, over_of, words_of
 from jaxopt_adam.rewritten import Rule, as_rested
-from jaxopt_adam.storage import ROUNDINGS, Blocks, Layout, mixed, phases, salted
+from jaxopt_adam.storage import ROUNDINGS, Blocks, Code, Layout, Word, mixed, phases, salted
 
 __all__ = ["in_one_pass", "suits"]
 
@@ -87,7 +87,8 @@ def _run(
     flat_rule, constants = _closed(rule, examples, [example] * len(kept))
     traced = [how.eps for how in kept if not isinstance(how.eps, float)]
     numbers += [step, *traced, *constants]
-    moments = [_parts(value, how, seen, layout) for value, how in zip(resting, kept, strict=True)]
+    lying = words_of(kept)
+    moments = [_parts(resting, word, seen, layout) for word in lying]
     places = _leading(layout, count, len(kept))
     operands, rebuild = jax.tree.flatten((numbers, arrays, moments, places))
     outputs = (jax.ShapeDtypeStruct((count, layout.lanes, width), jnp.float32), moments)
@@ -107,24 +108,22 @@ def _run(
             each = [next(scalars) if number else next(rest)[:, lane, :] for number in is_number]
             return jax.tree.unflatten(tree, each)
 
-        read = [
-            [moment[:, lane, :] for lane in lanes] if how.code is None else (moment[0], _unpacked(moment, how, lanes))
-            for moment, how in zip(moments, own_kept, strict=True)
-        ]
-        grids: list[Any] = [
-            None if how.code is None else how.code.grid(moment[0][...])
-            for moment, how in zip(read, own_kept, strict=True)
-        ]
-        old = [
-            decoded([_of_lane(each, how, lane) for each, how in zip(read, own_kept, strict=True)], grids, own_kept)
-            for lane in lanes
-        ]
+        grids: list[Any] = [None] * len(kept)
+        before: list[Any] = [None] * len(kept)
+        # For each moment what its decoding starts from, by lanes.
+        read: list[Any] = [None] * len(kept)
+        for each, word in zip(moments, lying, strict=True):
+            numbers = each if word.bits is None else each.numbers
+            for place, member in enumerate(word.members):
+                read[member] = [_read(numbers, word, place, lane) for lane in lanes]
+                if word.bits is not None:
+                    before[member] = each.scales[place][...]
+                    grids[member] = _code(own_kept[member]).grid(before[member])
         given = [inputs_of(lane) for lane in lanes]
+        old = [decoded([each[lane] for each in read], grids, own_kept) for lane in lanes]
         after = [flat_rule(constants, each, awake)[1:] for each, awake in zip(given, old, strict=True)]
         for index, how in enumerate(own_kept):
             if how.code is None:
-                for lane in lanes:
-                    new[index][:, lane, :] = after[lane][index].astype(how.dtype)
                 read[index] = [after[lane][index].astype(how.dtype) for lane in lanes]
                 continue
             overs = [over_of(each, how) for each in after]
@@ -133,26 +132,29 @@ def _run(
                 functools.reduce(jnp.maximum, [jnp.max(each, axis=-1, keepdims=True) for each in of_lanes])
                 for of_lanes in zip(*measures, strict=True)
             ]
-            scale = how.code.scale(read[index][0][...], *largest)
-            grids[index] = how.code.grid(scale)
+            before[index] = how.code.scale(before[index], *largest)
+            grids[index] = how.code.grid(before[index])
             thresholds = [
                 ROUNDINGS[how.rounding](step, [places[index][...], _within(layout, index, lane)]) for lane in lanes
             ]
-            codes = [
+            read[index] = [
                 how.code.encode(each[index], over, grids[index], threshold)
                 for each, over, threshold in zip(after, overs, thresholds, strict=True)
             ]
-            new[index][0][...] = scale
-            if how.code.bits == 8:
+        for each, word in zip(new, lying, strict=True):
+            if word.bits is None:
                 for lane in lanes:
-                    new[index][1][:, lane, :] = codes[lane].astype(jnp.uint8)
-            else:
-                new[index][1][:, 0, :] = (codes[0] | codes[1] << 4).astype(jnp.uint8)
-            read[index] = (None, codes)
+                    each[:, lane, :] = read[word.members[0]][lane]
+                continue
+            for scales, member in zip(each.scales, word.members, strict=True):
+                scales[...] = before[member]
+            if word.halved:
+                each.numbers[:, 0, :] = word.joined(read[word.members[0]])
+                continue
+            for lane in lanes:
+                each.numbers[:, lane, :] = word.joined([read[member][lane] for member in word.members])
         for lane in lanes:
-            rested = decoded(
-                [_of_lane(each, how, lane) for each, how in zip(read, own_kept, strict=True)], grids, own_kept
-            )
+            rested = decoded([each[lane] for each in read], grids, own_kept)
             out[:, lane, :] = as_rested(functools.partial(flat_rule, constants), given[lane], old[lane], rested)
 
     def spec(array: Any) -> pl.BlockSpec:
@@ -175,13 +177,23 @@ def _run(
         compiler_params=compiler_params,
         name="jaxopt_adam_step",
     )(*operands)
-    update, after = jax.tree.unflatten(rebuild_outputs, results)
-    return update.reshape(layout.shape), [
-        value.reshape(layout.shape)
-        if how.code is None
-        else Blocks(value[1].reshape(layout.codes_shape(how.code.bits)), value[0].reshape(layout.blocks))
-        for value, how in zip(after, kept, strict=True)
-    ]
+    update, written = jax.tree.unflatten(rebuild_outputs, results)
+    after: list[Any] = [None] * len(kept)
+    for each, word in zip(written, lying, strict=True):
+        if word.bits is None:
+            after[word.members[0]] = each.reshape(layout.shape)
+            continue
+        numbers: list[Any] = [each.numbers.reshape(layout.codes_shape(halved=word.halved)), None]
+        for number, scales, member in zip(numbers, each.scales, word.members, strict=False):
+            after[member] = Blocks(number, scales.reshape(layout.blocks))
+    return update.reshape(layout.shape), after
+
+
+class _Parts(NamedTuple):
+    """What lies in one word, as a list of blocks: its numbers, and the scales of its members."""
+
+    scales: tuple[Any, ...]
+    numbers: Any
 
 
 def _listed(value: Any, *, layout: Layout, count: int) -> Array:
@@ -189,12 +201,12 @@ def _listed(value: Any, *, layout: Layout, count: int) -> Array:
     return jnp.broadcast_to(value, layout.shape).reshape(count, layout.lanes, layout.length // layout.lanes)
 
 
-def _parts(resting: Any, how: Kept, seen: Callable[..., Array], layout: Layout) -> Any:
-    if how.code is None:
-        return seen(resting)
-    lanes = layout.lanes if how.code.bits == 8 else 1
-    codes = resting.codes.reshape(-1, lanes, layout.length // layout.lanes)
-    return resting.scales.reshape(-1, 1), codes
+def _parts(resting: Sequence[Any], word: Word, seen: Callable[..., Array], layout: Layout) -> Any:
+    value = resting[word.members[0]]
+    if word.bits is None:
+        return seen(value)
+    numbers = value.codes.reshape(-1, 1 if word.halved else layout.lanes, layout.length // layout.lanes)
+    return _Parts(tuple(resting[member].scales.reshape(-1, 1) for member in word.members), numbers)
 
 
 def _closed(rule: Rule, inputs: Any, moments: Sequence[Any]) -> tuple[Callable[..., Any], list[Array]]:
@@ -209,17 +221,16 @@ def _closed(rule: Rule, inputs: Any, moments: Sequence[Any]) -> tuple[Callable[.
     return applied, list(constants)
 
 
-def _of_lane(read: Any, how: Kept, lane: int) -> Array:
-    return read[lane] if how.code is None else read[1][lane]
+def _read(numbers: Any, word: Word, place: int, lane: int) -> Array:
+    """One lane of what the decoding of a moment starts from."""
+    if word.bits is None:
+        return numbers[:, lane, :]
+    return word.parted(numbers[:, 0, :], lane) if word.halved else word.parted(numbers[:, lane, :], place)
 
 
-def _unpacked(moment: Any, how: Kept, lanes: Sequence[int]) -> list[Array]:
-    _, codes = moment
+def _code(how: Kept) -> Code:
     assert how.code is not None
-    if how.code.bits == 8:
-        return [codes[:, lane, :].astype(jnp.int32) for lane in lanes]
-    both = codes[:, 0, :].astype(jnp.int32)
-    return [both >> 4 * lane & 15 for lane in lanes]
+    return how.code
 
 
 def _leading(layout: Layout, count: int, salts: int) -> list[Array]:

@@ -14,10 +14,10 @@ from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxopt_adam.dtypes import arithmetic_dtype, real_dtype
-from jaxopt_adam.in_place import Kept, in_place, unrounded
+from jaxopt_adam.in_place import Kept, in_place, unrounded, words_of
 from jaxopt_adam.kernel import in_one_pass, suits
 from jaxopt_adam.rewritten import Rule, unguarded
-from jaxopt_adam.storage import Blocks, Blockwise, Dense, Layout, block_length, storage_of
+from jaxopt_adam.storage import Blocks, Blockwise, Dense, Layout, Word, block_length, storage_of
 from jaxopt_adam.trees import Path, array_like, leaf_name, scalar_like
 
 __all__ = ["LeafMoments", "Moment"]
@@ -152,17 +152,26 @@ class LeafMoments:
 
     def start(self, name: str, path: Path, param: Any) -> Any:
         """The moment `name` of the parameter `param` before the first step."""
-        moment = self.moments[name]
         if name not in self.storages:
-            return moment.start(path, param)
-        storage = self.storages[name]
+            return self.moments[name].start(path, param)
+        names = list(self.moments)
+        _, scale = self._first(name)
+        scales = _full_beside(param, self._layout.blocks, scale)
+        word = self._held[name]
+        if word is None:
+            return Blocks(None, scales)
+        codes = [self._first(names[member])[0] for member in word.members]
+        number = word.joined(codes * 2 if word.halved else codes)
+        return Blocks(_full_beside(param, self._layout.codes_shape(halved=word.halved), number), scales)
+
+    def _first(self, name: str) -> tuple[Array, Array]:
+        """The code and the scale of a moment before the first step."""
+        moment = self.moments[name]
         initial = jnp.asarray(moment.initial, jnp.float32)
         if moment.over is not None and moment.over in self.moments:
             over = jnp.sqrt(jnp.asarray(self.moments[moment.over].initial, jnp.float32)) + moment.added
             initial = initial / jnp.where(over > 0, over, 1)
-        byte, scale = storage.start(initial, nonnegative=moment.real)
-        codes = _full_beside(param, self._layout.codes_shape(storage.bits), byte)
-        return Blocks(codes, _full_beside(param, self._layout.blocks, scale))
+        return self.storages[name].start(initial, nonnegative=moment.real)
 
     def step(
         self, rule: Rule, path: Path, inputs: Any, resting: Sequence[Any], step: Array, *, rounded: bool = True
@@ -183,9 +192,7 @@ class LeafMoments:
         names = [f"state.{name}" for name in self.moments]
         # flax's nnx.Optimizer keeps the arrays of a tuple in a tree of its own.
         resting = [
-            Blocks(*jax.tree.leaves(each))
-            if name in self.storages and not isinstance(each, Blocks) and len(jax.tree.leaves(each)) == 2
-            else each
+            self._as_blocks(name, each) if name in self.storages else each
             for name, each in zip(self.moments, resting, strict=True)
         ]
         awake = []
@@ -222,8 +229,15 @@ class LeafMoments:
     def _layout(self) -> Layout:
         # One for all of the leaf's moments, so that one pass can see to them all.
         longest = min(storage.longest(math.prod(self.shape)) for storage in self.storages.values())
-        lanes = max(8 // storage.bits for storage in self.storages.values())
+        lanes = 2 if any(word.halved for word in words_of(self._kept)) else 1
         return Layout(self.shape, block_length(self.shape[-1], longest), lanes)
+
+    @functools.cached_property
+    def _held(self) -> dict[str, Word | None]:
+        """For each moment with codes the word that it holds, None if its codes are in another's."""
+        names = list(self.moments)
+        held = {names[word.members[0]]: word for word in words_of(self._kept)}
+        return {name: held.get(name) for name in self.storages}
 
     @property
     def _implementation(self) -> Callable[..., tuple[Array, list[Any]]]:
@@ -249,6 +263,13 @@ class LeafMoments:
             for name, moment in self.moments.items()
         ]
 
+    def _as_blocks(self, name: str, resting: Any) -> Any:
+        leaves, tree = jax.tree.flatten(resting)
+        expected = 1 if self._held[name] is None else 2
+        if isinstance(resting, Blocks) or jax.tree_util.treedef_is_leaf(tree) or len(leaves) != expected:
+            return resting
+        return Blocks(None if expected == 1 else leaves[0], leaves[-1])
+
     def _check(self, name: str, path: Path, resting: Any, what: str) -> None:
         bits = self.storages[name].bits
         if not isinstance(resting, Blocks):
@@ -257,8 +278,10 @@ class LeafMoments:
                 "state must come from an optimizer with the same moments"
             )
         scale_dtype = self.storages[name].code(nonnegative=self.moments[name].real).scale_dtype
-        expected = [(np.dtype(np.uint8), self._layout.codes_shape(bits)), (scale_dtype, self._layout.blocks)]
-        given = [(jnp.result_type(each), np.shape(each)) for each in resting]
+        expected = [(scale_dtype, self._layout.blocks)]
+        if word := self._held[name]:
+            expected = [(word.dtype, self._layout.codes_shape(halved=word.halved)), *expected]
+        given = [(jnp.result_type(each), np.shape(each)) for each in resting if each is not None]
         if given != expected:
             wanted, got = (", ".join(f"{dtype}{list(shape)}" for dtype, shape in each) for each in (expected, given))
             raise ValueError(f"{leaf_name(path)}: {what} must be Blocks of {wanted}, got {got}")

@@ -13,7 +13,21 @@ import pytest
 from flax.training.train_state import TrainState
 
 import jaxopt_adam
-from jaxopt_adam import adagrad, adam, adamw, cautious, checked, descend, grid, minimize, rmsprop, rules, sgd
+from jaxopt_adam import (
+    adabelief,
+    adagrad,
+    adam,
+    adamw,
+    amsgrad,
+    cautious,
+    checked,
+    descend,
+    grid,
+    minimize,
+    rmsprop,
+    rules,
+    sgd,
+)
 from jaxopt_adam.storage import Blocks, Blockwise, Dense
 
 STEPS = 30
@@ -192,10 +206,13 @@ def test_every_shape(moments):
     (updates, state), (right, exact) = of_every_shape(moments), of_every_shape("float32")
     for name in LARGE:
         assert 1e-4 < error(updates[name], right[name]) < {"int8": 0.02, "int4": 0.25}[moments]
-        for each in (state.mu[name], state.nu[name]):
-            assert isinstance(each, Blocks)
-            assert each.codes.dtype == np.uint8
-            assert each.codes.shape[:-1] == each.scales.shape[:-1] == SHAPES[name][:-1]
+        mu, nu = state.mu[name], state.nu[name]
+        assert isinstance(mu, Blocks)
+        assert isinstance(nu, Blocks)
+        assert mu.codes is None
+        assert (nu.codes.dtype, nu.codes.shape) == ({"int8": np.uint16, "int4": np.uint8}[moments], SHAPES[name])
+        assert mu.scales.shape == nu.scales.shape
+        assert nu.scales.shape[:-1] == SHAPES[name][:-1]
     for name in set(SHAPES) - set(LARGE):
         assert updates[name].shape == (STEPS, *SHAPES[name])
         np.testing.assert_array_equal(updates[name], right[name])
@@ -229,11 +246,29 @@ class TestChoice:
 
     def test_storage(self):
         state = adamw(RATE, moments=Blockwise(4, block_size=32, min_size=1)).init({**PARAMS, "c": np.ones((2, 64))})
-        assert state.mu["w"].codes.shape == (32, 64)
+        assert state.nu["w"].codes.shape == (32, 128)
         assert state.mu["w"].scales.shape == (32, 8)  # as many as 8 devices can share
-        assert state.nu["b"].codes.shape == (3,)
+        assert state.nu["b"].codes.shape == (5,)
         assert state.nu["c"].scales.shape == (2, 2)
         assert adamw(RATE, moments=Dense("float16")).init(PARAMS).nu["w"].dtype == jnp.float16
+
+    @pytest.mark.parametrize(
+        ("moments", "mu", "nu"),
+        [
+            ({"nu": "int8"}, None, ("uint8", (32, 128))),
+            ({"nu": "int4"}, None, ("uint8", (32, 64))),
+            ({"mu": "int4"}, ("uint8", (32, 64)), None),
+            ({"mu": "int4", "nu": "int8"}, ("uint8", (32, 64)), ("uint8", (32, 128))),
+        ],
+    )
+    def test_moments_that_share_no_numbers(self, moments, mu, nu):
+        updates, state = updates_of(adamw(RATE, moments=moments), PARAMS, GRADIENTS)
+        for moment, expected in ((state.mu["w"], mu), (state.nu["w"], nu)):
+            if expected is None:
+                assert moment.dtype == np.float32
+            else:
+                assert (moment.codes.dtype, moment.codes.shape) == expected
+        assert 1e-4 < error(updates["w"], of_adamw("float32")[0]["w"]) < 0.25
 
     def test_function_of_the_path(self):
         paths = []
@@ -402,6 +437,8 @@ class TestTransformations:
         (rmsprop(RATE, moments="int8"), 2),
         (sgd(RATE, momentum=0.9, moments="int8"), 2),
         (adagrad(RATE, moments="int4"), 4),
+        (adabelief(RATE, moments="int8"), 2),
+        (amsgrad(RATE, moments="int8"), 3),
     ],
     ids=repr,
 )
@@ -417,7 +454,7 @@ def test_a_step_needs_hardly_any_memory(made, most, shape):
     analysis = compiled.memory_analysis()
     assert analysis.temp_size_in_bytes <= most * 2**20
     assert analysis.alias_size_in_bytes >= sum(each.size * each.dtype.itemsize for each in jax.tree.leaves(state))
-    assert not re.findall(rf"= u8\[{shape[0]}\D\S* copy\(", compiled.as_text())
+    assert not re.findall(rf"= u(8|16)\[{shape[0]}\D\S* copy\(", compiled.as_text())
 
 
 @pytest.mark.parametrize("moments", ["float32", "bfloat16", "int8", "int4"])
@@ -543,8 +580,9 @@ class TestErrors:
         ("ours", "theirs", "expected"),
         [
             ("int8", "float32", r"state\.mu must be Blocks of codes of 8 bits, got .*Array"),
-            ("int8", "int4", r"state\.mu must be Blocks of uint8\[32, 128\].*got uint8\[32, 64\]"),
-            ("int4", "int8", r"state\.mu must be Blocks of uint8\[32, 64\].*got uint8\[32, 128\]"),
+            ("int8", "int4", r"state\.nu must be Blocks of uint16\[32, 128\], .*got uint8\[32, 128\]"),
+            ("int4", "int8", r"state\.nu must be Blocks of uint8\[32, 128\], .*got uint16\[32, 128\]"),
+            ({"mu": "int8"}, "int8", r"state\.mu must be Blocks of uint8\[32, 128\], .*got bfloat16\[32, 8\]"),
         ],
     )
     def test_state_of_another_storage(self, ours, theirs, expected):
@@ -560,7 +598,7 @@ class TestErrors:
     def test_state_of_another_shape(self):
         state = int8().init({**PARAMS, "w": np.ones((32, 160), np.float32)})
         with pytest.raises(
-            ValueError, match=r"\['w'\].*state\.mu must be Blocks of uint8\[32, 128\].*uint8\[32, 160\]"
+            ValueError, match=r"\['w'\].*state\.nu must be Blocks of uint16\[32, 128\].*uint16\[32, 160\]"
         ):
             int8().update(at(0), state, PARAMS)
 

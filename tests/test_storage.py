@@ -20,12 +20,14 @@ from jaxopt_adam.storage import (
     Layout,
     Quotient,
     Root,
+    Word,
     block_length,
     mixed,
     phases,
     salted,
     storage_of,
     valid_storage,
+    words,
 )
 
 QUOTIENTS, ROOTS = [Quotient(8), Quotient(4)], [Root(8), Root(4)]
@@ -602,8 +604,30 @@ class TestLayout:
     def test_shapes_of_codes(self):
         layout = Layout((3, 70), 32, 2)
         assert layout.blocks == (3, 3)
-        assert layout.codes_shape(8) == (3, 70)
-        assert layout.codes_shape(4) == (3, 48)
+        assert layout.codes_shape(halved=False) == (3, 70)
+        assert layout.codes_shape(halved=True) == (3, 48)
+
+
+class TestWords:
+    def test_a_moment_lies_with_the_one_it_is_relative_to_if_that_has_as_many_bits(self):
+        assert words([8, 8], [1, None]) == [Word((1, 0), 8)]
+        assert words([4, 4], [1, None]) == [Word((1, 0), 4)]
+        assert words([8, 4], [1, None]) == [Word((0,), 8), Word((1,), 4)]
+        assert words([8, None], [1, None]) == [Word((0,), 8), Word((1,), None)]
+        assert words([None, None], [1, None]) == [Word((0,), None), Word((1,), None)]
+        assert words([8, 8], [None, None]) == [Word((0,), 8), Word((1,), 8)]
+
+    def test_one_guest_for_each_host(self):
+        assert words([4, 4, 4, 4], [3, 3, 3, None]) == [Word((1,), 4), Word((2,), 4), Word((3, 0), 4)]
+
+    @pytest.mark.parametrize("word", [Word((0,), 8), Word((1, 0), 8), Word((0,), 4), Word((1, 0), 4)])
+    def test_parted_undoes_joined(self, word):
+        codes = np.random.default_rng(0).integers(2**word.bits, size=(2 if word.halved else len(word.members), 100))
+        numbers = word.joined([jnp.asarray(each, jnp.int32) for each in codes])
+        assert numbers.dtype == (np.uint16 if word.bits * len(codes) == 16 else np.uint8)
+        for place, each in enumerate(codes):
+            np.testing.assert_array_equal(word.parted(numbers, place), each)
+        assert word.halved == (word.members == (0,) and word.bits == 4)
 
 
 # --------------------------------------------------------------------------------------------------------------- choice
@@ -720,9 +744,8 @@ class TestChoice:
         storage = Blockwise(bits)
         for nonnegative in (True, False):
             code = storage.code(nonnegative=nonnegative)
-            byte, scale = storage.start(initial, nonnegative=nonnegative)
-            assert byte.dtype == np.uint8
-            numbers = np.array([[int(byte) & 15, int(byte) >> 4] if bits == 4 else [int(byte)]])
+            number, scale = storage.start(initial, nonnegative=nonnegative)
+            numbers = np.array([[int(number)]])
             again = read(code, numbers, np.ones(numbers.shape, np.float32), scale[None])
             # Half a spacing of the narrowest grid.
             np.testing.assert_allclose(again, initial, rtol={8: 0.01, 4: 0.016}[bits])

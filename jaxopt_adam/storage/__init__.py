@@ -2,10 +2,11 @@
 
 from jaxopt_adam.storage.blockwise import Blocks, Blockwise
 from jaxopt_adam.storage.choice import NAMED, Storage, storage_of, valid_storage
-from jaxopt_adam.storage.codes import Code, Quotient, Root
+from jaxopt_adam.storage.codes import Code, Quotient, Root, root_of
 from jaxopt_adam.storage.dense import Dense
 from jaxopt_adam.storage.layout import Layout, block_length
 from jaxopt_adam.storage.rounding import ROUNDINGS, mixed, phases, salted
+from jaxopt_adam.storage.words import Word, words
 
 __all__ = [
     "NAMED",
@@ -18,10 +19,13 @@ __all__ = [
     "Quotient",
     "Root",
     "Storage",
+    "Word",
     "block_length",
     "mixed",
     "phases",
+    "root_of",
     "salted",
     "storage_of",
     "valid_storage",
+    "words",
 ]

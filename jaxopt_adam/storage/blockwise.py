@@ -20,11 +20,14 @@ class Blocks(NamedTuple):
     """A moment of one leaf in 8 or 4 bits.
 
     Attributes:
-        codes: bytes, in the shape of the parameter; two codes of four bits share one, along the last axis.
+        codes: in the shape of the parameter. A second moment has those of the first moment, which are relative to it,
+            in the same numbers, if they have as many bits: uint16 with two of 8 bits, uint8 with two of 4, its own in
+            the lower half; the first moment's `codes` then is None. Of a moment of 4 bits that is alone, two codes
+            share a byte, and the last axis is half as long.
         scales: what the elements of a block have in common, 16 bits for each block along the last axis.
     """
 
-    codes: Array
+    codes: Array | None
     scales: Array
 
 
@@ -91,11 +94,9 @@ class Blockwise:
         return (32 if size < _LARGE else 128) // (8 // self.bits)
 
     def start(self, initial: ArrayLike, *, nonnegative: bool) -> tuple[Array, Array]:
-        """The byte and the scale of a block in which every element, or its quotient, is `initial`."""
+        """The int32 code and the scale of a block in which every element, or its quotient, is `initial`."""
         code = self.code(nonnegative=nonnegative)
         value = jnp.full([1, 1], initial, jnp.float32)
         before = jnp.zeros([1], code.scale_dtype)
         scale = code.scale(before, *(each[:, 0] for each in code.measures(value, None)))
-        number = code.encode(value, None, code.grid(scale[:, None]), jnp.asarray(NEAREST))[0, 0]
-        byte = number if self.bits == 8 else number | number << 4
-        return byte.astype(jnp.uint8), scale[0]
+        return code.encode(value, None, code.grid(scale[:, None]), jnp.asarray(NEAREST))[0, 0], scale[0]

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-__all__ = ["Code", "Quotient", "Root"]
+__all__ = ["Code", "Quotient", "Root", "root_of"]
 
 
 Grid = tuple[Array, ...]
@@ -237,8 +237,16 @@ def _over(value: Array, over: Array | None) -> Array:
     return value if over is None else value / over
 
 
+def root_of(value: Array) -> Array:
+    """The root of what is never negative; of NaN it is one without a sign.
+
+    Where it has two uses, XLA would keep what they have in common in memory, were it not for this last cheap operation.
+    """
+    return jnp.abs(jnp.sqrt(value))
+
+
 def _place(value: Array) -> Array:
-    return _bits(jnp.sqrt(value)) & _MAGNITUDE  # NaN may have a sign
+    return _bits(root_of(value))
 
 
 def _spacing(index: Array) -> Array:

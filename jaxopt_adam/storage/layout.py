@@ -29,8 +29,8 @@ def block_length(length: int, longest: int) -> int:
 class Layout:
     """An array of `shape` in blocks of `length` along its last axis, each in one lane or in two.
 
-    Seen by blocks it has the shape (..., blocks, lanes, length / lanes). Two codes of four bits share a byte: those of
-    the same place in either lane.
+    Seen by blocks it has the shape (..., blocks, lanes, length / lanes). Where two elements share a byte, those of the
+    same place in either lane do.
     """
 
     shape: tuple[int, ...]
@@ -52,12 +52,12 @@ class Layout:
         """Whether the blocks fill the axis, so that there is no padding."""
         return self.blocks[-1] * self.length == self.shape[-1]
 
-    def codes_shape(self, bits: int) -> tuple[int, ...]:
-        """The shape of the bytes: the array's, or with the last axis halved for codes of four bits."""
-        return self.shape if bits == 8 else (*self.shape[:-1], self.blocks[-1] * self.length // 2)
+    def codes_shape(self, *, halved: bool) -> tuple[int, ...]:
+        """The shape of an array of codes: this one's, or with the last axis halved where two elements share a byte."""
+        return (*self.shape[:-1], self.blocks[-1] * self.length // 2) if halved else self.shape
 
     def seen(self, array: Array, lanes: int | None = None) -> Array:
-        """An array of the shape, or of bytes of codes with but one lane, by blocks."""
+        """An array of the shape, or of bytes that two elements share with but one lane, by blocks."""
         lanes = self.lanes if lanes is None else lanes
         width = self.length // self.lanes
         missing = self.blocks[-1] * lanes * width - array.shape[-1]

@@ -1,0 +1,64 @@
+"""How the codes of a leaf's moments lie in words.
+
+A second moment has those of a first moment, which are relative to it, in its own words: neither is read without the
+other, so what reads or writes both has one array to go through. Where a moment of 4 bits is alone, two of its elements
+share a byte.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+__all__ = ["Word", "words"]
+
+
+class Word(NamedTuple):
+    """What lies in one array of numbers.
+
+    Attributes:
+        members: the places, among the leaf's moments, of those whose codes it has, from the lowest bits on.
+        bits: of each of the codes; None for a moment that rests as it is.
+    """
+
+    members: tuple[int, ...]
+    bits: int | None
+
+    @property
+    def halved(self) -> bool:
+        """Whether two elements share a byte."""
+        return self.bits == 4 and len(self.members) == 1
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The dtype of the numbers in which codes lie."""
+        assert self.bits is not None
+        return np.dtype(jnp.uint16 if self.bits * len(self.members) == 16 else jnp.uint8)
+
+    def joined(self, codes: Sequence[Array]) -> Array:
+        """The numbers made of int32 codes: one array of them for each member, or one for either element of a byte."""
+        assert self.bits is not None
+        number = codes[0]
+        for place, code in enumerate(codes[1:], 1):
+            number = number | code << self.bits * place
+        return number.astype(self.dtype)
+
+    def parted(self, numbers: Array, place: int | np.ndarray) -> Array:
+        """The int32 codes of the member at `place`, or of one of the elements of a byte."""
+        assert self.bits is not None
+        return numbers.astype(jnp.int32) >> self.bits * place & 2**self.bits - 1
+
+
+def words(bits: Sequence[int | None], over: Sequence[int | None]) -> list[Word]:
+    """The words of moments with codes of these bits, of which each is relative to another, or to None."""
+    guests: dict[int, int] = {}
+    for guest, host in enumerate(over):
+        if host is not None and bits[guest] is not None and bits[guest] == bits[host]:
+            guests.setdefault(host, guest)
+    return [
+        Word((index, guests[index]) if index in guests else (index,), width)
+        for index, width in enumerate(bits)
+        if index not in guests.values()
+    ]
