@@ -110,10 +110,10 @@ class Quotient:
         return scale * (1 / self._most), jnp.where(scale > 0, self._most / scale, 0)
 
     def encode(self, value: Array, over: Array | None, grid: Grid, threshold: Array) -> Array:  # noqa: D102
-        share = _over(value, over) * grid[1]
+        share = _over(value * grid[1], over)
         place = _bits(jnp.abs(share) + self._least) - self._least.view(np.int32)
         size = place + (threshold >> np.uint32(32 - self._spare)).astype(jnp.int32) >> self._spare
-        return (size | _bits(share) >> 31 & 2 ** (self.bits - 1)) & 2**self.bits - 1
+        return (size | _bits(value) >> 31 & 2 ** (self.bits - 1)) & 2**self.bits - 1
 
     def decode(self, code: Array, over: Array | None, grid: Grid) -> Array:  # noqa: D102
         sign = 2 ** (self.bits - 1)
@@ -143,11 +143,12 @@ class Root:
     def measures(self, value: Array, over: Array | None) -> tuple[Array, ...]:  # noqa: D102
         # The order of the numbers is that of their roots.
         pattern = _bits(value) & _MAGNITUDE
-        return pattern, jnp.where(pattern > 0, _INFINITY - pattern, 0)
+        # Of the second the largest is that of the smallest number but zero, for which it wraps around to the least.
+        return pattern, _WRAP - pattern
 
     def scale(self, before: Array, *largest: Array) -> Array:  # noqa: D102
         high = jnp.maximum(_place(_float(largest[0])), _ORIGIN)
-        low = jnp.clip(_place(_float(_INFINITY - largest[1])), _ORIGIN, high) - _ORIGIN
+        low = jnp.clip(_place(_float(_WRAP - largest[1])), _ORIGIN, high) - _ORIGIN
         high = high - _ORIGIN
         # The narrowest that spans these, as a float32 with two bits behind the leading one, rounded up.
         wanted = (high - low).astype(jnp.float32) * np.float32(1 / self._steps)
@@ -190,7 +191,8 @@ class Root:
         if _FAIRNESS[self.bits] and jnp.ndim(threshold):  # rounding to nearest is not fair anyway
             share = share * (1 - fairness * share) + 0.25 * fairness
         code = _bits(line + share + _WHOLE) - _WHOLE_BITS
-        return jnp.where(place > 0, jnp.clip(code, 1, self._steps + 1), 0)
+        # The last is for zero, since all other places are far above the codes.
+        return jnp.minimum(jnp.clip(code, 1, self._steps + 1), place)
 
     def decode(self, code: Array, over: Array | None, grid: Grid) -> Array:  # noqa: D102
         root = self.root(code, grid)
@@ -206,6 +208,7 @@ _INFINITY = np.int32(0x7F800000)
 """The bit pattern of infinity, above which are those of NaN."""
 _NAN = np.int32(0x7FC00000)
 _MAGNITUDE = np.int32(0x7FFFFFFF)
+_WRAP = np.int32(-(2**31))
 _ONE = np.int32(0x3F800000)
 _LEAST = np.int32(0x04800000)
 """The bit pattern of 2⁻¹¹⁸."""
