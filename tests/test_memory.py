@@ -100,12 +100,13 @@ def test_the_parts_are_those_that_one_reckons_by_hand(words, by_hand):
 
 
 @pytest.mark.parametrize("weights", memory.WEIGHTS)
-def test_the_calculators_figures_are_a_real_states(weights):
+@pytest.mark.parametrize("moments", ["int8", "int4"])
+def test_the_calculators_figures_are_a_real_states(weights, moments):
     """Against arrays that are there, for a matrix so small as to be made, and as large as to be measured like."""
     shape, wrappers = (1024, 1024), {"+8": 24, "+16": 32}
     dtype = jnp.float32 if weights == "float32" else jnp.bfloat16
     params = jnp.zeros(shape, dtype)
-    within = adamw(1e-3, moments="int8")
+    within = adamw(1e-3, moments=moments)
     suffix = weights.removeprefix("bf16")
     if suffix in wrappers:
         within = master_weights(within, bits=wrappers[suffix])
@@ -113,7 +114,7 @@ def test_the_calculators_figures_are_a_real_states(weights):
         within = kahan(within) if suffix == "+kahan" else stochastic_rounding(within)
     arrays = jax.tree.leaves((params, jax.grad(lambda x: x.sum())(params), within.init(params)))
     real = sum(leaf.nbytes for leaf in arrays if leaf.size > 2) / params.size
-    assert sum(memory.measure("adamw", "int8", weights).values()) == real
+    assert sum(memory.measure("adamw", moments, weights).values()) == real
 
 
 @pytest.mark.parametrize("rule", memory.RULES)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxopt_adam import Optimizer, kahan, master_weights, nbytes, rules, stochastic_rounding
+from jaxopt_adam.storage import Blocks
 
 __all__ = ["DEVICES", "DTYPES", "MATRIX", "MOMENTS", "RULES", "WEIGHTS", "measure", "takes_moments"]
 
@@ -68,5 +69,11 @@ def measure(
     if wrapper is not None:
         fields = fields.pop("inner_state")._asdict() | fields
     trees = {"weights": params, "gradients": jax.ShapeDtypeStruct(MATRIX, jnp.dtype(gradients or dtype)), **fields}
-    sizes = {name: nbytes(tree) for name, tree in trees.items()}
+    bits = {"int8": 8, "int4": 4}.get(moments, 0)
+
+    def size_of(tree: Any) -> int:
+        # Two moments in codes may lie in the numbers of one; to each its own.
+        return params.size * bits // 8 + nbytes(tree.scales) if isinstance(tree, Blocks) else nbytes(tree)
+
+    sizes = {name: size_of(tree) for name, tree in trees.items()}
     return {name: size / params.size for name, size in sizes.items() if size >= min(MATRIX)}
