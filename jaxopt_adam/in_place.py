@@ -188,10 +188,11 @@ def _rewritten(
 
         _, *after = rule(jax.tree.map(cut, inputs), _awake(resting, kept, lying, lane))
         encoded = []
-        for member, grid, (*leading, within) in zip(word.members, grids, places, strict=True):
+        for place, (member, grid, (*leading, within)) in enumerate(zip(word.members, grids, places, strict=True)):
             how = kept[member]
             threshold = ROUNDINGS[how.rounding](step, [*leading, cut(within)])
-            encoded.append(_code(how).encode(after[member], over_of(after, how), _spread(grid), threshold))
+            shift = word.shift(place if lane is None else lane)
+            encoded.append(_code(how).encode(after[member], over_of(after, how), _spread(grid), threshold, shift))
         return encoded
 
     each = [code for lane in (0, 1) for code in codes(lane)] if word.halved else codes(None)

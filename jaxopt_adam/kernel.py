@@ -122,37 +122,43 @@ def _run(
         given = [inputs_of(lane) for lane in lanes]
         old = [decoded([each[lane] for each in read], grids, own_kept) for lane in lanes]
         after = [flat_rule(constants, each, awake)[1:] for each, awake in zip(given, old, strict=True)]
-        for index, how in enumerate(own_kept):
-            if how.code is None:
-                read[index] = [after[lane][index].astype(how.dtype) for lane in lanes]
-                continue
-            overs = [over_of(each, how) for each in after]
-            measures = [how.code.measures(each[index], over) for each, over in zip(after, overs, strict=True)]
-            largest = [
-                functools.reduce(jnp.maximum, [jnp.max(each, axis=-1, keepdims=True) for each in of_lanes])
-                for of_lanes in zip(*measures, strict=True)
-            ]
-            before[index] = how.code.scale(before[index], *largest)
-            grids[index] = how.code.grid(before[index])
-            thresholds = [
-                ROUNDINGS[how.rounding](step, [places[index][...], _within(layout, index, lane)]) for lane in lanes
-            ]
-            read[index] = [
-                how.code.encode(each[index], over, grids[index], threshold)
-                for each, over, threshold in zip(after, overs, thresholds, strict=True)
-            ]
         for each, word in zip(new, lying, strict=True):
             if word.bits is None:
+                [member] = word.members
+                read[member] = [value[member].astype(own_kept[member].dtype) for value in after]
                 for lane in lanes:
-                    each[:, lane, :] = read[word.members[0]][lane]
+                    each[:, lane, :] = read[member][lane]
                 continue
-            for scales, member in zip(each.scales, word.members, strict=True):
-                scales[...] = before[member]
-            if word.halved:
-                each.numbers[:, 0, :] = word.joined(read[word.members[0]])
-                continue
-            for lane in lanes:
-                each.numbers[:, lane, :] = word.joined([read[member][lane] for member in word.members])
+            codes: list[list[Array]] = []
+            for place, member in enumerate(word.members):
+                how, code = own_kept[member], _code(own_kept[member])
+                values = [value[member] for value in after]
+                overs = [over_of(value, how) for value in after]
+                measures = [code.measures(value, over) for value, over in zip(values, overs, strict=True)]
+                largest = [
+                    functools.reduce(jnp.maximum, [jnp.max(lane, axis=-1, keepdims=True) for lane in of_lanes])
+                    for of_lanes in zip(*measures, strict=True)
+                ]
+                scale = code.scale(before[member], *largest)
+                grids[member] = code.grid(scale)
+                each.scales[place][...] = scale
+                thresholds = [
+                    ROUNDINGS[how.rounding](step, [places[member][...], _within(layout, member, lane)])
+                    for lane in lanes
+                ]
+                shifts = [word.shift(lane if word.halved else place) for lane in lanes]
+                given_to = zip(values, overs, thresholds, shifts, strict=True)
+                codes.append(
+                    [code.encode(value, over, grids[member], up, shift) for value, over, up, shift in given_to]
+                )
+            numbers = [word.joined(codes[0])] if word.halved else [word.joined(of) for of in zip(*codes, strict=True)]
+            for lane, number in enumerate(numbers):
+                each.numbers[:, lane, :] = number
+            for place, member in enumerate(word.members):
+                read[member] = [
+                    word.parted(numbers[0], lane) if word.halved else word.parted(numbers[lane], place)
+                    for lane in lanes
+                ]
         for lane in lanes:
             rested = decoded([each[lane] for each in read], grids, own_kept)
             out[:, lane, :] = as_rested(functools.partial(flat_rule, constants), given[lane], old[lane], rested)

@@ -161,7 +161,8 @@ class LeafMoments:
         if word is None:
             return Blocks(None, scales)
         codes = [self._first(names[member])[0] for member in word.members]
-        number = word.joined(codes * 2 if word.halved else codes)
+        codes = codes * 2 if word.halved else codes
+        number = word.joined([code << word.shift(place) for place, code in enumerate(codes)])
         return Blocks(_full_beside(param, self._layout.codes_shape(halved=word.halved), number), scales)
 
     def _first(self, name: str) -> tuple[Array, Array]:

@@ -623,7 +623,7 @@ class TestWords:
     @pytest.mark.parametrize("word", [Word((0,), 8), Word((1, 0), 8), Word((0,), 4), Word((1, 0), 4)])
     def test_parted_undoes_joined(self, word):
         codes = np.random.default_rng(0).integers(2**word.bits, size=(2 if word.halved else len(word.members), 100))
-        numbers = word.joined([jnp.asarray(each, jnp.int32) for each in codes])
+        numbers = word.joined([jnp.asarray(each, jnp.int32) << word.shift(place) for place, each in enumerate(codes)])
         assert numbers.dtype == (np.uint16 if word.bits * len(codes) == 16 else np.uint8)
         for place, each in enumerate(codes):
             np.testing.assert_array_equal(word.parted(numbers, place), each)

@@ -56,8 +56,11 @@ class Code(Protocol):
         """What a scale says, in numbers of 32 bits, in which computers compute fastest."""
         ...
 
-    def encode(self, value: Array, over: Array | None, grid: Grid, threshold: Array) -> Array:
-        """The codes as int32; `threshold` says how to round, see :mod:`jaxopt_adam.storage.rounding`."""
+    def encode(self, value: Array, over: Array | None, grid: Grid, threshold: Array, shift: int = 0) -> Array:
+        """The codes as int32, shifted to the left.
+
+        `threshold` says how to round, see :mod:`jaxopt_adam.storage.rounding`.
+        """
         ...
 
     def decode(self, code: Array, over: Array | None, grid: Grid) -> Array:
@@ -97,7 +100,7 @@ class Quotient:
         return (np.int32(last).view(np.float32) - self._least) * np.float32(1 - 2**-19)
 
     def measures(self, value: Array, over: Array | None) -> tuple[Array, ...]:  # noqa: D102
-        return (_bits(jnp.abs(_over(value, over))),)
+        return (_bits(_over(jnp.abs(value), over)),)
 
     def scale(self, before: Array, *largest: Array) -> Array:  # noqa: D102
         # Rounded up to bfloat16, which is the upper half of a float32; no less than what has a reciprocal.
@@ -109,11 +112,14 @@ class Quotient:
         scale = scale.astype(jnp.float32)
         return scale * (1 / self._most), jnp.where(scale > 0, self._most / scale, 0)
 
-    def encode(self, value: Array, over: Array | None, grid: Grid, threshold: Array) -> Array:  # noqa: D102
-        share = _over(value * grid[1], over)
-        place = _bits(jnp.abs(share) + self._least) - self._least.view(np.int32)
-        size = place + (threshold >> np.uint32(32 - self._spare)).astype(jnp.int32) >> self._spare
-        return (size | _bits(value) >> 31 & 2 ** (self.bits - 1)) & 2**self.bits - 1
+    def encode(  # noqa: D102
+        self, value: Array, over: Array | None, grid: Grid, threshold: Array, shift: int = 0
+    ) -> Array:
+        share = _over(jnp.abs(value) * grid[1], over)
+        place = _bits(share + self._least) - self._least.view(np.int32)
+        raised = place + (threshold >> np.uint32(32 - self._spare)).astype(jnp.int32)
+        sign = 2 ** (self.bits - 1) << shift
+        return (raised >> self._spare - shift & sign - (1 << shift)) | _bits(value) >> 32 - self.bits - shift & sign
 
     def decode(self, code: Array, over: Array | None, grid: Grid) -> Array:  # noqa: D102
         sign = 2 ** (self.bits - 1)
@@ -181,7 +187,9 @@ class Root:
         width = spacing.astype(jnp.float32)
         return origin, jnp.where(poisoned, 0, spacing), 1 / width, width * _FAIRNESS[self.bits]
 
-    def encode(self, value: Array, over: Array | None, grid: Grid, threshold: Array) -> Array:  # noqa: D102
+    def encode(  # noqa: D102
+        self, value: Array, over: Array | None, grid: Grid, threshold: Array, shift: int = 0
+    ) -> Array:
         origin, _, per_line, fairness = grid
         place = _place(value)
         line = (place - origin).astype(jnp.float32) * per_line
@@ -190,9 +198,8 @@ class Root:
         share = _float(threshold >> np.uint32(9) | np.uint32(_ONE)) - 1.5
         if _FAIRNESS[self.bits] and jnp.ndim(threshold):  # rounding to nearest is not fair anyway
             share = share * (1 - fairness * share) + 0.25 * fairness
-        code = _bits(line + share + _WHOLE) - _WHOLE_BITS
-        # The last is for zero, since all other places are far above the codes.
-        return jnp.minimum(jnp.clip(code, 1, self._steps + 1), place)
+        code = jnp.clip(_bits(line + share + _WHOLE), _WHOLE_BITS + 1, _WHOLE_BITS + self._steps + 1) & 0xFFFF
+        return jnp.where(place != 0, code << shift, 0)
 
     def decode(self, code: Array, over: Array | None, grid: Grid) -> Array:  # noqa: D102
         root = self.root(code, grid)
@@ -234,6 +241,7 @@ by gradients to the large side. This is between the two, such that v is neither 
 _WHOLE = np.float32(1.5 * 2**23)
 """A float32 of that size has no bits left behind the point."""
 _WHOLE_BITS = _WHOLE.view(np.int32)
+"""The bits of that; the lower sixteen are zero."""
 
 
 def _over(value: Array, over: Array | None) -> Array:

@@ -5,8 +5,10 @@ other, so what reads or writes both has one array to go through. Where a moment 
 share a byte.
 """
 
+import functools
+import operator
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -37,18 +39,19 @@ class Word(NamedTuple):
         assert self.bits is not None
         return np.dtype(jnp.uint16 if self.bits * len(self.members) == 16 else jnp.uint8)
 
-    def joined(self, codes: Sequence[Array]) -> Array:
-        """The numbers made of int32 codes: one array of them for each member, or one for either element of a byte."""
+    def shift(self, place: Any) -> Any:
+        """By how many bits the codes of the member at `place`, or of one of the elements of a byte, are shifted."""
         assert self.bits is not None
-        number = codes[0]
-        for place, code in enumerate(codes[1:], 1):
-            number = number | code << self.bits * place
-        return number.astype(self.dtype)
+        return self.bits * place
 
-    def parted(self, numbers: Array, place: int | np.ndarray) -> Array:
+    def joined(self, codes: Sequence[Array]) -> Array:
+        """The numbers made of int32 codes, shifted to their places."""
+        return functools.reduce(operator.or_, codes).astype(self.dtype)
+
+    def parted(self, numbers: Array, place: Any) -> Array:
         """The int32 codes of the member at `place`, or of one of the elements of a byte."""
         assert self.bits is not None
-        return numbers.astype(jnp.int32) >> self.bits * place & 2**self.bits - 1
+        return numbers.astype(jnp.int32) >> self.shift(place) & 2**self.bits - 1
 
 
 def words(bits: Sequence[int | None], over: Sequence[int | None]) -> list[Word]:
