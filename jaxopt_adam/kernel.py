@@ -114,6 +114,7 @@ def _run(
         read: list[Any] = [None] * len(kept)
         for each, word in zip(moments, lying, strict=True):
             numbers = each if word.bits is None else each.numbers
+            numbers = [numbers[:, lane, :] for lane in range(numbers.shape[1])]
             for place, member in enumerate(word.members):
                 read[member] = [_read(numbers, word, place, lane) for lane in lanes]
                 if word.bits is not None:
@@ -125,40 +126,26 @@ def _run(
         for each, word in zip(new, lying, strict=True):
             if word.bits is None:
                 [member] = word.members
-                read[member] = [value[member].astype(own_kept[member].dtype) for value in after]
-                for lane in lanes:
-                    each[:, lane, :] = read[member][lane]
-                continue
-            codes: list[list[Array]] = []
-            for place, member in enumerate(word.members):
-                how, code = own_kept[member], _code(own_kept[member])
-                values = [value[member] for value in after]
-                overs = [over_of(value, how) for value in after]
-                measures = [code.measures(value, over) for value, over in zip(values, overs, strict=True)]
-                largest = [
-                    functools.reduce(jnp.maximum, [jnp.max(lane, axis=-1, keepdims=True) for lane in of_lanes])
-                    for of_lanes in zip(*measures, strict=True)
-                ]
-                scale = code.scale(before[member], *largest)
-                grids[member] = code.grid(scale)
-                each.scales[place][...] = scale
-                thresholds = [
-                    ROUNDINGS[how.rounding](step, [places[member][...], _within(layout, member, lane)])
-                    for lane in lanes
-                ]
-                shifts = [word.shift(lane if word.halved else place) for lane in lanes]
-                given_to = zip(values, overs, thresholds, shifts, strict=True)
-                codes.append(
-                    [code.encode(value, over, grids[member], up, shift) for value, over, up, shift in given_to]
-                )
-            numbers = [word.joined(codes[0])] if word.halved else [word.joined(of) for of in zip(*codes, strict=True)]
+                numbers = [lane[member].astype(own_kept[member].dtype) for lane in after]
+            else:
+                codes = []
+                for place, member in enumerate(word.members):
+                    how = own_kept[member]
+                    phase = places[member][...]
+                    thresholds = [
+                        ROUNDINGS[how.rounding](step, [phase, _within(layout, member, lane)]) for lane in lanes
+                    ]
+                    shifts = [word.shift(lane if word.halved else place) for lane in lanes]
+                    scale = _scale(how, member, before[member], after)
+                    grids[member] = _code(how).grid(scale)
+                    each.scales[place][...] = scale
+                    codes.append(_encoded(how, member, grids[member], after, thresholds, shifts))
+                numbers = [word.joined(shifted) for shifted in (codes if word.halved else zip(*codes, strict=True))]
+            target = each if word.bits is None else each.numbers
             for lane, number in enumerate(numbers):
-                each.numbers[:, lane, :] = number
+                target[:, lane, :] = number
             for place, member in enumerate(word.members):
-                read[member] = [
-                    word.parted(numbers[0], lane) if word.halved else word.parted(numbers[lane], place)
-                    for lane in lanes
-                ]
+                read[member] = [_read(numbers, word, place, lane) for lane in lanes]
         for lane in lanes:
             rested = decoded([each[lane] for each in read], grids, own_kept)
             out[:, lane, :] = as_rested(functools.partial(flat_rule, constants), given[lane], old[lane], rested)
@@ -227,11 +214,36 @@ def _closed(rule: Rule, inputs: Any, moments: Sequence[Any]) -> tuple[Callable[.
     return applied, list(constants)
 
 
-def _read(numbers: Any, word: Word, place: int, lane: int) -> Array:
-    """One lane of what the decoding of a moment starts from."""
+def _read(numbers: Sequence[Array], word: Word, place: int, lane: int) -> Array:
+    """One lane of what the decoding of a moment starts from, out of the numbers of its word."""
     if word.bits is None:
-        return numbers[:, lane, :]
-    return word.parted(numbers[:, 0, :], lane) if word.halved else word.parted(numbers[:, lane, :], place)
+        return numbers[lane]
+    return word.parted(numbers[0], lane) if word.halved else word.parted(numbers[lane], place)
+
+
+def _scale(how: Kept, member: int, before: Array, after: Sequence[Sequence[Array]]) -> Array:
+    """The scale of each block of a moment after the step, of which `after` has all moments, lane by lane."""
+    measures = [_code(how).measures(moments[member], over_of(moments, how)) for moments in after]
+    largest = [
+        functools.reduce(jnp.maximum, [jnp.max(measure, axis=-1, keepdims=True) for measure in of_lanes])
+        for of_lanes in zip(*measures, strict=True)
+    ]
+    return _code(how).scale(before, *largest)
+
+
+def _encoded(
+    how: Kept,
+    member: int,
+    grid: Any,
+    after: Sequence[Sequence[Array]],
+    thresholds: Sequence[Array],
+    shifts: Sequence[int],
+) -> list[Array]:
+    """The codes of a moment after the step, lane by lane, each shifted to its place."""
+    return [
+        _code(how).encode(moments[member], over_of(moments, how), grid, threshold, shift)
+        for moments, threshold, shift in zip(after, thresholds, shifts, strict=True)
+    ]
 
 
 def _code(how: Kept) -> Code:
