@@ -27,9 +27,12 @@ __all__ = [
     "debias",
     "debiasing_weights",
     "ema",
+    "finite_product",
+    "finite_quotient",
     "mean_square",
     "norm",
     "root",
+    "squarable",
     "weighted",
 ]
 
@@ -43,6 +46,8 @@ def ema(average: ArrayLike, value: ArrayLike, decay: ArrayLike) -> Array:
     (\text{value} - \text{average})` for decays from one half, and the other way round below. On paper all are equal; in
     floating point these have weights that sum to one whatever the decay rounds to, so that an average that has reached
     a constant stays there, and lose no digits of the larger share.
+
+    The bits are the same on any layout of devices. A product that overflows counts as the largest finite number.
 
     Args:
         average: the average so far, any shape, real or complex.
@@ -59,20 +64,52 @@ def ema(average: ArrayLike, value: ArrayLike, decay: ArrayLike) -> Array:
         1.25
     """
     dtype = _inexact(jnp.result_type(average, value))
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        parts = (ema(part(average), part(value), decay) for part in (jnp.real, jnp.imag))
+        return jax.lax.complex(*parts).astype(dtype)
     compute = arithmetic_dtype(dtype)
     past, new = jnp.asarray(average, compute), jnp.asarray(value, compute)
-    kept, added = _shares(decay, real_dtype(compute))
+    kept, added = _shares(decay, compute)
     mostly_past = added <= kept
     more, less = jnp.where(mostly_past, past, new), jnp.where(mostly_past, new, past)
-    mixed = more + jnp.where(mostly_past, added, kept) * (less - more)
-    # Where the difference is infinite: an average that has overflowed stays infinite, and does not become NaN.
-    return finite_or(mixed, kept * past + added * new).astype(dtype)
+    # Twice the share of half the difference, which is the same number and cannot overflow.
+    share = 2 * jnp.where(mostly_past, added, kept)
+    return (more + finite_product(share, 0.5 * less - 0.5 * more)).astype(dtype)
 
 
-@jax.jit
-def finite_or(value: Array, other: Array) -> Array:
-    """`value` where it is finite, else `other`; a function of its own so that a program that has it can do without."""
-    return jnp.where(jnp.isfinite(value), value, other)
+def finite_product(one: ArrayLike, other: Array) -> Array:
+    """The product of a real and a real or complex number, at most the largest finite one in size; NaN stays NaN.
+
+    The bound has a second use: nothing can merge this multiplication with an addition that follows. A compiler that
+    merges them rounds once in place of twice, and whether it does depends on the shape that a device holds. With the
+    bound in between, the bits are the same on any layout of devices.
+    """
+    if jnp.iscomplexobj(other):
+        return jax.lax.complex(finite_product(one, other.real), finite_product(one, other.imag))
+    product = one * other
+    largest = jnp.finfo(product.dtype).max
+    return jax.lax.clamp(-largest, product, largest)
+
+
+def finite_quotient(one: Array, other: ArrayLike) -> Array:
+    """The quotient of a real or complex number and a real one, as a :func:`finite_product` with the reciprocal.
+
+    A compiler may take a division by what all elements share for such a multiplication, in one shape and not in
+    another.
+    """
+    return finite_product(1 / jnp.asarray(other), one)
+
+
+def squarable(value: Array) -> Array:
+    """`value` within ±2⁶³ in float32 (in float64 ±2⁵¹¹), whose square is finite; NaN where it is infinite.
+
+    Beyond it a squared gradient would be infinite, and so would its average be, for ever: the element would stand
+    still in silence. Within it a rule forgets a single absurd gradient as it forgets any other.
+    """
+    if jnp.iscomplexobj(value):
+        return jax.lax.complex(squarable(value.real), squarable(value.imag))
+    largest = np.asarray(2.0 ** ((jnp.finfo(value.dtype).maxexp - 2) // 2), value.dtype)
+    return jnp.where(jnp.isfinite(value), jax.lax.clamp(-largest, value, largest), jnp.nan)
 
 
 def debias(average: ArrayLike, decay: ArrayLike, step: ArrayLike) -> Array:
@@ -144,8 +181,8 @@ def accumulate(trace: Array, value: Array, decay: ArrayLike, *, nesterov: bool) 
 
     The direction is the trace, or with `nesterov` what the trace would be if the same value came once more.
     """
-    trace = value + decay * trace
-    return value + decay * trace if nesterov else trace, trace
+    trace = value + finite_product(decay, trace)
+    return value + finite_product(decay, trace) if nesterov else trace, trace
 
 
 def debiasing_weights(
@@ -165,8 +202,9 @@ def debiasing_weights(
 
 def weighted(average: Array, value: Array, weight_of_average: Array, weight_of_value: Array | None) -> Array:
     """The sum of both with the weights that :func:`debiasing_weights` gives."""
-    part = weight_of_average * average
-    return part if weight_of_value is None else part + weight_of_value * value
+    if weight_of_value is None:
+        return weight_of_average * average
+    return finite_product(weight_of_average, average) + finite_product(weight_of_value, value)
 
 
 def root(square: Array, eps: ArrayLike = 0.0) -> Array:
@@ -179,9 +217,15 @@ def root(square: Array, eps: ArrayLike = 0.0) -> Array:
 
 
 def abs_sq(value: ArrayLike) -> Array:
-    """The squared magnitude |value|², real also where `value` is complex."""
+    """The squared magnitude |value|², real also where `value` is complex.
+
+    Of a real number it is at most the largest finite number. As for :func:`finite_product`, nothing can merge it with
+    an addition that follows.
+    """
     value = jnp.asarray(value)
-    return jnp.square(value.real) + jnp.square(value.imag) if jnp.iscomplexobj(value) else jnp.square(value)
+    if jnp.iscomplexobj(value):
+        return abs_sq(value.real) + abs_sq(value.imag)
+    return jnp.minimum(jnp.square(value), jnp.finfo(value.dtype).max)
 
 
 def norm(value: ArrayLike) -> Array:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import optax
 from jax import Array
 
-from jaxopt_adam.averages import abs_sq, bias_correction, debiasing_weights, ema, root, weighted
+from jaxopt_adam.averages import abs_sq, bias_correction, debiasing_weights, ema, finite_quotient, root, weighted
 from jaxopt_adam.hyperparameters import Decay, Flag, LearningRate, Moments, NonNegative
 from jaxopt_adam.optimizer import optimizer
 from jaxopt_adam.transformation import Moment, per_leaf_transformation
@@ -75,7 +75,7 @@ def adabelief(
     def per_leaf(grad, mu, nu, c2, eps_root, eps, *weights):
         mu = ema(mu, grad, b1)
         nu = ema(nu, abs_sq(grad - mu), b2) + eps_root
-        return weighted(mu, grad, *weights) / (root(nu / c2) + eps), mu, nu
+        return weighted(mu, grad, *weights) / (root(finite_quotient(nu, c2)) + eps), mu, nu
 
     return per_leaf_transformation(
         AdabeliefState,

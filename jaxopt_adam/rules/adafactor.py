@@ -1,6 +1,6 @@
 """Adafactor (Shazeer & Stern, 2018)."""
 
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import optax
@@ -36,7 +36,7 @@ def adafactor(
     learning_rate: kinds.LearningRate = None,
     min_dim_size_to_factor: kinds.Size = 128,
     decay_rate: kinds.NonNegative = 0.8,
-    decay_offset: Annotated[int, kinds.whole(0)] = 0,
+    decay_offset: kinds.NonNegative = 0,
     multiply_by_parameter_scale: kinds.Flag = True,
     clipping_threshold: kinds.OptionalNonNegative = 1.0,
     momentum: kinds.OptionalDecay = None,
@@ -58,7 +58,8 @@ def adafactor(
     with ⟨⟩ for means, and with momentum the average of s for s. Leaves of too small axes have an average for each
     element, as in :func:`rmsprop`. As in optax α is 1 by default, with the minus (the paper's is :math:`\min(10^{-2}, 1
     / \sqrt{t})`), and the decay is not times α. Choose it where memory is what lacks: R and C are next to nothing. They
-    are a coarse second moment, so with room for it :func:`adam` is the better choice.
+    are a coarse second moment, so with room for it :func:`adam` is the better choice. The decays approach one, so an
+    absurd gradient is remembered about as long as the run took before it.
 
     Args:
         learning_rate: α ≥ 0, a number, an array, a schedule, or a tree of these for parts of the parameters; None is 1.

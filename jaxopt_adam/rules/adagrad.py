@@ -37,7 +37,8 @@ def adagrad(
         s_t &= s_{t-1} + |g_t|^2 \\
         u_t &= -\alpha \frac{g_t}{\sqrt{s_t + \varepsilon}}
 
-    Rarely used features keep a large step; since the sum only grows, all steps shrink for ever.
+    Rarely used features keep a large step; since the sum only grows, all steps shrink for ever. So a single absurd
+    gradient ends the training of its element.
 
     Choose it for sparse features, and for convex problems.
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxopt_adam.averages import bias_correction, ema
+from jaxopt_adam.averages import abs_sq, bias_correction, ema
 from jaxopt_adam.hyperparameters import Decay, LearningRate, Mask, Moments, NonNegative, WeightDecay
 from jaxopt_adam.optimizer import optimizer
 from jaxopt_adam.transformation import Moment, per_leaf_transformation
@@ -82,7 +82,7 @@ def adam_atan2(
 
     def per_leaf(grad, mu, nu, scale, weight_of_root):
         mu = ema(mu, grad, b1)
-        nu = ema(nu, jnp.square(grad), b2)
+        nu = ema(nu, abs_sq(grad), b2)
         return scale * jnp.arctan2(mu, weight_of_root * jnp.sqrt(nu)), mu, nu
 
     return per_leaf_transformation(

@@ -55,6 +55,9 @@ def ademamix(
 
     The slow average is not debiased: debiased, it would at first be the mean of a few gradients, with α times the
     weight of the fast one. So it comes in as slowly as it fills; in long runs the paper lets β₃ and α rise, too.
+    After a single absurd gradient the slow average outlasts the second moment, and the steps become absurd too; clip
+    gradients where they may come.
+
     Choose it over :func:`adamw` for long runs on data that do not change, where gradients of ten thousand steps ago
     still help, at the price of a third moment; in short runs take a smaller β₃, such as 0.999.
 
@@ -115,6 +118,6 @@ def ademamix(
         return at(jnp.zeros([], jnp.int32)).init(params)
 
     def update(updates, state, params=None, **extra_args):
-        return at(*fields(state, "count")).update(updates, state, params, **extra_args)
+        return at(*fields(state, "count", of=AdemamixState)).update(updates, state, params, **extra_args)
 
     return optax.GradientTransformationExtraArgs(init, update)

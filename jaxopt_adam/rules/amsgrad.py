@@ -49,7 +49,8 @@ def amsgrad(
         \bar v_t &= \max(\bar v_{t-1}, \hat v_t), & u_t &= -\alpha \frac{\hat m_t}{\sqrt{\bar v_t + \bar\varepsilon}
                     + \varepsilon}
 
-    The paper corrects no bias; here, as in optax, both averages are debiased unless said otherwise.
+    The maximum never forgets, so a single absurd gradient ends the training of its element; clip gradients where they
+    may come. The paper corrects no bias; here, as in optax, both averages are debiased unless said otherwise.
 
     Choose it where Adam does not settle, since it forgets rare large gradients; for half as much state again.
 

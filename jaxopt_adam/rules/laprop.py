@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import optax
 from jax import Array
 
-from jaxopt_adam.averages import abs_sq, bias_correction, ema, root
+from jaxopt_adam.averages import abs_sq, bias_correction, ema, finite_quotient, root
 from jaxopt_adam.hyperparameters import Decay, LearningRate, Mask, Moments, NonNegative, WeightDecay
 from jaxopt_adam.optimizer import optimizer
 from jaxopt_adam.transformation import Moment, per_leaf_transformation
@@ -76,7 +76,7 @@ def laprop(
 
     def per_leaf(grad, mu, nu, scale, c2, eps):
         nu = ema(nu, abs_sq(grad), b2)
-        mu = ema(mu, grad / (root(nu / c2) + eps), b1)
+        mu = ema(mu, grad / (root(finite_quotient(nu, c2)) + eps), b1)
         return scale * mu, mu, nu
 
     return per_leaf_transformation(

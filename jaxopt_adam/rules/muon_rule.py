@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxopt_adam.averages import abs_sq, bias_correction, debiasing_weights, ema, root, weighted
+from jaxopt_adam.averages import abs_sq, bias_correction, debiasing_weights, ema, finite_quotient, root, weighted
 from jaxopt_adam.matrices import as_matrices, orthogonalize
 from jaxopt_adam.transformation import Moment, per_leaf_transformation
 from jaxopt_adam.trees import choose, inexact_dtype
@@ -68,7 +68,7 @@ def muon_rule(
         else:
             mu = ema(mu, leaf.grad, b1)
             nu = ema(nu, abs_sq(leaf.grad), b2)
-            change = weighted(mu, leaf.grad, *weights[2:]) / (root(nu / c2, eps_root) + eps)
+            change = weighted(mu, leaf.grad, *weights[2:]) / (root(finite_quotient(nu, c2), eps_root) + eps)
         return change + rate * leaf.decay, mu, nu
 
     def layer(tree: Any, params: Any) -> optax.GradientTransformationExtraArgs:

@@ -1,5 +1,6 @@
 """Prodigy (Mishchenko & Defazio, 2023)."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -7,7 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from jaxopt_adam import hyperparameters as kinds
-from jaxopt_adam.averages import abs_sq, bias_correction, ema, root
+from jaxopt_adam.averages import abs_sq, bias_correction, ema, finite_product, root, squarable
+from jaxopt_adam.dtypes import arithmetic_dtype
 from jaxopt_adam.optimizer import optimizer
 from jaxopt_adam.transformation import Moment, per_leaf_transformation
 from jaxopt_adam.trees import fields, inner_product
@@ -84,12 +86,13 @@ def prodigy(
 
     def at(rate, distance, growth) -> Any:
         def per_leaf(leaf, mu, nu, grad_sum, params0, rate, distance, b3, weight, eps):
-            scaled = distance * leaf.grad
+            scaled = squarable(distance * leaf.grad)
             mu, nu = ema(mu, scaled, b1), ema(nu, abs_sq(scaled), b2)
-            return rate * (mu / (root(nu) + eps) + leaf.decay), mu, nu, b3 * grad_sum + weight * leaf.grad, params0
+            grad_sum = finite_product(b3, grad_sum) + finite_product(weight, leaf.grad)
+            return rate * (mu / (root(nu) + eps) + leaf.decay), mu, nu, grad_sum, params0
 
         return per_leaf_transformation(
-            lambda **rest: ProdigyState(**rest, estim_lr=distance, numerator_weighted=jnp.zeros([])),
+            functools.partial(ProdigyState, estim_lr=distance, numerator_weighted=jnp.zeros([])),
             lambda *_: (-rate, distance, b3, growth * (distance if safeguard_warmup else rate), distance * eps),
             per_leaf,
             learning_rate=rate,
@@ -106,15 +109,22 @@ def prodigy(
         return at(0.0, jnp.array(estim_lr0, jnp.result_type(float)), 0.0).init(params)
 
     def update(updates, state, params=None, **_):
-        count, start, distance, numerator = fields(state, "count", "params0", "estim_lr", "numerator_weighted")
+        count, start, distance, numerator = fields(
+            state, "count", "params0", "estim_lr", "numerator_weighted", of=ProdigyState
+        )
         step = optax.safe_increment(count)
         rate = distance * kinds.single(kinds.scheduled(learning_rate, count, "learning_rate"), "learning_rate")
         rate = rate * jnp.sqrt(bias_correction(b2, step)) / bias_correction(b1, step)
         growth = distance / kinds.single(estim_lr0, "estim_lr0")
         changes, after = at(rate, distance, growth).update(updates, state, params)
-        numerator = b3 * numerator + growth * rate * inner_product(updates, jax.tree.map(jnp.subtract, start, params))
+        way = jax.tree.map(jnp.subtract, start, params)
+        numerator = b3 * numerator + growth * rate * inner_product(jax.tree.map(_squarable, updates), way)
         size = optax.tree.sum(jax.tree.map(jnp.abs, after.grad_sum))
         estimate = kinds.single(estim_lr_coef, "estim_lr_coef") * numerator / jnp.where(size == 0, jnp.inf, size)
         return changes, after._replace(estim_lr=jnp.maximum(distance, estimate), numerator_weighted=numerator)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _squarable(grad: jax.Array) -> jax.Array:
+    return squarable(jnp.asarray(grad, arithmetic_dtype(jnp.result_type(grad))))

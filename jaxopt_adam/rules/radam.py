@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxopt_adam.averages import abs_sq, bias_correction, debiasing_weights, ema, root, weighted
+from jaxopt_adam.averages import abs_sq, bias_correction, debiasing_weights, ema, finite_quotient, root, weighted
 from jaxopt_adam.hyperparameters import Decay, Flag, LearningRate, Moments, NonNegative
 from jaxopt_adam.optimizer import optimizer
 from jaxopt_adam.transformation import Moment, per_leaf_transformation
@@ -90,7 +90,11 @@ def radam(
     def per_leaf(grad, mu, nu, c2, eps_root, eps, settled, *weights):
         mu = ema(mu, grad, b1)
         nu = ema(nu, abs_sq(grad), b2)
-        return weighted(mu, grad, *weights) / jnp.where(settled > 0, root(nu / c2, eps_root) + eps, 1), mu, nu
+        return (
+            weighted(mu, grad, *weights) / jnp.where(settled > 0, root(finite_quotient(nu, c2), eps_root) + eps, 1),
+            mu,
+            nu,
+        )
 
     return per_leaf_transformation(
         RadamState,

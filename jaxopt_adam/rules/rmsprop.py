@@ -7,7 +7,7 @@ import optax
 from jax import Array
 
 from jaxopt_adam import averages
-from jaxopt_adam.averages import abs_sq, accumulate, ema, root
+from jaxopt_adam.averages import abs_sq, accumulate, ema, finite_quotient, root
 from jaxopt_adam.hyperparameters import Decay, Flag, LearningRate, Moments, NonNegative, OptionalDecay
 from jaxopt_adam.optimizer import optimizer
 from jaxopt_adam.transformation import Moment, per_leaf_transformation
@@ -93,10 +93,10 @@ def rmsprop(
 
     def per_leaf(grad, nu, mu, trace, rate, eps, correction, momentum):
         nu = ema(nu, abs_sq(grad), decay)
-        variance = nu / correction if bias_correction else nu
+        variance = finite_quotient(nu, correction) if bias_correction else nu
         if centered:
             mu = ema(mu, grad, decay)
-            variance = jnp.maximum(variance - abs_sq(mu / correction if bias_correction else mu), 0)
+            variance = jnp.maximum(variance - abs_sq(finite_quotient(mu, correction) if bias_correction else mu), 0)
         deviation = root(variance, eps) if eps_in_sqrt else root(variance) + eps
         update = rate * grad / deviation
         if momentum is not None:

@@ -8,7 +8,7 @@ import optax
 from jax import Array
 
 from jaxopt_adam import hyperparameters as kinds
-from jaxopt_adam.averages import abs_sq, bias_correction, ema, root
+from jaxopt_adam.averages import abs_sq, bias_correction, ema, finite_product, finite_quotient, root
 from jaxopt_adam.dtypes import rounded
 from jaxopt_adam.optimizer import optimizer
 from jaxopt_adam.transformation import Moment, per_leaf_transformation
@@ -87,11 +87,12 @@ def schedule_free_adamw(
     def at(rate, share, **scalars):
         def per_leaf(leaf, nu, z, rate, c2, eps, share, weight):
             nu = ema(nu, abs_sq(leaf.grad), b2)
-            change = rate * (leaf.grad / (root(nu / c2) + eps) + leaf.decay)
+            change = finite_product(rate, leaf.grad / (root(finite_quotient(nu, c2)) + eps) + leaf.decay)
             if state_dtype is not None:  # x is found from the z that rests, so that is the one that counts
                 change = rounded(z + change, state_dtype) - z
             # The difference of y with x written in y and z, so that what is common to both is not there to be rounded.
-            return weight * change + share * (z - leaf.param), nu, z + change
+            step = finite_product(weight, change) + finite_product(share, z - leaf.param)
+            return step, nu, z + change
 
         return per_leaf_transformation(
             functools.partial(ScheduleFreeAdamwState, b1=jnp.array(b1, jnp.result_type(float)), **scalars),
@@ -107,7 +108,9 @@ def schedule_free_adamw(
         )
 
     def update(updates, state, params=None, **rest):
-        count, weight_sum, largest = fields(state, "count", "weight_sum", "max_learning_rate")
+        count, weight_sum, largest = fields(
+            state, "count", "weight_sum", "max_learning_rate", of=ScheduleFreeAdamwState
+        )
         rate = kinds.single(kinds.scheduled(learning_rate, count, "learning_rate"), "learning_rate")
         rate = rate * jnp.minimum(1.0, optax.safe_increment(count) / float(warmup_steps or 1))
         largest = jnp.maximum(largest, rate)

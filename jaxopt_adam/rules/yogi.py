@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxopt_adam.averages import abs_sq, bias_correction, ema, root
+from jaxopt_adam.averages import abs_sq, bias_correction, ema, finite_product, finite_quotient, root
 from jaxopt_adam.hyperparameters import Decay, LearningRate, Moments, NonNegative
 from jaxopt_adam.optimizer import optimizer
 from jaxopt_adam.transformation import Moment, per_leaf_transformation
@@ -45,6 +45,9 @@ def yogi(
 
     As in optax both moments start at 1e-6 and are debiased all the same; the paper corrects no bias.
 
+    The second moment falls by the squares of the gradients at hand, so after a single absurd gradient it hardly ever
+    does, and the element stands still; clip gradients where they may come.
+
     Choose it for sparse gradients, after which Adam's second moment would fall, and its steps grow, too fast.
 
     Args:
@@ -72,8 +75,8 @@ def yogi(
 
     def per_leaf(grad, mu, nu, scale, c2, share, eps):
         mu = ema(mu, grad, b1)
-        nu = nu - share * jnp.sign(nu - abs_sq(grad)) * abs_sq(grad)
-        return scale * mu / (root(nu / c2) + eps), mu, nu
+        nu = nu - finite_product(share * jnp.sign(nu - abs_sq(grad)), abs_sq(grad))
+        return scale * mu / (root(finite_quotient(nu, c2)) + eps), mu, nu
 
     return per_leaf_transformation(
         YogiState,
