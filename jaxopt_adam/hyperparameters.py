@@ -4,6 +4,7 @@ A rule names the kind of each of its arguments in their annotations (``b1: Decay
 :func:`~jaxopt_adam.optimizer` has every value checked by its kind when an optimizer is made.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Annotated, Any, TypeGuard
 
@@ -27,6 +28,7 @@ __all__ = [
     "Mask",
     "Moments",
     "NonNegative",
+    "Number",
     "OneLearningRate",
     "OptionalDecay",
     "OptionalDtype",
@@ -34,6 +36,7 @@ __all__ = [
     "OptionalSize",
     "OptionalSteps",
     "OptionalWeightDecay",
+    "Pair",
     "Positive",
     "PositiveDecay",
     "Schedule",
@@ -44,13 +47,13 @@ __all__ = [
     "TwoDecays",
     "WeightDecay",
     "Whole",
+    "at_least_float32",
     "choice",
     "flag",
     "function",
     "is_array",
     "is_number",
     "is_real",
-    "pair",
     "rows",
     "scheduled",
     "single",
@@ -84,10 +87,18 @@ def is_real(value: object) -> bool:
 
 def scheduled(value: Any, count: Any, name: str) -> Any:
     """A hyperparameter after `count` updates: itself, or what it gives for `count` if it is a schedule."""
-    now = value(count) if callable(value) else value
-    if callable(value) and not is_real(now):
+    if not callable(value):
+        return value
+    now = value(count)
+    if not is_real(now):
         raise TypeError(f"{name} must give real numbers if it is a schedule, got {now!r} ({type(now).__name__})")
-    return now
+    return at_least_float32(now)
+
+
+def at_least_float32(value: Any) -> Any:
+    """An array of a narrower floating-point dtype in float32; anything else as it is."""
+    is_narrow = is_array(value) and jnp.issubdtype(value.dtype, jnp.floating) and jnp.finfo(value.dtype).bits < 32
+    return value.astype(np.float32) if is_narrow else value
 
 
 def single(value: Any, name: str) -> Any:
@@ -104,40 +115,89 @@ class Whole(int):
     """A whole number that shapes the program, as a size or a number of rounds does: never a leaf, never traced."""
 
 
-def number(
-    expected: str,
-    below: float = np.inf,
-    *,
-    positive: bool = False,
-    schedule: bool = False,
-    optional: bool = False,
-    tree: bool = False,
-) -> Check:
-    """A check for real numbers from 0, or above 0, to `below` (exclusive); traced ones are taken on trust."""
+@dataclasses.dataclass(frozen=True)
+class Number:
+    """A check for real numbers from 0, or above 0, to `below` (exclusive), as float32 has them (float64 in x64 mode).
 
-    def check(name: str, value: Any) -> Any:
-        if tree and value is not None and not (callable(value) or jax.tree.structure(value) == jax.tree.structure(0)):
+    Args:
+        expected: what is allowed, in words.
+        below: the bound.
+        positive: whether 0 is excluded.
+        schedule: whether a function of `count` is allowed too.
+        optional: whether None is.
+        tree: whether a tree of such values is.
+    """
+
+    expected: str
+    below: float = np.inf
+    positive: bool = False
+    schedule: bool = False
+    optional: bool = False
+    tree: bool = False
+
+    def __call__(self, name: str, value: Any) -> Any:
+        """The value to keep; TypeError or ValueError if it is not allowed. Traced numbers are taken on trust."""
+        return self._map(self._checked, name, value)
+
+    def used(self, name: str, value: Any) -> Any:
+        """A kept value as a rule computes with it: in float32 at least, and NaN where a decay is not one.
+
+        Only a run can show what a traced number is, and a decay of exactly one would stop a rule in silence. Python's
+        numbers, which a transformation of trees may have put in place, are checked again.
+        """
+        return self._map(self._used, name, value)
+
+    def _map(self, function: Callable[[str, Any], Any], name: str, value: Any) -> Any:
+        is_tree = self.tree and value is not None and not callable(value)
+        if is_tree and not jax.tree_util.all_leaves([value]):
             return jax.tree_util.tree_map_with_path(
-                lambda path, leaf: one(name + jax.tree_util.keystr(path), leaf), value, is_leaf=callable
+                lambda path, leaf: function(name + jax.tree_util.keystr(path), leaf), value, is_leaf=callable
             )
-        return one(name, value)
+        return function(name, value)
 
-    def one(name: str, value: Any) -> Any:
-        if (optional and value is None) or (schedule and callable(value)):
+    def _checked(self, name: str, value: Any) -> Any:
+        if (self.optional and value is None) or (self.schedule and callable(value)):
             return value
         if not is_real(value):
-            raise TypeError(f"{name} must be {expected}, got {value!r} ({type(value).__name__})")
-        if not isinstance(value, Tracer):
-            try:
-                numbers = np.asarray(value, np.float64)
-            except OverflowError:
-                numbers = np.asarray(np.inf)
-            if not np.all((numbers > 0 if positive else numbers >= 0) & (numbers < below)):
-                raise ValueError(f"{name} must be {expected}, got {value!r}")
+            raise TypeError(f"{name} must be {self.expected}, got {value!r} ({type(value).__name__})")
+        if not isinstance(value, Tracer) and not np.all(self._allows(_as_computed(value))):
+            raise ValueError(f"{name} must be {self.expected}, got {value!r}{self._why_not(value)}")
         # Python's and NumPy's scalars all become Python floats, and so share one trace.
         return value if isinstance(value, jax.Array) or np.ndim(value) else float(value)
 
-    return check
+    def _used(self, name: str, value: Any) -> Any:
+        if not isinstance(value, jax.Array):
+            if callable(value) and self.below == 1:
+                return lambda count: self._used(name, scheduled(value, count, name))
+            return at_least_float32(self._checked(name, value))
+        value = at_least_float32(value)
+        return jnp.where(self._allows(value), value, jnp.nan) if self.below == 1 else value
+
+    def _allows(self, numbers: Any) -> Any:
+        return (numbers > 0 if self.positive else numbers >= 0) & (numbers < self.below)
+
+    def _why_not(self, value: Any) -> str:
+        dtype = getattr(value, "dtype", np.dtype(np.float64))
+        if jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32:
+            return (
+                f"; {dtype} cannot tell it from its neighbours, so give it in float32 (optax.inject_hyperparams takes "
+                "hyperparam_dtype=jax.numpy.float32)"
+            )
+        rounded = _as_computed(value)
+        return f", which {rounded.dtype} rounds to {rounded}" if np.all(self._allows(_exact(value))) else ""
+
+
+def _exact(value: Any) -> np.ndarray:
+    try:
+        return np.asarray(value, np.float64)
+    except OverflowError:  # of a large int
+        return np.asarray(np.inf)
+
+
+def _as_computed(value: Any) -> np.ndarray:
+    """The value of a number in the dtype in which a traced one is computed; infinite where it is out of range."""
+    with np.errstate(over="ignore", under="ignore"):
+        return _exact(value).astype(jax.dtypes.canonicalize_dtype(np.float64))
 
 
 def flag(name: str, value: Any) -> bool:
@@ -183,15 +243,21 @@ def whole(least: int, *, optional: bool = False) -> Check:
     return check
 
 
-def pair(each: Check) -> Check:
+@dataclasses.dataclass(frozen=True)
+class Pair:
     """A check for a tuple of two values that both pass `each`."""
 
-    def check(name: str, value: Any) -> Any:
+    each: Number
+
+    def __call__(self, name: str, value: Any) -> Any:
+        """The value to keep; TypeError or ValueError if it is not allowed."""
         if not isinstance(value, (tuple, list)) or len(value) != 2:
             raise TypeError(f"{name} must be a tuple of two, got {value!r} ({type(value).__name__})")
-        return tuple(each(f"{name}[{index}]", entry) for index, entry in enumerate(value))
+        return tuple(self.each(f"{name}[{index}]", entry) for index, entry in enumerate(value))
 
-    return check
+    def used(self, name: str, value: Any) -> Any:
+        """A kept value as a rule computes with it, see :meth:`Number.used`."""
+        return tuple(self.each.used(f"{name}[{index}]", entry) for index, entry in enumerate(value))
 
 
 def choice(*names: str) -> Check:
@@ -257,24 +323,24 @@ def function(expected: str, *, optional: bool = False) -> Check:
 
 
 LearningRate = Annotated[
-    Any, number("a number ≥ 0, a schedule, a tree of these or None", schedule=True, optional=True, tree=True)
+    Any, Number("a number ≥ 0, a schedule, a tree of these or None", schedule=True, optional=True, tree=True)
 ]
-GivenLearningRate = Annotated[Any, number("a number ≥ 0, a schedule or a tree of these", schedule=True, tree=True)]
-OneLearningRate = Annotated[Any, number("a number ≥ 0 or a schedule", schedule=True)]
-WeightDecay = Annotated[Any, number("a number ≥ 0, a schedule or a tree of these", schedule=True, tree=True)]
+GivenLearningRate = Annotated[Any, Number("a number ≥ 0, a schedule or a tree of these", schedule=True, tree=True)]
+OneLearningRate = Annotated[Any, Number("a number ≥ 0 or a schedule", schedule=True)]
+WeightDecay = Annotated[Any, Number("a number ≥ 0, a schedule or a tree of these", schedule=True, tree=True)]
 OptionalWeightDecay = Annotated[
-    Any, number("a number ≥ 0, a schedule, a tree of these or None", schedule=True, optional=True, tree=True)
+    Any, Number("a number ≥ 0, a schedule, a tree of these or None", schedule=True, optional=True, tree=True)
 ]
-Decay = Annotated[ArrayLike, number("in [0, 1)", below=1)]
-Decays = Annotated[Any, number("in [0, 1)", below=1, tree=True)]
-TwoDecays = Annotated[Any, pair(number("in [0, 1)", below=1))]
-PositiveDecay = Annotated[ArrayLike, number("in (0, 1)", below=1, positive=True)]
-OptionalDecay = Annotated[ArrayLike | None, number("in [0, 1) or None", below=1, optional=True)]
-ScheduledDecay = Annotated[Any, number("in [0, 1) or a schedule", below=1, schedule=True)]
-Positive = Annotated[ArrayLike, number("a number > 0", positive=True)]
-NonNegative = Annotated[ArrayLike, number("a number ≥ 0")]
-OptionalNonNegative = Annotated[ArrayLike | None, number("a number ≥ 0 or None", optional=True)]
-ScheduledNonNegative = Annotated[Any, number("a number ≥ 0 or a schedule", schedule=True)]
+Decay = Annotated[ArrayLike, Number("in [0, 1)", below=1)]
+Decays = Annotated[Any, Number("in [0, 1)", below=1, tree=True)]
+TwoDecays = Annotated[Any, Pair(Number("in [0, 1)", below=1))]
+PositiveDecay = Annotated[ArrayLike, Number("in (0, 1)", below=1, positive=True)]
+OptionalDecay = Annotated[ArrayLike | None, Number("in [0, 1) or None", below=1, optional=True)]
+ScheduledDecay = Annotated[Any, Number("in [0, 1) or a schedule", below=1, schedule=True)]
+Positive = Annotated[ArrayLike, Number("a number > 0", positive=True)]
+NonNegative = Annotated[ArrayLike, Number("a number ≥ 0")]
+OptionalNonNegative = Annotated[ArrayLike | None, Number("a number ≥ 0 or None", optional=True)]
+ScheduledNonNegative = Annotated[Any, Number("a number ≥ 0 or a schedule", schedule=True)]
 Size = Annotated[int, whole(1)]
 OptionalSize = Annotated[int | None, whole(1, optional=True)]
 OptionalSteps = Annotated[int | None, whole(0, optional=True)]
