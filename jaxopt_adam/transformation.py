@@ -13,6 +13,7 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
+from jaxopt_adam.averages import finite_product, squarable
 from jaxopt_adam.dtypes import arithmetic_dtype, real_dtype
 from jaxopt_adam.hyperparameters import flag, scheduled
 from jaxopt_adam.moments import LeafMoments, Moment
@@ -37,7 +38,7 @@ class Leaf(NamedTuple):
         path: the way to the leaf.
         grad: its gradient.
         param: the parameter θ, or None where `update` got no parameters.
-        decay: λθ, or 0.0 where it does not decay.
+        decay: λθ, or 0.0 where it does not decay; nothing merges its multiplication with an addition.
     """
 
     path: Path
@@ -81,12 +82,14 @@ def per_leaf_transformation(
             these hyperparameters have no use for, which then is None for the rule and in the state.
 
     Returns:
-        The transformation. Its `init` raises TypeError for a leaf that is no array of a floating-point dtype; its
-        `update` ValueError or TypeError for a tree, a shape or a dtype that does not go with the state; both name the
-        leaf's path. With ``rounded=False`` the update is that of a step after which moments in codes are not rounded;
-        they are in float32 then, in a state that is for looking at only.
+        The transformation. Its `init` raises TypeError for a leaf that is no array of a floating-point dtype, unless
+        the rule has no moments and so needs nothing of it. Its `update` raises ValueError or TypeError for a tree, a
+        shape or a dtype that does not go with the state. Both name the leaf's path. With ``rounded=False`` the update
+        is that of a step after which moments in codes are not rounded; they are in float32 then, in a state that is for
+        looking at only.
     """
     present = {name: moment for name, moment in moments.items() if moment is not None}
+    squares = any(moment.real for moment in present.values())
 
     def known(storage: Any) -> None:
         unknown = [name for name in storage if name not in moments] if isinstance(storage, dict) else []
@@ -94,7 +97,8 @@ def per_leaf_transformation(
             raise ValueError(f"moments has {unknown[0]!r}, which is none of this rule's: {', '.join(moments)}")
 
     def init(params: optax.Params) -> Any:
-        jax.tree_util.tree_map_with_path(functools.partial(inexact_dtype, real=real_leaves), params)
+        if present:
+            jax.tree_util.tree_map_with_path(functools.partial(inexact_dtype, real=real_leaves), params)
         known(storage)
 
         def start(name: str, path: Path, param: Any) -> Any:
@@ -110,7 +114,7 @@ def per_leaf_transformation(
     ) -> tuple[optax.Updates, Any]:
         grads, tree = jax.tree_util.tree_flatten_with_path(updates)
         dtypes = [inexact_dtype(path, grad, real=real_leaves) for path, grad in grads]
-        count, *resting = fields(state, "count", *present)
+        count, *resting = fields(state, "count", *present, of=state_type)
         columns = [leaves_like(tree, each, f"state.{name}") for name, each in zip(present, resting, strict=True)]
         step = jnp.asarray(optax.safe_increment(count))
         rates = _rates(learning_rate, updates, count)
@@ -128,6 +132,7 @@ def per_leaf_transformation(
             ]
         if decaying:
             decays = _decays(weight_decay, weight_decay_mask, params, count)
+            decays = decays if whole_leaf else _products(rates, decays)
 
         def one_leaf(path_and_grad, dtype, theta, decay, rate, scalars, *resting):
             path, grad = path_and_grad
@@ -135,11 +140,13 @@ def per_leaf_transformation(
             number = functools.partial(scalar_like, path, grad, dtype=real_dtype(awake))
             value = jnp.asarray(grad, awake)
             theta = None if theta is None else theta.astype(awake)
-            term = None if decay is None or theta is None else jnp.asarray(number(decay)) * theta
-            inputs = value, theta, 0.0 if term is None else term, [number(scalar) for scalar in scalars]
+            decay = None if decay is None or theta is None else jnp.asarray(number(decay))
+            inputs = value, theta, decay, [number(scalar) for scalar in scalars]
 
             def rule(inputs: Any, resting: Sequence[Any]) -> Sequence[Any]:
-                value, theta, term, known = inputs
+                value, theta, decay, known = inputs
+                value = squarable(value) if squares else value
+                term = 0.0 if decay is None else finite_product(decay, theta)
                 leaf = Leaf(path, value, theta, term) if whole_leaf else value
                 by_name = dict(zip(present, resting, strict=True))
                 change, *after = per_leaf(leaf, *map(by_name.get, moments), *known)
@@ -152,8 +159,8 @@ def per_leaf_transformation(
                 if type(error) not in (TypeError, ValueError) or str(error).startswith(leaf_name(path)):
                     raise
                 raise type(error)(f"{leaf_name(path)}: {error}") from error
-            if term is not None and not whole_leaf:
-                change = change + jnp.asarray(rate, real_dtype(awake)) * term
+            if decay is not None and theta is not None and not whole_leaf:
+                change = change + finite_product(decay, theta)
             return [array_like(path, grad, change, awake, "the update").astype(dtype), *after]
 
         rows = list(map(one_leaf, grads, dtypes, thetas, decays, rates, scalars, *columns))
@@ -193,6 +200,16 @@ def _per_rate(per_step: Callable[..., Any], step: Array, rates: list[Any]) -> li
     """The scalars for each leaf, computed once for each rate."""
     scalars = {id(rate): per_step(step, rate) for rate in {id(rate): rate for rate in rates}.values()}
     return [scalars[id(rate)] for rate in rates]
+
+
+def _products(rates: list[Any], decays: list[Any]) -> list[Any]:
+    """−αλ for each leaf, computed once for each pair; None where there is no decay.
+
+    It is one number, since of two successive multiplications a compiler makes one where it knows both factors.
+    """
+    pairs = {(id(rate), id(decay)): (rate, decay) for rate, decay in zip(rates, decays, strict=True)}
+    products = {key: None if decay is None else rate * decay for key, (rate, decay) in pairs.items()}
+    return [products[id(rate), id(decay)] for rate, decay in zip(rates, decays, strict=True)]
 
 
 def _decays(weight_decay: Any, mask: Any, params: Any, count: Array) -> list[Any]:

@@ -1,6 +1,8 @@
 """Trees of parameters and gradients: their leaves with their paths, and errors that name the leaf."""
 
-from collections.abc import Callable
+import functools
+import types
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -8,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 __all__ = [
@@ -20,7 +23,9 @@ __all__ = [
     "inner_product",
     "leaf_name",
     "leaves_like",
+    "placed",
     "scalar_like",
+    "with_gradient",
 ]
 
 Path = tuple[Any, ...]
@@ -87,24 +92,88 @@ def scalar_like(path: Path, grad: Any, scalar: ArrayLike | None, dtype: np.dtype
     return jnp.asarray(scalar, dtype)
 
 
-def fields(state: Any, *names: str) -> list[Any]:
-    """The fields of a state, which must have them."""
+def fields(state: Any, *names: str, of: Any = None) -> list[Any]:
+    """The fields of a state, which must have them.
+
+    Args:
+        state: the state. A mapping from the names of the fields, as some checkpoints restore one, is one too.
+        *names: the fields.
+        of: the type of state that is expected, or a :class:`functools.partial` of it. A named tuple of another name is
+            refused, since its fields may be called the same and mean something else. So is a mapping that has more than
+            its fields. None for any type.
+
+    Raises:
+        TypeError: if the state is none.
+    """
+    while isinstance(of, functools.partial):
+        of = of.func
+    known: tuple[str, ...] | None = getattr(of, "_fields", None)
+    if known and isinstance(state, tuple) and hasattr(state, "_fields") and type(state).__name__ != of.__name__:
+        raise TypeError(
+            f"state must be {_a(of.__name__)}, as what init returns is, got {_a(type(state).__name__)}; "
+            "jaxopt_adam.from_optax takes over a state of optax's"
+        )
+    if isinstance(state, Mapping):
+        unknown = [name for name in state if known and name not in known and state[name] is not None]
+        if unknown:
+            raise TypeError(f"state must have the fields {', '.join(known or ())}, got {unknown[0]!r} too")
+        state = types.SimpleNamespace(**{str(name): value for name, value in state.items()})
+    values: dict[str, Any] = {name: getattr(state, name, None) for name in names}
     for name in names:
         # Lists and tuples have a method of that name.
         if not hasattr(state, name) or (name == "count" and callable(state.count)):
             raise TypeError(f"state must have {name}, as what init returns has, got {type(state).__name__}")
-    for name in names:
+    for name, value in values.items():
         # Of keys of random numbers, as a state may hold, nothing else would say where they are.
-        dtype = getattr(getattr(state, name), "dtype", None)
+        dtype = getattr(value, "dtype", None)
         if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.extended):
             raise TypeError(f"state.{name} must be numbers, got {dtype}")
     if "count" in names:
-        dtype = _dtype(state.count, "state.count")
-        if np.shape(state.count) or not jnp.issubdtype(dtype, jnp.integer):
-            raise TypeError(
-                f"state.count must be a scalar of an integer dtype, got the shape {np.shape(state.count)} and {dtype}"
-            )
-    return [getattr(state, name) for name in names]
+        dtype, shape = _dtype(values["count"], "state.count"), np.shape(values["count"])
+        if shape or not jnp.issubdtype(dtype, jnp.integer):
+            raise TypeError(f"state.count must be a scalar of an integer dtype, got the shape {shape} and {dtype}")
+    return list(values.values())
+
+
+def with_gradient(updates: Any, params: Any) -> Any:
+    """The parameters without those that have no gradient: None wherever `updates` has None.
+
+    A model may have leaves that are no parameters, such as functions, and gradients only of a part of it.
+    """
+    if params is None or jax.tree.structure(updates) == jax.tree.structure(params):
+        return params
+    grads, tree = jax.tree.flatten(updates, is_leaf=lambda node: node is None)
+    try:
+        parts = tree.flatten_up_to(params)
+    except ValueError:  # another tree, which the error of what comes next names
+        return params
+    return tree.unflatten([None if grad is None else part for grad, part in zip(grads, parts, strict=True)])
+
+
+def placed(state: Any, params: Any) -> Any:
+    """`state` with what is not committed to devices put on those of the parameters, a copy on each.
+
+    Parameters that lie on a mesh make a step of that mesh, whose results do too. So a scalar that started on a single
+    device would come back on all, and the step would be compiled twice. Where the parameters do not share their
+    devices, or are not committed themselves, the state is left as it is.
+    """
+    arrays = [leaf for leaf in jax.tree.leaves(params) if isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer)]
+    shardings = [leaf.sharding for leaf in arrays if leaf.committed]
+    if not shardings or any(each.device_set != shardings[0].device_set for each in shardings):
+        return state
+    meshes = [each.mesh for each in shardings if isinstance(each, jax.sharding.NamedSharding)]
+    if meshes:
+        where = jax.sharding.NamedSharding(meshes[0], jax.sharding.PartitionSpec())
+    elif len(shardings[0].device_set) == 1:
+        where = shardings[0]
+    else:
+        return state
+
+    def put(leaf: Any) -> Any:
+        is_free = isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer) and not leaf.committed
+        return jax.device_put(leaf, where) if is_free else leaf
+
+    return jax.tree.map(put, state)
 
 
 def leaves_like(tree: Any, other: Any, what: str) -> list[Any]:
@@ -175,6 +244,10 @@ def inner_product(one: Any, other: Any) -> ArrayLike:
 def leaf_name(path: Path) -> str:
     """A leaf as errors call it."""
     return f"leaf {jax.tree_util.keystr(path)}" if path else "the only leaf"
+
+
+def _a(name: str) -> str:
+    return f"an {name}" if name[:1] in "AEIO" else f"a {name}"
 
 
 def _dtype(value: Any, what: str) -> np.dtype:
