@@ -39,6 +39,7 @@ __all__ = [
     "Pair",
     "Positive",
     "PositiveDecay",
+    "RelativeLearningRate",
     "Schedule",
     "ScheduledDecay",
     "ScheduledNonNegative",
@@ -323,6 +324,10 @@ def function(expected: str, *, optional: bool = False) -> Check:
 
 
 LearningRate = Annotated[
+    Any, Number("a number ≥ 0, a schedule, a tree of these or None", schedule=True, optional=True, tree=True)
+]
+# A kind of its own, since with None the rule still steps downhill and gives no bare direction.
+RelativeLearningRate = Annotated[
     Any, Number("a number ≥ 0, a schedule, a tree of these or None", schedule=True, optional=True, tree=True)
 ]
 GivenLearningRate = Annotated[Any, Number("a number ≥ 0, a schedule or a tree of these", schedule=True, tree=True)]

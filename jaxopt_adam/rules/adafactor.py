@@ -33,7 +33,7 @@ class AdafactorState(NamedTuple):
 
 @optimizer
 def adafactor(
-    learning_rate: kinds.LearningRate = None,
+    learning_rate: kinds.RelativeLearningRate = None,
     min_dim_size_to_factor: kinds.Size = 128,
     decay_rate: kinds.NonNegative = 0.8,
     decay_offset: kinds.NonNegative = 0,
