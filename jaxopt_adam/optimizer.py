@@ -3,6 +3,7 @@
 import functools
 import inspect
 import itertools
+import operator
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -14,7 +15,7 @@ import numpy as np
 import optax
 from jax.core import Tracer
 
-from jaxopt_adam.hyperparameters import Check, is_number
+from jaxopt_adam.hyperparameters import Check, LearningRate, is_number
 
 __all__ = ["Optimizer", "grid", "optimizer"]
 
@@ -30,6 +31,8 @@ class Optimizer(optax.GradientTransformationExtraArgs):
     :func:`jax.vmap` over it trains a batch of optimizers at once (:func:`grid`).
 
     Optimizers are made by factories such as :func:`~jaxopt_adam.adam`, and factories by :func:`optimizer`.
+
+    The rows of a batch are what :meth:`row` gives. Its indexes are those of any tuple: ``optimizer[0]`` is `init`.
 
     Attributes:
         init: ``init(params) -> state``.
@@ -71,7 +74,12 @@ class Optimizer(optax.GradientTransformationExtraArgs):
         rest = iter(leaves)
         values = [next(rest) if leaf else value for value, leaf in zip(static, numeric, strict=True)]
         arguments = dict(zip(names, jax.tree.unflatten(tree, values), strict=True))
-        rule = functools.partial(factory.__wrapped__, **arguments)  # pyright: ignore[reportFunctionMemberAccess]
+        function = factory.__wrapped__  # pyright: ignore[reportFunctionMemberAccess]
+
+        # A function over these two, and no functools.partial: equinox, and with it optimistix, takes what local
+        # functions close over as data, and compares all else by identity.
+        def rule() -> optax.GradientTransformationExtraArgs:
+            return function(**arguments)
 
         def init(params: optax.Params) -> optax.OptState:
             return rule().init(params)
@@ -128,6 +136,55 @@ class Optimizer(optax.GradientTransformationExtraArgs):
                 f"{', '.join(self._arguments)}"
             )
         return Optimizer(self._factory, self._arguments | _checked(self._factory, changes))
+
+    def row(self, index: int) -> "Optimizer":
+        """One optimizer of a batch, as :func:`grid` or :func:`jax.vmap` makes it.
+
+        Args:
+            index: the number of the row, from 0, or from −1 for the last and the ones before it.
+
+        Returns:
+            The optimizer, with an array of one axis less for each leaf of the batch.
+
+        Raises:
+            TypeError: if `index` is no whole number, or is traced.
+            ValueError: if this is no batch: if it has no leaves, or they do not all have a first axis of one length.
+            IndexError: if the batch has no such row.
+
+        Example:
+            >>> from jaxopt_adam import grid, sgd
+            >>> optimizers, table = grid(sgd, learning_rate=[0.25, 0.5])
+            >>> print(optimizers.row(1).hyperparameters["learning_rate"])
+            0.5
+        """
+        try:
+            number = operator.index(index)
+        except TypeError:
+            raise TypeError(f"row: index must be a whole number that is not traced, got {index!r}") from None
+        paths = jax.tree.leaves_with_path(self)
+        shapes = {jax.tree_util.keystr(path).lstrip("."): np.shape(leaf) for path, leaf in paths}
+        lengths = {shape[:1] for shape in shapes.values()}
+        if len(lengths) != 1 or () in lengths:
+            found = ", ".join(f"{name} {shape}" for name, shape in shapes.items()) or "none"
+            raise ValueError(
+                "row: in a batch of optimizers all hyperparameters have a first axis of one length; the shapes of this "
+                f"{self._factory.__name__} are: {found}"
+            )
+        (length,) = lengths.pop()
+        if not -length <= number < length:
+            raise IndexError(f"row: index {number} is out of range for a batch of {length} optimizers")
+        return jax.tree.map(lambda leaf: leaf[number], self)
+
+    def _gives_direction(self) -> str | None:
+        """The name of the rule whose learning rate is None, so that it gives the direction alone, if one is seen."""
+        wrapped = [value for value in self._arguments.values() if isinstance(value, optax.GradientTransformation)]
+        if wrapped:
+            within = (value._gives_direction() for value in wrapped if isinstance(value, Optimizer))
+            return next(filter(None, within), None)
+        # Not all rules mean that by None; those that do say so by the kind of the argument.
+        means_direction = _checks(self._factory).get("learning_rate") is typing.get_args(LearningRate)[1]
+        has_none = self._arguments.get("learning_rate", 0.0) is None
+        return self._factory.__name__ if means_direction and has_none else None
 
     def _names(self) -> set[str]:
         """The names of the hyperparameters, and of those of an optimizer within."""
@@ -277,11 +334,13 @@ def grid(factory: Callable[..., Optimizer], **axes: Any) -> tuple[Optimizer, lis
 
     Returns:
         The optimizer, each of whose leaves is an array of n rows, for ``jax.vmap`` over its first axis, and the table,
-        a list of n dictionaries that say which values each row has. The last axis varies fastest.
+        a list of n dictionaries that say which values each row has. The last axis varies fastest. One row of it is
+        :meth:`Optimizer.row`.
 
     Raises:
         ValueError: if there is no axis, or an axis is empty or not one-dimensional, or a value is out of range.
-        TypeError: if an axis is not of numbers, or an argument is unknown to the factory.
+        TypeError: if an axis is not of numbers, an argument is unknown to the factory, or what it makes is no
+            :class:`Optimizer`, as what :func:`optax.chain` makes is none.
 
     Example:
         >>> import jax
@@ -293,7 +352,7 @@ def grid(factory: Callable[..., Optimizer], **axes: Any) -> tuple[Optimizer, lis
         >>> paths.value.shape
         (4, 21)
     """
-    name = getattr(factory, "__name__", repr(factory))
+    name = _checked_factory(factory, axes)
     columns: dict[str, list[float]] = {}
     for axis, values in axes.items():
         if isinstance(values, (list, tuple, range)) or np.ndim(values):
@@ -307,10 +366,30 @@ def grid(factory: Callable[..., Optimizer], **axes: Any) -> tuple[Optimizer, lis
         raise ValueError(f"grid: give at least one argument of {name} a list of values")
     table = [dict(zip(columns, row, strict=True)) for row in itertools.product(*columns.values())]
     batched = {axis: np.array([row[axis] for row in table]) for axis in columns}
-    factory(**(axes | batched))  # within vmap its arguments are traced, and taken on trust
+    made = factory(**(axes | batched))  # within vmap its arguments are traced, and taken on trust
+    if not isinstance(made, Optimizer):
+        raise TypeError(
+            f"grid: {name} must return an Optimizer, got {type(made).__name__}, which has its hyperparameters in "
+            "closures, where no batch of them can be; put @jaxopt_adam.optimizer over the function"
+        )
     rows = jax.vmap(lambda row: factory(**(axes | row)))(jax.tree.map(lambda row: jnp.asarray(row, float), batched))
     # Strongly typed, as the numbers of no one row are.
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), rows), table
+
+
+def _checked_factory(factory: Any, axes: Mapping[str, Any]) -> str:
+    """The name of a factory that knows all arguments."""
+    if isinstance(factory, Optimizer):
+        raise TypeError(f"grid: the factory itself is needed, {factory._factory.__name__}, got {factory!r}")
+    if not callable(factory):
+        raise TypeError(f"grid: factory must be a function that makes an optimizer, got {factory!r}")
+    name = getattr(factory, "__name__", repr(factory))
+    parameters = inspect.signature(factory).parameters.values()
+    names = [each.name for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
+    unknown = [axis for axis in axes if axis not in names]
+    if unknown and not any(each.kind is each.VAR_KEYWORD for each in parameters):
+        raise TypeError(f"grid: {name} has no argument {', '.join(unknown)}; it has {', '.join(names)}")
+    return name
 
 
 @functools.cache

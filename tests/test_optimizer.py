@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxopt_adam import Optimizer, adadelta, adagrad, adam, descend, grid, optimizer, rmsprop, sgd
+from jaxopt_adam import Optimizer, adadelta, adagrad, adam, cautious, descend, grid, optimizer, rmsprop, sgd
 
 OPTIMIZERS = [
     sgd(0.1),
@@ -241,6 +241,10 @@ def assert_step_equal(one, other, params):
     )
 
 
+def halving(rate, count):
+    return rate * 0.5**count
+
+
 class TestJit:
     def test_a_hundred_learning_rates_share_one_trace(self):
         step, traces = trace_counter(one_step)
@@ -296,6 +300,39 @@ class TestJit:
         assert isinstance(made, Optimizer)
         assert made.hyperparameters["nesterov"] is True
         assert float(made.hyperparameters["learning_rate"]) == 0.5
+
+
+class TestSolversOfOthers:
+    """Equinox, and with it optimistix, takes what the local functions in an optax.chain close over as data."""
+
+    @pytest.mark.parametrize(
+        ("make", "values", "expected"),
+        [
+            (adam, [0.1, 0.1, 0.2], [1, 1, 2]),  # Python's numbers are static there, as in optax's own
+            (lambda rate: adam(jnp.array(rate)), [0.1, 0.2], [1, 1]),
+            (lambda rate: adam(optax.cosine_decay_schedule(rate, 100)), [0.1, 0.1, 0.2], [1, 1, 2]),
+            (lambda rate: adam(jax.tree_util.Partial(halving, jnp.array(rate))), [0.1, 0.2], [1, 1]),
+            (lambda rate: cautious(adam(jnp.array(rate), moments="int8")), [0.1, 0.2], [1, 1]),
+            (lambda rate: optax.adam(jnp.array(rate)), [0.1, 0.2], [1, 1]),
+        ],
+        ids=["numbers", "arrays", "schedules", "Partial", "wrappers", "optax"],
+    )
+    def test_traces_in_a_chain(self, make, values, expected):
+        eqx, optx = pytest.importorskip("equinox"), pytest.importorskip("optimistix")
+        traces, counts = [], []
+
+        def function(x, _):
+            traces.append(None)
+            return bowl(x)
+
+        @eqx.filter_jit
+        def solve(solver):
+            return optx.minimise(function, solver, jnp.asarray(START), max_steps=3, throw=False).value
+
+        for value in values:
+            solve(optx.OptaxMinimiser(optax.chain(optax.clip(1.0), make(value)), rtol=1e-5, atol=1e-6))
+            counts.append(len(traces))
+        assert [count // counts[0] for count in counts] == expected
 
 
 class TestEquality:
@@ -702,13 +739,50 @@ class TestGrid:
             ({"learning_rate": [0.1j]}, TypeError, "learning_rate must hold real numbers"),
             ({"learning_rate": [0.1], "nesterov": [True, False]}, TypeError, "nesterov must hold real numbers"),
             ({"learning_rate": [0.1, None]}, TypeError, "learning_rate must hold real numbers"),
-            ({"rate": [0.1]}, TypeError, "rate"),
+            (
+                {"rate": [0.1], "lr": 0.1},
+                TypeError,
+                "grid: adam has no argument rate, lr; it has learning_rate, b1, b2, eps",
+            ),
             ({"b1": [0.1]}, TypeError, "learning_rate"),
         ],
     )
     def test_errors(self, axes, error, message):
         with pytest.raises(error, match=message):
             grid(adam, **axes)
+
+    @pytest.mark.parametrize(
+        "factory",
+        [
+            lambda rate: optax.chain(optax.clip(1.0), adam(rate)),
+            lambda rate: optax.adam(rate),
+            lambda rate: (adam(rate), "and more"),
+            lambda **arguments: optax.adam(arguments["rate"]),
+        ],
+    )
+    def test_factory_of_what_is_no_optimizer(self, factory):
+        with pytest.raises(TypeError, match=r"grid: <lambda> must return an Optimizer, got .*@jaxopt_adam\.optimizer"):
+            grid(factory, rate=[0.1, 0.2])
+
+    def test_function_around_factories(self):
+        def made(rate, **rest):
+            return cautious(adam(rate, **rest))
+
+        optimizers, table = grid(made, rate=[0.1, 0.2], b1=[0.5, 0.9])
+        assert optimizers.row(2).hyperparameters["inner"] == grid(adam, learning_rate=[0.2], b1=[0.5])[0].row(0)
+        assert table[2] == {"rate": 0.2, "b1": 0.5}
+
+    @pytest.mark.parametrize(
+        ("factory", "message"),
+        [
+            (adam(0.1), r"grid: the factory itself is needed, adam, got adam\(learning_rate=0\.1\)"),
+            ("adam", "grid: factory must be a function that makes an optimizer, got 'adam'"),
+            (optax.adam(0.1), "grid: factory must be a function that makes an optimizer, got GradientTransformation"),
+        ],
+    )
+    def test_what_is_no_factory(self, factory, message):
+        with pytest.raises(TypeError, match=message):
+            grid(factory, learning_rate=[0.1])
 
     def test_vmap_over_the_grid_equals_the_loop(self):
         optimizers, table = grid(adam, learning_rate=[0.01, 0.1, 0.3], b1=[0.5, 0.9, 0.99], eps=1e-6)
@@ -733,6 +807,78 @@ class TestGrid:
         paths = jax.vmap(lambda each: descend(bowl, START, each, steps=5).x, in_axes=(axes,))(made)
         for rate, path in zip((0.1, 0.2), paths, strict=True):
             np.testing.assert_allclose(path, descend(bowl, START, adam(rate), steps=5).x, rtol=1e-5)
+
+
+class TestRow:
+    def test_of_a_grid(self):
+        optimizers, table = grid(adam, learning_rate=[0.1, 0.2], b1=[0.5, 0.9], nesterov=True)
+        for index, row in enumerate(table):
+            one = optimizers.row(index)
+            assert isinstance(one, Optimizer)
+            assert all(np.shape(leaf) == () for leaf in jax.tree.leaves(one))
+            assert one.hyperparameters["nesterov"] is True
+            for name, value in row.items():
+                assert one.hyperparameters[name] == np.float32(value)
+
+    def test_trains_as_in_the_batch(self):
+        optimizers, _ = grid(adam, learning_rate=[0.1, 0.2])
+        ends = jax.vmap(lambda each: descend(bowl, START, each, steps=5).x[-1])(optimizers)
+        np.testing.assert_allclose(descend(bowl, START, optimizers.row(1), steps=5).x[-1], ends[1], rtol=1e-6)
+
+    @pytest.mark.parametrize("kind", [int, np.int64, np.uint8, jnp.int32])
+    def test_every_kind_of_index(self, kind):
+        optimizers, _ = grid(sgd, learning_rate=[0.1, 0.2, 0.3])
+        assert optimizers.row(kind(2)) == sgd(np.float32(0.3))
+
+    def test_from_the_end(self):
+        optimizers, _ = grid(sgd, learning_rate=[0.1, 0.2, 0.3])
+        for index in (-1, -2, -3):
+            assert optimizers.row(index) == optimizers.row(3 + index)
+
+    @pytest.mark.parametrize("index", [3, -4, np.int64(100)])
+    def test_out_of_range(self, index):
+        optimizers, _ = grid(sgd, learning_rate=[0.1, 0.2, 0.3])
+        with pytest.raises(IndexError, match=f"row: index {index} is out of range for a batch of 3 optimizers"):
+            optimizers.row(index)
+
+    @pytest.mark.parametrize("index", [1.0, "0", None, slice(2), jnp.array(1.0), jnp.array([0, 1])], ids=str)
+    def test_index_of_another_kind(self, index):
+        optimizers, _ = grid(sgd, learning_rate=[0.1, 0.2, 0.3])
+        with pytest.raises(TypeError, match="row: index must be a whole number that is not traced, got"):
+            optimizers.row(index)
+
+    def test_traced_index(self):
+        optimizers, _ = grid(sgd, learning_rate=[0.1, 0.2, 0.3])
+        with pytest.raises(TypeError, match="row: index must be a whole number that is not traced, got"):
+            jax.jit(lambda index: optimizers.row(index))(1)
+
+    def test_of_a_traced_batch(self):
+        optimizers, _ = grid(sgd, learning_rate=[0.1, 0.2, 0.3])
+        assert jax.jit(lambda batch: batch.row(-1))(optimizers) == optimizers.row(2)
+
+    def test_of_vmap_and_of_wrappers(self):
+        optimizers = jax.vmap(lambda rate: cautious(adam(rate)))(jnp.array([0.25, 0.5]))
+        assert optimizers.row(1).hyperparameters["inner"].hyperparameters["learning_rate"] == 0.5
+
+    def test_of_a_batch_of_batches(self):
+        rates = jnp.array([[0.25, 0.5, 1.0], [2.0, 4.0, 8.0]])
+        optimizers = jax.vmap(jax.vmap(lambda rate: sgd(rate)))(rates)
+        np.testing.assert_array_equal(optimizers.row(1).hyperparameters["learning_rate"], rates[1])
+        assert optimizers.row(1).row(2) == sgd(8.0)
+
+    @pytest.mark.parametrize(
+        ("made", "shapes"),
+        [
+            (sgd(0.1), r"this sgd are: learning_rate \(\)"),
+            (adam(jnp.array([0.1, 0.2])), r"learning_rate \(2,\), b1 \(\), b2 \(\)"),
+            (sgd(jnp.ones(2), momentum=jnp.ones(3) / 2), r"learning_rate \(2,\), momentum \(3,\)"),
+            (sgd(None), "this sgd are: none"),
+        ],
+        ids=["one", "some", "unequal", "no leaves"],
+    )
+    def test_of_what_is_no_batch(self, made, shapes):
+        with pytest.raises(ValueError, match=f"row: in a batch of optimizers all hyperparameters have .* {shapes}"):
+            made.row(0)
 
 
 class TestHypergradients:
