@@ -24,8 +24,8 @@ def cautious(inner: Transformation, eps: NonNegative = 1e-8) -> optax.GradientTr
         u'_t = \frac{u_t \varphi_t}{\operatorname{mean}(\varphi_t) + \varepsilon}
 
     with :math:`u_t` the update of the optimizer within and the mean over a leaf. Momentum no longer carries an element
-    uphill. Where nothing is left the update is zero, which :func:`~jaxopt_adam.minimize` takes for the end unless its
-    `tol` is 0. Choose it where an optimizer with momentum overshoots; it costs no state.
+    uphill. Where nothing is left the update is zero. Choose it where an optimizer with momentum overshoots; it costs no
+    state.
 
     The weight decay of the optimizer within is part of its update, and is masked with it. To have it apart, as the
     paper's C-AdamW has it, add it after: ``optax.chain(cautious(adam(1e-3)), optax.add_decayed_weights(-1e-3 * 0.1))``.

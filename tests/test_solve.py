@@ -1,6 +1,7 @@
 """The loops: where they end, why they say that they did, and what they can be put into."""
 
 import enum
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,28 @@ import numpy as np
 import optax
 import pytest
 
-from jaxopt_adam import Result, Status, Trajectory, adadelta, adagrad, adam, descend, grid, minimize, rmsprop, sgd
+from jaxopt_adam import (
+    Result,
+    Status,
+    Trajectory,
+    adadelta,
+    adafactor,
+    adagrad,
+    adam,
+    adamw,
+    adopt,
+    cautious,
+    descend,
+    grid,
+    master_weights,
+    minimize,
+    muon,
+    observe,
+    prodigy,
+    rmsprop,
+    sgd,
+    soap,
+)
 
 
 def sphere(x):
@@ -133,33 +155,46 @@ def python_minimize(function, x, made, tol, max_steps):
     value_and_grad = jax.jit(jax.value_and_grad(function))
     value, grad = value_and_grad(x)
     state = made.init(x)
-    way = [(x, value)]
+    way, steepest = [(x, value)], np.abs(grad).max()
     for _ in range(max_steps):
         updates, state = made.update(grad, state, x)
         x = optax.apply_updates(x, updates)
-        value, grad = value_and_grad(x)
+        before, (value, grad) = np.asarray(grad, np.float64), value_and_grad(x)
+        step = np.asarray(x, np.float64) - np.asarray(way[-1][0], np.float64)
         way.append((x, value))
-        if abs(float(value) - float(way[-2][1])) < tol:
+        steepest = max(steepest, np.abs(grad).max())
+        alike = abs(float(value) - float(way[-2][1])) < tol
+        predicted = abs(np.sum(before * step)) < tol
+        fallen = np.abs(grad).max() <= steepest / 2 or np.sum(before * np.asarray(grad)) < 0
+        if alike and predicted and fallen and (np.any(step) or not np.any(before)):
             return way, Status.CONVERGED
     return way, Status.MAX_STEPS
 
 
 class TestStoppingRule:
-    # With sgd(1/4) on x² from 1, x halves: f is 4⁻ⁱ and its differences are 3·4⁻ⁱ, all exact.
+    # With sgd(1/4) on x² from 1, x and with it the gradient halves: f is 4⁻ⁱ, its differences are 3·4⁻ⁱ, and the
+    # gradient predicts 4·4⁻ⁱ, all exact.
     @pytest.mark.parametrize("i", [1, 2, 5, 9])
-    def test_stops_at_the_first_difference_below_tol(self, i):
-        difference = 3 * 0.25**i
-        result = minimize(square, 1.0, sgd(0.25), tol=np.nextafter(np.float32(difference), np.float32(1)))
+    def test_stops_at_the_first_change_below_tol(self, i):
+        predicted = 4 * 0.25**i
+        result = minimize(square, 1.0, sgd(0.25), tol=np.nextafter(np.float32(predicted), np.float32(9)))
         assert result.steps == i
         assert result.x == 0.5**i
         assert result.value == 0.25**i
         assert result.status == Status.CONVERGED
 
     @pytest.mark.parametrize("i", [1, 2, 5, 9])
-    def test_a_difference_equal_to_tol_is_not_below_it(self, i):
-        result = minimize(square, 1.0, sgd(0.25), tol=3 * 0.25**i)
+    def test_a_change_equal_to_tol_is_not_below_it(self, i):
+        result = minimize(square, 1.0, sgd(0.25), tol=4 * 0.25**i)
         assert result.steps == i + 1
         assert result.x == 0.5 ** (i + 1)
+
+    @pytest.mark.parametrize(("tol", "status"), [(0.2, "MAX_STEPS"), (0.25, "CONVERGED")])
+    def test_the_difference_must_be_below_tol_where_more_than_predicted(self, tol, status):
+        # From 1/8 to −1/2: the value differs by 15/64 = 0.234, where the gradient predicts 5/32 = 0.156.
+        result = minimize(square, 0.125, sgd(2.5), tol=tol, max_steps=1)
+        assert result.x == -0.5
+        assert result.status_name == status
 
     def test_zero_tol_never_converges(self):
         result = minimize(square, 0.0, sgd(0.25), tol=0, max_steps=17)
@@ -174,15 +209,15 @@ class TestStoppingRule:
         assert result.x == -32
 
     def test_a_small_rise_ends_it(self):
-        # f = |x|, from 1/8 to −1/4: up by 1/8.
-        result = minimize(jnp.abs, 0.125, sgd(0.375), tol=0.25, max_steps=5)
+        # f = |x|, from 1/8 to −1/4: up by 1/8, where the gradient predicts a fall by 3/8.
+        result = minimize(jnp.abs, 0.125, sgd(0.375), tol=0.5, max_steps=5)
         assert result.status_name == "CONVERGED"
         assert result.steps == 1
         assert result.x == -0.25
 
     def test_converged_at_the_last_step(self):
         for max_steps, status in ((3, "MAX_STEPS"), (4, "CONVERGED"), (5, "CONVERGED")):
-            result = minimize(square, 1.0, sgd(0.25), tol=3 * 0.25**3, max_steps=max_steps)
+            result = minimize(square, 1.0, sgd(0.25), tol=4 * 0.25**3, max_steps=max_steps)
             assert result.status_name == status
             assert result.steps == min(max_steps, 4)
 
@@ -210,9 +245,9 @@ class TestStoppingRule:
 
     def test_tol_and_max_steps_may_be_traced(self):
         solve = jax.jit(lambda tol, max_steps: minimize(square, 1.0, sgd(0.25), tol=tol, max_steps=max_steps))
-        assert solve(3 * 0.25**4, 100).steps == 5
-        assert solve(3 * 0.25**4, 2).steps == 2
-        batched = jax.vmap(solve, in_axes=(0, None))(3 * 0.25 ** jnp.arange(1.0, 5.0), 4)
+        assert solve(4 * 0.25**4, 100).steps == 5
+        assert solve(4 * 0.25**4, 2).steps == 2
+        batched = jax.vmap(solve, in_axes=(0, None))(4 * 0.25 ** jnp.arange(1.0, 5.0), 4)
         np.testing.assert_array_equal(batched.steps, [2, 3, 4, 4])
         np.testing.assert_array_equal(batched.status_name, ["CONVERGED", "CONVERGED", "CONVERGED", "MAX_STEPS"])
 
@@ -305,9 +340,145 @@ class TestStatus:
     def test_types(self):
         result = minimize(square, 1.0, sgd(0.25))
         assert isinstance(result, Result)
-        assert result._fields == ("x", "value", "steps", "status", "aux")
+        assert result._fields == ("x", "value", "steps", "status", "aux", "gradient_norm")
         assert result.steps.dtype == result.status.dtype == jnp.int32
         assert result.aux is None
+        assert result.gradient_norm.dtype == jnp.float32
+        assert result.gradient_norm.shape == ()
+
+
+def warm_up(steps, peak=0.1, first=0.0):
+    return optax.linear_schedule(first, peak, steps)
+
+
+# Optimizers whose first steps are none, tiny, or all as tiny: none of them is at the minimum when it starts.
+SLOW_STARTS = {
+    "adopt": adopt(0.1),
+    "prodigy": prodigy(),
+    "prodigy_from_1e-12": prodigy(estim_lr0=1e-12),
+    "soap": soap(0.1, weight_decay=0.0),
+    "adam_warm_up": adam(warm_up(50)),
+    "sgd_warm_up": sgd(warm_up(50)),
+    "sgd_long_warm_up": sgd(warm_up(50_000)),
+    "adam_from_1e-12": adam(warm_up(1_000, first=1e-12)),
+    "multi_steps": optax.MultiSteps(adam(0.1), 4),
+    "multi_steps_in_a_chain": optax.chain(optax.MultiSteps(sgd(0.1), 4).gradient_transformation(), optax.clip(1.0)),
+    "dog": optax.contrib.dog(1.0),
+}
+
+
+class TestNotAtTheStart:
+    @pytest.mark.parametrize("name", SLOW_STARTS)
+    def test_slow_starts_arrive(self, name):
+        result = minimize(shifted, 0.0, SLOW_STARTS[name], tol=1e-4, max_steps=3000)
+        assert result.status_name == "CONVERGED"
+        assert result.steps > 5
+        assert result.value < 0.1
+        assert result.gradient_norm < 0.7
+
+    @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+    def test_slow_starts_in_low_precision(self, dtype):
+        for made in (adopt(0.1), adam(warm_up(1_000))):
+            result = minimize(shifted, jnp.zeros(3, dtype), made, tol=1e-2, max_steps=300)
+            assert result.value < 1
+
+    def test_rows_of_a_batch_that_start_slowly(self):
+        optimizers, _ = grid(adopt, learning_rate=[0.05, 0.1])
+        result = jax.vmap(lambda made: minimize(shifted, jnp.zeros(2), made))(optimizers)
+        assert result.status_name.tolist() == ["CONVERGED"] * 2
+        assert np.all(np.asarray(result.value) < 0.01)
+
+    @pytest.mark.parametrize("rate", [0.0, 1e-12, 1e-9])
+    def test_a_rate_that_is_far_too_small(self, rate):
+        result = minimize(shifted, 0.0, sgd(rate), max_steps=50)
+        assert result.status_name == "MAX_STEPS"
+        np.testing.assert_allclose(result.gradient_norm, 6.0)
+
+    def test_no_update_is_no_arrival_in_the_middle_of_a_walk(self):
+        # 8, 4, 2, 1: the gradient has fallen, the value has not come to rest; then the rate is zero.
+        made = sgd(lambda count: jnp.where(count < 3, 0.25, 0.0))
+        result = minimize(square, 8.0, made, tol=1e-3, max_steps=20)
+        assert result.status_name == "MAX_STEPS"
+        assert (result.x, result.value, result.steps, result.gradient_norm) == (1, 1, 20, 2)
+
+    def test_an_update_that_rounding_drops(self):
+        result = minimize(shifted, jnp.array(1.0, jnp.bfloat16), sgd(1e-5), max_steps=20)
+        assert result.status_name == "MAX_STEPS"
+        assert result.x == 1
+
+    def test_away_from_a_maximum(self):
+        result = minimize(jnp.cos, 1e-4, sgd(0.1), tol=1e-6)
+        assert result.status_name == "CONVERGED"
+        np.testing.assert_allclose(result.x, np.pi, atol=1e-2)
+
+    @pytest.mark.parametrize(
+        ("made", "dtype"),
+        [
+            (sgd(0.1), jnp.bfloat16),
+            (adam(0.1), jnp.float32),
+            (adopt(0.1), jnp.complex64),
+            (optax.lbfgs(), jnp.float32),
+            (SLOW_STARTS["multi_steps"], jnp.float32),
+        ],
+        ids=["sgd", "adam", "adopt", "lbfgs", "multi_steps"],
+    )
+    def test_a_start_at_the_minimum(self, made, dtype):
+        result = minimize(lambda x: jnp.sum(jnp.abs(x["a"] - 3.0) ** 2), {"a": jnp.full(2, 3.0, dtype)}, made)
+        assert result.status_name == "CONVERGED"
+        assert result.steps == 1
+        assert result.gradient_norm == 0
+
+    def test_a_start_near_the_minimum(self):
+        for made in (sgd(0.1), adam(0.01), optax.lbfgs()):
+            result = minimize(shifted, 2.999, made)
+            assert result.status_name == "CONVERGED"
+            assert result.steps < 10
+
+    def test_a_region_without_slope(self):
+        result = minimize(lambda x: jnp.maximum(x - 1, 0.0) ** 2, 0.5, adam(0.1))
+        assert (result.status_name, result.steps, result.x) == ("CONVERGED", 1, 0.5)
+        result = minimize(lambda x: jnp.maximum(x - 1, 0.0) ** 2, 2.0, sgd(0.5, momentum=0.5))
+        assert result.status_name == "CONVERGED"
+        assert result.x <= 1
+
+    def test_weight_decay_at_the_minimum_of_the_function(self):
+        result = minimize(shifted, 3.0, adamw(0.1, weight_decay=1e-9))
+        assert result.status_name == "CONVERGED"
+
+
+class TestBounces:
+    @pytest.mark.parametrize("start", [3.0, {"a": jnp.array([3.0, 1.0]), "b": -2.0}, 1 + 2j], ids=str)
+    def test_between_equal_heights(self, start):
+        def height(x):
+            return sum(jnp.sum(jnp.abs(leaf) ** 2) for leaf in jax.tree.leaves(x))
+
+        result = minimize(height, start, sgd(1.0), max_steps=7)
+        assert result.status_name == "MAX_STEPS"
+        assert result.steps == 7
+        jax.tree.map(lambda x, x0: np.testing.assert_array_equal(x, -np.asarray(x0)), result.x, start)
+        np.testing.assert_allclose(result.gradient_norm, 2 * np.sqrt(result.value), rtol=1e-6)
+
+    def test_in_one_direction_while_another_is_at_rest(self):
+        # The value of x₁ bounces, that of x₀ has arrived.
+        result = minimize(bowl, jnp.array([0.0, 1.0]), sgd(0.01), max_steps=9)
+        assert result.status_name == "MAX_STEPS"
+
+    def test_across_an_absolute_value(self):
+        # At ±0.05 for ever where the step is 0.1; steps that fall below tol arrive.
+        assert minimize(jnp.abs, 0.05, sgd(0.1), max_steps=50).status_name == "MAX_STEPS"
+        result = minimize(jnp.abs, 0.35, sgd(lambda count: 0.1 / (count + 1)), tol=1e-3)
+        assert result.status_name == "CONVERGED"
+        assert abs(result.x) < 1e-3
+
+    def test_norm_is_that_of_the_gradient_at_x(self):
+        for max_steps, start, made in ((0, 3.0, sgd(0.1)), (5, 3.0, adam(0.1)), (100, 1.0, sgd(1.5))):
+            result = minimize(lambda x: jnp.sum(x["a"] ** 2), {"a": jnp.full(4, start)}, made, max_steps=max_steps)
+            np.testing.assert_allclose(result.gradient_norm, 2 * np.linalg.norm(result.x["a"]), rtol=1e-6)
+        assert result.status_name == "NONFINITE"
+
+    def test_norm_of_a_gradient_whose_square_overflows(self):
+        result = minimize(lambda x: 1e25 * jnp.sum(x), jnp.zeros(4), sgd(0.1), max_steps=0)
+        np.testing.assert_allclose(result.gradient_norm, 2e25, rtol=1e-6)
 
 
 class TestMinimizeForms:
@@ -420,28 +591,158 @@ class TestMinimizeForms:
         assert jax.jvp(end, (1.0,), (1.0,))[1] == 0.5**4
 
 
+both_loops = pytest.mark.parametrize(
+    "loop", [minimize, functools.partial(descend, steps=3)], ids=["minimize", "descend"]
+)
+
+
 class TestErrors:
-    @pytest.mark.parametrize("loop", [minimize, lambda *args: descend(*args, steps=3)], ids=["minimize", "descend"])
+    @both_loops
     @pytest.mark.parametrize(
         ("x0", "name"),
         [
-            ({"a": 1.0, "b": 1}, r"leaf \['b'\] must have a floating-point dtype, got int32"),
-            ((1.0, [True]), r"leaf \[1\]\[0\] must have a floating-point dtype, got bool"),
-            (np.array([1, 2]), "the only leaf must have a floating-point dtype, got int"),
+            (0, r"x0: the only leaf must have a floating-point dtype, got int32; write 0\.0$"),
+            ({"a": 1.0, "b": 1}, r"leaf \['b'\] must have a floating-point dtype, got int32; write 1\.0"),
+            ((1.0, [True]), r"leaf \[1\]\[0\] must have a floating-point dtype, got bool; write 1\.0"),
+            (
+                np.array([1, 2]),
+                r"the only leaf must have a floating-point dtype, got int.*; convert it, or pass .* args",
+            ),
+            (jnp.array(3), "the only leaf must have a floating-point dtype, got int32; convert it"),
             ({"a": "text"}, r"leaf \['a'\] must be an array, got 'text' \(str\)"),
         ],
+        ids=str,
     )
     def test_leaf_without_floating_point_dtype(self, loop, x0, name):
-        with pytest.raises(TypeError, match=name):
+        with pytest.raises(TypeError, match=name) as raised:
+            loop(lambda x: 1.0, x0, adam(0.1))
+        assert "masked" not in str(raised.value)
+
+    @both_loops
+    @pytest.mark.parametrize("x0", [None, {}, ()], ids=str)
+    def test_start_without_leaves(self, loop, x0):
+        with pytest.raises(ValueError, match="x0 must have at least one leaf, got"):
             loop(lambda x: 1.0, x0, adam(0.1))
 
-    @pytest.mark.parametrize("loop", [minimize, lambda *args: descend(*args, steps=3)], ids=["minimize", "descend"])
+    @both_loops
     @pytest.mark.parametrize(
-        "function", [lambda x: x, lambda x: 1j * x[0], lambda x: 3], ids=["vector", "complex", "int"]
+        ("function", "message"),
+        [
+            (lambda x: x, r"fun must return a real scalar, got the shape \(2,\); sum it, or take its mean"),
+            (lambda x: x[:1], r"got the shape \(1,\)"),
+            (lambda x: 1j * x[0], r"fun must return a real scalar, got .*complex64"),
+            (lambda x: 3, "fun must return a scalar of a floating-point dtype, got int32"),
+            (lambda x: x[0] > 0, "fun must return a real scalar, got .*bool"),
+            (lambda x: None, r"fun must return a real scalar, got None \(NoneType\)"),
+            (lambda x: "text", r"fun must return a real scalar, got 'text' \(str\)"),
+            (lambda x: (x[0], x), r"fun must return a real scalar, got \(.* \(tuple\); .*has_aux=True"),
+            (1.0, r"fun must be a function of x, got 1\.0 \(float\)"),
+            (np.ones(3), r"fun must be a function of x, got an array of shape \(3,\) and dtype float64"),
+        ],
+        ids=["vector", "one", "complex", "int", "bool", "none", "text", "pair", "number", "array"],
     )
-    def test_function_without_real_scalar(self, loop, function):
-        with pytest.raises(TypeError):
+    def test_function_without_real_scalar(self, loop, function, message):
+        with pytest.raises(TypeError, match=message):
             loop(function, jnp.ones(2), adam(0.1))
+
+    @pytest.mark.parametrize(
+        ("function", "message"),
+        [
+            (lambda x: x[0], "fun must return a pair of a real scalar and anything with has_aux, got"),
+            (lambda x: x, "fun must return a pair of a real scalar and anything with has_aux, got .*array of shape"),
+            (lambda x: (x[0], x, x), "fun must return a pair"),
+            (lambda x: (x, x[0]), r"fun must return a real scalar, got the shape \(2,\)"),
+            (lambda x: (x[0], {"a": "text"}), r"aux, got 'text' \(str\) at its leaf \['a'\]"),
+        ],
+        ids=["scalar", "array", "three", "swapped", "text"],
+    )
+    def test_function_without_a_pair(self, function, message):
+        with pytest.raises(TypeError, match=message):
+            minimize(function, jnp.ones(2), adam(0.1), has_aux=True)
+
+    @both_loops
+    @pytest.mark.parametrize(
+        ("made", "message"),
+        [
+            (
+                adam,
+                r"optimizer must be an optimizer.*such as adam\(0\.1\), got .*; it makes an optimizer when",
+            ),
+            (optax.adam, "it makes an optimizer when it is called"),
+            (optax.MultiSteps, "it makes an optimizer when it is called"),
+            ("adam", r"optimizer must be an optimizer.*, got 'adam' \(str\)$"),
+            (0.1, r"optimizer must be an optimizer.*, got 0\.1 \(float\)"),
+            (None, r"optimizer must be an optimizer.*, got None \(NoneType\)"),
+        ],
+        ids=str,
+    )
+    def test_no_optimizer(self, loop, made, message):
+        with pytest.raises(TypeError, match=message):
+            loop(square, 1.0, made)
+
+    @both_loops
+    @pytest.mark.parametrize(
+        "made",
+        [
+            adam(None),
+            adadelta(),
+            cautious(adam(None)),
+            observe(cautious(adam(None))),
+            master_weights(sgd(None)),
+        ],
+        ids=repr,
+    )
+    def test_direction_alone(self, loop, made):
+        with pytest.raises(ValueError, match=r"optimizer must have a learning rate.* gives the direction alone"):
+            loop(square, 1.0, made)
+
+    def test_learning_rates_that_are_none_and_no_direction(self):
+        # Adafactor's None is a rate of 1, muon's is that of the matrices, observe's that of the optimizer within.
+        for made in (adafactor(), muon(0.1), observe(adam(0.1)), optax.chain(adam(None), optax.scale(-0.1))):
+            minimize(shifted, 1.0, made, max_steps=1)
+
+    @both_loops
+    @pytest.mark.parametrize(
+        ("args", "message"),
+        [
+            (jnp.ones(3), r"args must be a tuple .*, got an array of shape \(3,\) .*args=\(argument,\)"),
+            (np.ones((1, 2)), r"args must be a tuple .*, got an array of shape \(1, 2\)"),
+            (1.0, r"args must be a tuple .*, got 1\.0 \(float\)"),
+            ("text", r"args must be a tuple .*, got 'text' \(str\)"),
+            ({"target": 1.0}, r"args must be a tuple .*, got \{'target': 1\.0\} \(dict\)"),
+            (None, r"args must be a tuple .*, got None \(NoneType\)"),
+            (Trajectory(1.0, 2.0), r"args must be a tuple .*, got Trajectory"),
+        ],
+        ids=str,
+    )
+    def test_args_that_are_no_tuple(self, loop, args, message):
+        with pytest.raises(TypeError, match=message):
+            loop(lambda x, *args: x, 1.0, sgd(0.1), args=args)
+
+    @pytest.mark.parametrize("tol", [None, "1e-4", True, 1j, [1e-4, 1e-5], np.ones(2)], ids=str)
+    def test_tol_of_another_kind(self, tol):
+        with pytest.raises(TypeError, match="tol must be a real number ≥ 0, 0 for never, got"):
+            minimize(square, 1.0, adam(0.1), tol=tol)
+
+    @pytest.mark.parametrize(
+        "max_steps", [None, 10.0, np.float32(10), jnp.float32(10), np.inf, "10", True, np.ones(2, int)]
+    )
+    def test_max_steps_of_another_kind(self, max_steps):
+        with pytest.raises(TypeError, match="max_steps must be a whole number ≥ 0, got"):
+            minimize(square, 1.0, adam(0.1), max_steps=max_steps)
+
+    @pytest.mark.parametrize("max_steps", [2**40, np.int64(2**40), np.int16(300)])
+    def test_max_steps_of_any_whole_type(self, max_steps):
+        assert minimize(square, 1.0, sgd(0.25), max_steps=max_steps).status_name == "CONVERGED"
+
+    @pytest.mark.parametrize("steps", [None, 2.5, "3", jnp.ones(2)], ids=str)
+    def test_steps_of_another_kind(self, steps):
+        with pytest.raises(TypeError, match="steps must be a whole number, known when the loop is traced, got"):
+            descend(square, 1.0, sgd(0.1), steps)
+
+    def test_traced_steps(self):
+        with pytest.raises(TypeError, match="steps must be a whole number, known when the loop is traced, got"):
+            jax.jit(lambda steps: descend(square, 1.0, sgd(0.1), steps))(3)
 
     @pytest.mark.parametrize("tol", [-1e-9, -np.inf, np.nan, np.array(-1.0), jnp.array(-1.0)])
     def test_negative_tol(self, tol):
