@@ -15,7 +15,8 @@ import numpy as np
 import optax
 from jax.core import Tracer
 
-from jaxopt_adam.hyperparameters import Check, LearningRate, is_number
+from jaxopt_adam.hyperparameters import Check, LearningRate, Number, Pair, is_number
+from jaxopt_adam.trees import placed, with_gradient
 
 __all__ = ["Optimizer", "grid", "optimizer"]
 
@@ -79,15 +80,15 @@ class Optimizer(optax.GradientTransformationExtraArgs):
         # A function over these two, and no functools.partial: equinox, and with it optimistix, takes what local
         # functions close over as data, and compares all else by identity.
         def rule() -> optax.GradientTransformationExtraArgs:
-            return function(**arguments)
+            return function(**_used(function, arguments))
 
         def init(params: optax.Params) -> optax.OptState:
-            return rule().init(params)
+            return placed(rule().init(params), params)
 
         def update(
             updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None, **extra_args: Any
         ) -> tuple[optax.Updates, optax.OptState]:
-            return rule().update(updates, state, params, **extra_args)
+            return rule().update(updates, state, with_gradient(updates, params), **extra_args)
 
         self = tuple.__new__(cls, (init, update))
         vars(self).update(_factory=factory, _arguments=arguments, _structure=structure, _leaves=leaves)
@@ -393,7 +394,7 @@ def _checked_factory(factory: Any, axes: Mapping[str, Any]) -> str:
 
 
 @functools.cache
-def _checks(factory: Callable[..., Optimizer]) -> dict[str, Check]:
+def _checks(factory: Callable[..., Any]) -> dict[str, Check]:
     hints = typing.get_type_hints(factory, include_extras=True)
     return {name: hint.__metadata__[0] for name, hint in hints.items() if hasattr(hint, "__metadata__")}
 
@@ -402,6 +403,17 @@ def _checked(factory: Callable[..., Optimizer], arguments: Mapping[str, Any]) ->
     checks = _checks(factory)
     return {
         name: checks[name](f"{factory.__name__}: {name}", value) if name in checks else value
+        for name, value in arguments.items()
+    }
+
+
+def _used(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments as the rule computes with them, see :meth:`~jaxopt_adam.hyperparameters.Number.used`."""
+    checks = _checks(function)
+    return {
+        name: check.used(f"{function.__name__}: {name}", value)
+        if isinstance(check := checks.get(name), (Number, Pair))
+        else value
         for name, value in arguments.items()
     }
 

@@ -1,0 +1,200 @@
+"""The dtypes in which hyperparameters arrive: the float32 answer, NaN or an error by name, and never a standstill."""
+
+import functools
+import inspect
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.experimental import checkify
+from test_family import FACTORIES, TABLE
+
+import jaxopt_adam
+from jaxopt_adam import adam, adamw, checked, grid
+from jaxopt_adam.hyperparameters import Number, Pair
+from jaxopt_adam.optimizer import _checks
+
+PARAMS = jnp.float32([1.0, -2.0, 0.5])
+GRADIENTS = jnp.float32([0.3, -0.1, 2.0])
+RULES = {name: factory for name, factory in FACTORIES.items() if name in jaxopt_adam.__all__}
+STEPS = 3
+STILL_AT_FIRST = {"adopt", "soap"}
+"""Rules whose first update is zero, by their papers."""
+
+
+def numbers(rule):
+    """The real numbers among a rule's hyperparameters by their names, and the names of the decays."""
+    checks = _checks(RULES[rule])
+    given = RULES[rule](learning_rate=0.1, **TABLE[rule].options).hyperparameters
+    values = {name: given[name] for name, check in checks.items() if isinstance(check, (Number, Pair))}
+    values = {name: value for name, value in values.items() if isinstance(value, (float, tuple))}
+    return values, [name for name in values if getattr(checks[name], "below", np.inf) == 1]
+
+
+def updates(optimizer, params=PARAMS, gradients=GRADIENTS, steps=STEPS):
+    state, found = optimizer.init(params), []
+    for _ in range(steps):
+        update, state = optimizer.update(gradients, state, params)
+        found.append(update)
+    return jnp.stack(found)
+
+
+jitted = jax.jit(updates)
+
+
+def assert_moves(rule, found):
+    """No update is zero but those that are by the paper."""
+    first = 1 if rule in STILL_AT_FIRST else 0
+    assert ((found[first:] != 0) | np.isnan(found[first:])).all(), (rule, found)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_narrow_arrays_are_computed_in_float32(rule):
+    """As the same numbers in float32, to the bit, traced and not."""
+    values, _ = numbers(rule)
+    for dtype in (jnp.bfloat16, jnp.float16):
+        narrow = jax.tree.map(lambda value, dtype=dtype: jnp.asarray(value, dtype), values)
+        kept = {name: value for name, value in narrow.items() if _is_allowed(rule, name, value)}
+        wide = jax.tree.map(lambda value: value.astype(jnp.float32), kept)
+        options = {"learning_rate": 0.1} | dict(TABLE[rule].options)
+        one, other = (jitted(RULES[rule](**options | each)) for each in (kept, wide))
+        np.testing.assert_array_equal(one, other)
+        assert one.dtype == jnp.float32
+        assert_moves(rule, one)
+
+
+def _is_allowed(rule, name, value):
+    try:
+        RULES[rule](**{"learning_rate": 0.1} | dict(TABLE[rule].options) | {name: value})
+    except ValueError as error:
+        return f"{rule}: {name}" not in str(error)  # an error by another name comes up again
+    return True
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_traced_decay_that_is_one_gives_nan(rule):
+    values, decays = numbers(rule)
+    if not decays:
+        pytest.skip(f"{rule} has no decay")
+    options = {"learning_rate": 0.1} | dict(TABLE[rule].options)
+    chosen = {name: jnp.full(len(decays) + 1, values[name], jnp.float32) for name in decays}
+    rows = {name: column.at[1 + row].set(1.0) for row, (name, column) in enumerate(chosen.items())}
+    usual, *stuck = np.asarray(jax.jit(jax.vmap(lambda row: updates(RULES[rule](**options | row))))(rows))
+    assert np.isfinite(usual).all()
+    assert_moves(rule, usual)
+    for name, found in zip(decays, stuck, strict=True):
+        # Where a decay has no part in the update, it has none in what is wrong.
+        assert np.isnan(found[-1]).all() or np.array_equal(found, usual), name
+        assert np.isnan(found[-1]).all() or name in IDLE.get(rule, ()), name
+
+
+IDLE = {"muon": ("beta",)}
+"""Decays that the leaf of this file has no use for."""
+
+
+KINDS = {
+    "python": float,
+    "numpy": np.float64,
+    "numpy float16": np.float16,
+    "float16": jnp.float16,
+    "bfloat16": jnp.bfloat16,
+    "float32": jnp.float32,
+}
+
+
+@pytest.mark.parametrize(("kind", "decay"), itertools.product(KINDS, [0.0, 0.5, 0.9, 0.999, 0.99999, 0.99999999]))
+def test_a_decay_of_any_kind(kind, decay):
+    """The answer of the float32 number that it is, or an error that names it."""
+    value = KINDS[kind](decay)
+    if not float(np.float32(value)) < 1:
+        with pytest.raises(ValueError, match=r"adam: b2 must be in \[0, 1\), got"):
+            adam(0.1, b2=value)
+        return
+    found = jitted(adam(jnp.float32(0.1), b2=value))
+    np.testing.assert_allclose(found, jitted(adam(jnp.float32(0.1), b2=jnp.float32(value))), rtol=1e-5)
+    assert_moves("adam", found)
+
+
+def test_what_float32_takes_for_one_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"adam: b2 .* 0\.99999999, which float32 rounds to 1\.0"):
+        adam(0.1, b2=0.99999999)
+    with pytest.raises(ValueError, match=r"adam: b2 .*0\.99999999.*float32"):
+        grid(adam, learning_rate=[0.1], b2=[0.9, 0.99999999])
+    with pytest.raises(ValueError, match=r"prodigy: betas\[1\]"):
+        jaxopt_adam.prodigy(betas=(0.9, 0.99999999))
+    with pytest.raises(ValueError, match=r"learning_rate.*float32 rounds to inf"):
+        adam(1e39)
+
+
+def test_float64_has_decays_that_float32_has_not(x64):
+    optimizer = adam(0.1, b2=0.99999999)
+    for found in (updates(optimizer), jitted(optimizer)):
+        assert_moves("adam", found)
+
+
+def test_a_number_put_in_place_by_a_transformation_of_trees_is_checked_where_it_is_used():
+    doubled = jax.tree.map(lambda number: 2 * number, adam(0.1))
+    with pytest.raises(ValueError, match=r"adam: b1 must be in \[0, 1\), got 1\.8"):
+        doubled.init(PARAMS)
+    arrays = jax.tree.map(lambda number: jnp.float32(2 * number), adam(0.1))
+    assert np.isnan(updates(arrays)).all()
+
+
+def test_inject_hyperparams_on_bfloat16_parameters():
+    """It takes over the parameters' dtype, in which 0.999 is one."""
+    params = PARAMS.astype(jnp.bfloat16)
+    optimizer = optax.inject_hyperparams(adamw)(0.1)
+    with pytest.raises(ValueError, match=r"adamw: b2 .* hyperparam_dtype=jax\.numpy\.float32"):
+        optimizer.init(params)
+    state = jax.jit(optimizer.init)(params)
+    update, _ = jax.jit(optimizer.update)(params, state, params)
+    assert np.isnan(np.asarray(update, np.float32)).all()
+    optimizer = optax.inject_hyperparams(adamw, hyperparam_dtype=jnp.float32)(0.1)
+    state = jax.jit(optimizer.init)(params)
+    update, _ = jax.jit(optimizer.update)(params, state, params)
+    np.testing.assert_allclose(np.asarray(update, np.float32), -0.1 * np.sign(PARAMS), rtol=0.01)
+
+
+def test_inject_hyperparams_takes_every_number_of_adafactor():
+    params = {"w": jnp.ones((3, 4))}
+    optimizer = optax.inject_hyperparams(jaxopt_adam.adafactor, static_args="min_dim_size_to_factor")(0.1)
+    state = jax.jit(optimizer.init)(params)
+    update, _ = jax.jit(optimizer.update)(params, state, params)
+    expected, _ = jaxopt_adam.adafactor(0.1).update(params, jaxopt_adam.adafactor(0.1).init(params), params)
+    np.testing.assert_allclose(update["w"], expected["w"], rtol=1e-6)
+
+
+def test_checked_names_a_decay_that_is_one():
+    step = jax.jit(lambda decay: updates(checked(adam(0.1, b2=decay)), steps=1))
+    error, _ = checkify.checkify(step)(jnp.float32(1.0))
+    assert "adam's b2 at step 1 is 1.0 and not in [0, 1)" in error.get()
+
+
+def test_a_schedule_of_narrow_numbers():
+    rate = optax.constant_schedule(jnp.bfloat16(0.1))
+    expected = jitted(adam(jnp.float32(jnp.bfloat16(0.1))))
+    np.testing.assert_allclose(jitted(adam(rate)), expected, rtol=1e-6)
+    with pytest.raises(ValueError, match="b3 must be"):
+        jaxopt_adam.ademamix(0.1, b3=lambda count: 1.0).update(PARAMS, jaxopt_adam.ademamix(0.1).init(PARAMS), PARAMS)
+    stuck = jaxopt_adam.ademamix(0.1, b3=lambda count: jnp.float32(1.0))
+    assert np.isnan(updates(stuck)).all()
+
+
+@functools.cache
+def parameters_of(rule):
+    return inspect.signature(RULES[rule]).parameters
+
+
+def test_every_decay_has_the_check_of_a_decay():
+    """A relative of the fault would be a decay whose kind forgets that it is one."""
+    words = {"b1", "b2", "b3", "beta", "rho", "decay", "momentum", "beta3", "betas", "adam_b1", "adam_b2"}
+    words |= {"shampoo_decay"}
+    for rule in RULES:
+        for name in words & set(parameters_of(rule)):
+            check = _checks(RULES[rule])[name]
+            check = check.each if isinstance(check, Pair) else check
+            assert isinstance(check, Number), (rule, name)
+            assert check.below == 1, (rule, name)
