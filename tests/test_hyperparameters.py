@@ -105,7 +105,7 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize(("kind", "decay"), itertools.product(KINDS, [0.0, 0.5, 0.9, 0.999, 0.99999, 0.99999999]))
+@pytest.mark.parametrize(("kind", "decay"), list(itertools.product(KINDS, [0.0, 0.5, 0.9, 0.999, 0.99999, 0.99999999])))
 def test_a_decay_of_any_kind(kind, decay):
     """The answer of the float32 number that it is, or an error that names it."""
     value = KINDS[kind](decay)

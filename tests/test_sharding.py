@@ -1,5 +1,6 @@
 """Eight virtual devices: the state lives where the parameters do, and a step needs no word between devices."""
 
+import itertools
 import os
 import pathlib
 import re
@@ -8,10 +9,27 @@ import sys
 import textwrap
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
+import orbax.checkpoint as orbax
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from test_family import FACTORIES, TABLE, assert_near, assert_same
+
+from jaxopt_adam import (
+    adafactor,
+    adam_mini,
+    adamw,
+    lion,
+    master_weights,
+    muon,
+    observe,
+    prodigy,
+    schedule_free_adamw,
+    sgd,
+    stochastic_rounding,
+)
 
 # A matrix in three ways, a vector and a scalar. Of Soap's bases only those of the short axis, since the longer one's
 # first gradients leave eigenvectors of eigenvalue zero, which can be turned by no more than a rounding error.
@@ -64,6 +82,65 @@ def check_rules(names):
             assert_sharded((state, updates, after), name)
 
 
+def check_explicit_axes():
+    """On a mesh with explicit axes the bits are those of one device, also where hyperparameters are constants."""
+    mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(AxisType.Explicit,) * 2)
+    where = NamedSharding(mesh, PartitionSpec("x", "y"))
+    generator = np.random.default_rng(0)
+    params, grads = generator.standard_normal((2, 256, 512)).astype(np.float32)
+    for optimizer in (adamw(1e-3, weight_decay=0.1), lion(1e-3, weight_decay=0.1), muon(1e-3, weight_decay=0.1)):
+        update = jax.jit(optimizer.update)
+        alone, _ = update(grads, optimizer.init(params), params)
+        with jax.set_mesh(mesh):
+            own, slopes = jax.device_put((params, grads), where)
+            together, _ = update(slopes, optimizer.init(own), own)
+        if optimizer == muon(1e-3, weight_decay=0.1):  # whose products sum in another order
+            np.testing.assert_allclose(together, alone, atol=1e-6)
+        else:
+            np.testing.assert_array_equal(together, alone)
+
+
+def check_compilations(folder):
+    """A step is compiled once, from what `init` gives and from what a checkpoint restores."""
+    mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(AxisType.Auto,) * 2)
+    where = NamedSharding(mesh, PartitionSpec("x", "y"))
+    ends = {"mesh": where, "device": jax.sharding.SingleDeviceSharding(jax.devices()[3])}
+    made = {
+        "adamw": adamw(0.1),
+        "int8": adamw(0.1, moments="int8"),
+        "adafactor": adafactor(0.1, min_dim_size_to_factor=8),
+        "adam_mini": adam_mini(0.1),
+        "schedule_free": schedule_free_adamw(0.1),
+        "prodigy": prodigy(),
+        "stochastic": stochastic_rounding(observe(sgd(0.1, momentum=0.9))),
+        "master": master_weights(adamw(0.1)),
+    }
+    for (name, optimizer), end in itertools.product(made.items(), ends):
+        dtype = jnp.bfloat16 if name in ("stochastic", "master") else jnp.float32
+        params = jax.device_put({"w": jnp.ones((64, 128), dtype)}, ends[end])
+
+        @jax.jit
+        def step(params, state, optimizer=optimizer):
+            updates, state = optimizer.update(params, state, params)
+            return optax.apply_updates(params, updates), state
+
+        state = optimizer.init(params)
+        for leaf in jax.tree.leaves(state):
+            assert leaf.committed, (name, end)
+            assert leaf.sharding.device_set == ends[end].device_set, (name, end)
+        for _ in range(3):
+            params, state = jax.block_until_ready(step(params, state))
+        assert step._cache_size() == 1, (name, end)
+        if end == "mesh" and name in ("adamw", "int8", "adafactor"):
+            checkpointer = orbax.StandardCheckpointer()
+            checkpointer.save(f"{folder}/{name}", state)
+            checkpointer.wait_until_finished()
+            restored = checkpointer.restore(f"{folder}/{name}", optimizer.init(params))
+            for _ in range(2):
+                params, restored = jax.block_until_ready(step(params, restored))
+            assert step._cache_size() == 1, name
+
+
 def assert_sharded(tree, name):
     """What has the shape of its parameter has its sharding too."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
@@ -109,6 +186,14 @@ def run_on_eight_devices(program: str) -> None:
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_explicit_axes_give_the_bits_of_one_device():
+    run_on_eight_devices("from test_sharding import check_explicit_axes; check_explicit_axes()")
+
+
+def test_a_step_is_compiled_once(tmp_path):
+    run_on_eight_devices(f"from test_sharding import check_compilations; check_compilations({str(tmp_path)!r})")
 
 
 @pytest.mark.parametrize("part", range(4))
