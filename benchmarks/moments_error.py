@@ -26,7 +26,7 @@ from trainings import Params, Training, trainings
 import jaxopt_adam
 from jaxopt_adam.lab.figures import new_figure, save, style
 from jaxopt_adam.moments import LeafMoments, Moment
-from jaxopt_adam.storage import NAMED, Blocks, Blockwise, Layout, block_length
+from jaxopt_adam.storage import NAMED, Blocks, Blockwise, Layout, StorageName, block_length
 
 B1, B2, EPS, RATE = 0.9, 0.999, 1e-8, 1e-3
 EVERY = 50
@@ -63,7 +63,7 @@ def direction(mu: Array, nu: Array, count: Array) -> Array:
     return debiased[0] / (jnp.sqrt(debiased[1]) + EPS)
 
 
-def library(moments: str) -> Contestant:
+def library(moments: StorageName) -> Contestant:
     """Ours: the optimizer itself."""
     optimizer = jaxopt_adam.adam(None, B1, B2, EPS, moments=moments)
     storage = NAMED[moments]

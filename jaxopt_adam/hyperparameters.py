@@ -5,8 +5,8 @@ A rule names the kind of each of its arguments in their annotations (``b1: Decay
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import Annotated, Any, TypeGuard
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ClassVar, Protocol, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ import optax
 from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 
-from jaxopt_adam.storage import valid_storage
+from jaxopt_adam.storage import StorageChoice, valid_storage
 
 __all__ = [
     "Axes",
@@ -323,35 +323,50 @@ def function(expected: str, *, optional: bool = False) -> Check:
     return check
 
 
+class _Node(Protocol):
+    """A dataclass, as modules of equinox and of flax are."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+# The types are those that a type checker should know at the call: what is within a tree is anyone's.
+_Tree = Mapping[Any, Any] | list[Any] | tuple[Any, ...] | _Node
+_Rate = ArrayLike | Schedule
+
 LearningRate = Annotated[
-    Any, Number("a number ≥ 0, a schedule, a tree of these or None", schedule=True, optional=True, tree=True)
+    _Rate | _Tree | None,
+    Number("a number ≥ 0, a schedule, a tree of these or None", schedule=True, optional=True, tree=True),
 ]
 # A kind of its own, since with None the rule still steps downhill and gives no bare direction.
 RelativeLearningRate = Annotated[
-    Any, Number("a number ≥ 0, a schedule, a tree of these or None", schedule=True, optional=True, tree=True)
+    _Rate | _Tree | None,
+    Number("a number ≥ 0, a schedule, a tree of these or None", schedule=True, optional=True, tree=True),
 ]
-GivenLearningRate = Annotated[Any, Number("a number ≥ 0, a schedule or a tree of these", schedule=True, tree=True)]
-OneLearningRate = Annotated[Any, Number("a number ≥ 0 or a schedule", schedule=True)]
-WeightDecay = Annotated[Any, Number("a number ≥ 0, a schedule or a tree of these", schedule=True, tree=True)]
+GivenLearningRate = Annotated[
+    _Rate | _Tree, Number("a number ≥ 0, a schedule or a tree of these", schedule=True, tree=True)
+]
+OneLearningRate = Annotated[_Rate, Number("a number ≥ 0 or a schedule", schedule=True)]
+WeightDecay = Annotated[_Rate | _Tree, Number("a number ≥ 0, a schedule or a tree of these", schedule=True, tree=True)]
 OptionalWeightDecay = Annotated[
-    Any, Number("a number ≥ 0, a schedule, a tree of these or None", schedule=True, optional=True, tree=True)
+    _Rate | _Tree | None,
+    Number("a number ≥ 0, a schedule, a tree of these or None", schedule=True, optional=True, tree=True),
 ]
 Decay = Annotated[ArrayLike, Number("in [0, 1)", below=1)]
-Decays = Annotated[Any, Number("in [0, 1)", below=1, tree=True)]
-TwoDecays = Annotated[Any, Pair(Number("in [0, 1)", below=1))]
+Decays = Annotated[ArrayLike | _Tree, Number("in [0, 1)", below=1, tree=True)]
+TwoDecays = Annotated[tuple[ArrayLike, ArrayLike] | list[Any], Pair(Number("in [0, 1)", below=1))]
 PositiveDecay = Annotated[ArrayLike, Number("in (0, 1)", below=1, positive=True)]
 OptionalDecay = Annotated[ArrayLike | None, Number("in [0, 1) or None", below=1, optional=True)]
-ScheduledDecay = Annotated[Any, Number("in [0, 1) or a schedule", below=1, schedule=True)]
+ScheduledDecay = Annotated[_Rate, Number("in [0, 1) or a schedule", below=1, schedule=True)]
 Positive = Annotated[ArrayLike, Number("a number > 0", positive=True)]
 NonNegative = Annotated[ArrayLike, Number("a number ≥ 0")]
 OptionalNonNegative = Annotated[ArrayLike | None, Number("a number ≥ 0 or None", optional=True)]
-ScheduledNonNegative = Annotated[Any, Number("a number ≥ 0 or a schedule", schedule=True)]
+ScheduledNonNegative = Annotated[_Rate, Number("a number ≥ 0 or a schedule", schedule=True)]
 Size = Annotated[int, whole(1)]
 OptionalSize = Annotated[int | None, whole(1, optional=True)]
 OptionalSteps = Annotated[int | None, whole(0, optional=True)]
-Axes = Annotated[Any, _axes]
+Axes = Annotated[int | _Tree | Callable[[Any], Any] | None, _axes]
 Flag = Annotated[bool, flag]
-Mask = Annotated[Any, _mask]
+Mask = Annotated[bool | _Tree | Callable[[Any], Any] | None, _mask]
 Transformation = Annotated[optax.GradientTransformation, transformation]
 OptionalDtype = Annotated[DTypeLike | None, _optional_dtype]
-Moments = Annotated[Any, valid_storage]
+Moments = Annotated[StorageChoice, valid_storage]

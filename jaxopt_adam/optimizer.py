@@ -7,7 +7,7 @@ import operator
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NoReturn, ParamSpec
+from typing import Any, NoReturn, ParamSpec, Unpack, overload
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ import numpy as np
 import optax
 from jax.core import Tracer
 
+from jaxopt_adam.arguments import Arguments
 from jaxopt_adam.hyperparameters import Check, LearningRate, Number, Pair, is_number
 from jaxopt_adam.trees import placed, with_gradient
 
@@ -325,11 +326,20 @@ def optimizer(rule: Callable[P, optax.GradientTransformationExtraArgs]) -> Calla
     return factory
 
 
-def grid(factory: Callable[..., Optimizer], **axes: Any) -> tuple[Optimizer, list[dict[str, float]]]:
+# A type checker can hold the names of the axes against the factory's, but not know that lists of its values are meant.
+# So lists in place of single numbers are known by name, and arrays, which the factory takes too, for any factory.
+@overload
+def grid(
+    factory: Callable[P, Optimizer], *args: P.args, **axes: P.kwargs
+) -> tuple[Optimizer, list[dict[str, Any]]]: ...
+@overload
+def grid(factory: Callable[..., Optimizer], **axes: Unpack[Arguments]) -> tuple[Optimizer, list[dict[str, Any]]]: ...
+def grid(factory: Callable[..., Optimizer], *args: Any, **axes: Any) -> tuple[Optimizer, list[dict[str, Any]]]:
     """One batched optimizer over the product of some hyperparameters' values.
 
     Args:
         factory: a factory, such as :func:`~jaxopt_adam.adam`, or a function that makes an optimizer with one.
+        *args: the factory's first arguments, which may be given without their names.
         **axes: by the names of the factory's arguments: a list or one-dimensional array of values makes an axis of the
             grid, anything else is an argument that all rows share.
 
@@ -353,6 +363,8 @@ def grid(factory: Callable[..., Optimizer], **axes: Any) -> tuple[Optimizer, lis
         >>> paths.value.shape
         (4, 21)
     """
+    if args:
+        axes = inspect.signature(factory).bind_partial(*args).arguments | axes
     name = _checked_factory(factory, axes)
     columns: dict[str, list[float]] = {}
     for axis, values in axes.items():

@@ -1,7 +1,7 @@
 """Muon (Jordan et al., 2024): its arguments. Its arithmetic fills a screen of its own, muon_rule.py."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import optax
@@ -25,7 +25,10 @@ def muon(
     *,
     nesterov: kinds.Flag = True,
     adaptive: kinds.Flag = False,
-    preconditioning: Annotated[str, kinds.choice("frobenius", "spectral", "aol", "schatten")] = "frobenius",
+    preconditioning: Annotated[
+        Literal["frobenius", "spectral", "aol", "schatten"],
+        kinds.choice("frobenius", "spectral", "aol", "schatten"),
+    ] = "frobenius",
     adam_b1: kinds.Decay = 0.9,
     adam_b2: kinds.Decay = 0.999,
     adam_eps_root: kinds.NonNegative = 0.0,

@@ -1,7 +1,7 @@
 """How a moment rests between steps: as it is, or in codes of 8 or 4 bits."""
 
 from jaxopt_adam.storage.blockwise import Blocks, Blockwise
-from jaxopt_adam.storage.choice import NAMED, Storage, storage_of, valid_storage
+from jaxopt_adam.storage.choice import NAMED, Storage, StorageChoice, StorageName, storage_of, valid_storage
 from jaxopt_adam.storage.codes import Code, Quotient, Root, root_of
 from jaxopt_adam.storage.dense import Dense
 from jaxopt_adam.storage.layout import Layout, block_length
@@ -19,6 +19,8 @@ __all__ = [
     "Quotient",
     "Root",
     "Storage",
+    "StorageChoice",
+    "StorageName",
     "Word",
     "block_length",
     "mixed",

@@ -1,15 +1,26 @@
 """What may be given as `moments`, and what it says of one moment of one leaf."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from jaxopt_adam.storage.blockwise import Blockwise
 from jaxopt_adam.storage.dense import Dense
 
-__all__ = ["NAMED", "Storage", "storage_of", "valid_storage"]
+__all__ = ["NAMED", "Storage", "StorageChoice", "StorageName", "storage_of", "valid_storage"]
 
 Storage = Dense | Blockwise
 """How a moment rests between steps."""
+
+StorageName = Literal["float32", "bfloat16", "int8", "int4"]
+"""The names in `NAMED`."""
+
+StorageChoice = (
+    StorageName
+    | Storage
+    | Mapping[str, StorageName | Storage]
+    | Callable[[tuple[Any, ...]], str | Storage | Mapping[str, str | Storage]]
+)
+"""What `moments` may be: one storage for all, a dict of these by moment, or a function of a leaf's path to either."""
 
 NAMED: Mapping[str, Storage] = {
     "float32": Dense(),
