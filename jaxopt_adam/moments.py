@@ -315,7 +315,7 @@ def _full_beside(param: Any, shape: tuple[int, ...], value: Array) -> Array:
         return jnp.full(shape, value, device=param.sharding)
     mesh = jax.typeof(param).sharding.mesh if isinstance(param, Tracer) else None
     if mesh is not None and jax.sharding.AxisType.Explicit in mesh.axis_types:
-        return jnp.full(shape, value, out_sharding=jax.typeof(param).sharding)
+        return jnp.broadcast_to(value, shape, out_sharding=jax.typeof(param).sharding)
     return jnp.full(shape, value)
 
 
