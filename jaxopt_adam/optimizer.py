@@ -323,6 +323,9 @@ def optimizer(rule: Callable[P, optax.GradientTransformationExtraArgs]) -> Calla
         bound.apply_defaults()
         return Optimizer(factory, _checked(factory, bound.arguments))
 
+    # What help() shows: the kinds of the arguments are long to print.
+    bare = [parameter.replace(annotation=parameter.empty) for parameter in signature.parameters.values()]
+    factory.__signature__ = inspect.Signature(bare)  # pyright: ignore[reportFunctionMemberAccess]
     return factory
 
 

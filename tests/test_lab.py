@@ -9,14 +9,17 @@ import struct
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxopt_adam
 from jaxopt_adam import descend, sgd
-from jaxopt_adam.lab import averages, claim, data, landscape, output, race, report
+from jaxopt_adam.lab import averages, claim, cli, data, landscape, output, race, report
 from jaxopt_adam.lab.cli import main
 
 
@@ -474,3 +477,27 @@ def test_an_interrupted_race_leaves_nothing_behind(tmp_path, number):
     assert process.returncode == 128 + number
     assert stderr == "jaxopt-adam: interrupted; nothing was written\n"
     assert not out.exists()
+
+
+def test_the_command_says_its_version(capsys):
+    assert run(capsys, "--version") == (0, f"jaxopt-adam {jaxopt_adam.__version__} with jax {jax.__version__}\n", "")
+
+
+def test_without_the_extra_the_command_names_it():
+    pyproject = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
+    extra = [re.split("[<>=]", each)[0] for each in pyproject["project"]["optional-dependencies"]["lab"]]
+    assert {each.replace("scikit-learn", "sklearn") for each in extra} == cli._LAB
+    # A module in place of which None is known cannot be imported, and is not found.
+    for module, words in (("typer", []), ("matplotlib", ["--version"]), ("sklearn", ["digits", "--quick"])):
+        script = f"import sys; sys.modules[{module!r}] = None; from jaxopt_adam.lab.cli import main; main({words})"
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+        expected = (
+            f'jaxopt-adam: {module} is not installed; the command needs the extra lab: pip install "jaxopt-adam[lab]"'
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (2, "", expected + "\n")
+
+
+def test_another_missing_module_is_not_taken_for_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "jaxopt_adam.lab.commands", None)
+    with pytest.raises(ModuleNotFoundError, match=r"jaxopt_adam\.lab\.commands"):
+        main([])

@@ -185,13 +185,27 @@ def test_amounts_below_a_gigabyte_are_not_lost(capsys):
 
 
 @pytest.mark.parametrize(
+    ("text", "gigabytes"),
+    [("7B", "28.00"), ("7e9", "28.00"), ("7b", "28.00"), ("350M", "1.40"), ("1.5B", "6.00"), ("250000K", "1.00"),
+     ("0.25T", "1,000.00"), ("1_000_000_000", "4.00")],
+)  # fmt: skip
+def test_numbers_of_parameters_as_people_write_them(text, gigabytes, capsys):
+    code, stdout, stderr = run(capsys, "--params", text)
+    assert (code, stderr) == (0, "")
+    assert cells(stdout)["weights"] == ["4.000", gigabytes]
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--params 0", "'--params': expected a number from 1 to 1e+15, got 0"),
-        ("--params -8e9", "expected a number from 1 to 1e+15, got -8e+09"),
-        ("--params nan", "expected a number from 1 to 1e+15, got nan"),
-        ("--params inf", "expected a number from 1 to 1e+15, got inf"),
-        ("--params many", "'--params': Input should be a valid number"),
+        *(
+            (
+                f"--params {wrong}",
+                "'--params': expected a number from 1 to 1e+15, such as 7e9, or 350M or 7B with one of "
+                f"the units k, M, B and T, got {wrong!r}",
+            )
+            for wrong in ("0", "-8e9", "nan", "inf", "1e16", "2000T", "0.0001k", "many", "B", "7BB", "7G", "")
+        ),
         ("--optimizer adamww", "'adamww' is unknown (did you mean adamw?); known are adabelief, "),
         ("--moments int2", "'int2' is unknown (did you mean int8?); known are float32, bfloat16, int8, int4"),
         ("--weights bf16+9", "'bf16+9' is unknown (did you mean bf16+8?); known are float32, bf16, bf16+8, "),
@@ -201,7 +215,7 @@ def test_amounts_below_a_gigabyte_are_not_lost(capsys):
     ],
 )
 def test_a_mistake_is_one_line_and_code_2(arguments, message, capsys):
-    code, stdout, stderr = run(capsys, *arguments.split())
+    code, stdout, stderr = run(capsys, *arguments.split(" ", 1 if arguments.startswith("--params") else -1))
     assert (code, stdout) == (2, "")
     assert re.sub(r"\s+", " ", message) in stderr
     assert stderr.startswith("jaxopt-adam: ")

@@ -8,6 +8,9 @@ from jaxopt_adam.lab import interrupt
 
 __all__ = ["main"]
 
+_LAB = {"matplotlib", "plotly", "rich", "sklearn", "typer"}
+"""The modules of the extra `lab`."""
+
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command and exit; a mistake is one line on standard error and exit code 2.
@@ -35,6 +38,11 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         except OSError as error:
             where = error.filename2 or error.filename
             _fail(f"{where}: {error.strerror}" if where and error.strerror else str(error))
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        if module not in _LAB:
+            raise
+        _fail(f'{module} is not installed; the command needs the extra lab: pip install "jaxopt-adam[lab]"')
     except interrupt.Interrupted as end:
         print("jaxopt-adam: interrupted; nothing was written", file=sys.stderr)  # noqa: T201
         sys.stdout.flush()

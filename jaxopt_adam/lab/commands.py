@@ -6,11 +6,13 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Annotated, Any
 
+import jax
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+import jaxopt_adam
 from jaxopt_adam.lab import averages as averages_lab
 from jaxopt_adam.lab import claim, data, figures, interrupt, race, report
 from jaxopt_adam.lab import explain as explain_lab
@@ -34,6 +36,7 @@ if not console.is_terminal:
 
 MOST = 1e6  # far beyond anything sensible, and near enough for float32 to hold its square
 MOST_PARAMETERS = 1e15
+UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
 
 
 def at_least(least: int) -> Callable[[int | None], int | None]:
@@ -92,11 +95,37 @@ def learning_rates(values: list[float] | None) -> list[float] | None:
     return values
 
 
-def number_of_parameters(value: float) -> float:
-    """A check for numbers of parameters."""
+def number_of_parameters(given: str | float) -> float:
+    """The number that a text says, as 350M or 7e9 does."""
+    text = str(given)
+    digits, unit = (text[:-1], text[-1].upper()) if text[-1:].isalpha() else (text, "")
+    try:
+        value = float(digits) * UNITS[unit]
+    except (KeyError, ValueError):
+        value = math.nan
     if not 1 <= value <= MOST_PARAMETERS:
-        raise typer.BadParameter(f"expected a number from 1 to {MOST_PARAMETERS:g}, got {value:g}")
+        raise typer.BadParameter(
+            f"expected a number from 1 to {MOST_PARAMETERS:g}, such as 7e9, or 350M or 7B with one of the units k, M, "
+            f"B and T, got {text!r}"
+        )
     return value
+
+
+def print_version(wanted: bool) -> None:
+    """Print the versions of the library and of JAX, and end."""
+    if wanted:
+        console.print(f"jaxopt-adam {jaxopt_adam.__version__} with jax {jax.__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def command(
+    _: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=print_version),
+    ] = False,
+) -> None:
+    """The command itself, whose help is that of `app`."""
 
 
 Out = Annotated[Path, typer.Option(help="The folder to write; files of the same names are replaced.")]
@@ -298,7 +327,10 @@ def memory(
     params: Annotated[
         float,
         typer.Option(
-            help="How many parameters; a billion by default.", callback=number_of_parameters, show_default=False
+            help="How many parameters, as 7e9, 7B or 350M; a billion by default.",
+            parser=number_of_parameters,
+            metavar="NUMBER",
+            show_default=False,
         ),
     ] = 1e9,
     optimizer: Annotated[
