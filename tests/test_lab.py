@@ -21,6 +21,7 @@ import jaxopt_adam
 from jaxopt_adam import descend, sgd
 from jaxopt_adam.lab import averages, claim, cli, data, landscape, output, race, report
 from jaxopt_adam.lab.cli import main
+from jaxopt_adam.lab.explain.digits import SETTINGS
 
 
 def idx(array: np.ndarray) -> bytes:
@@ -246,7 +247,13 @@ def test_the_claim_is_judged_by_its_figures(descent, adam, held, words):
     assert equal.held is best.held is held
     assert words in equal.sentence
     assert f"{100 * descent[-1]:.1f} % after 300 iterations" in equal.sentence
-    assert ("held at equal learning rate for 1 of the 1" in claim.verdict([equal, best], "data")) is held
+    verdict = claim.verdict([equal, best], "data")
+    assert "on data, with 300 iterations and 1 seed, it held at equal learning rate for " in verdict
+    assert ("for 1 of the 1" in verdict) is held
+
+
+def test_the_report_and_the_page_judge_the_claim_by_the_same_race():
+    assert SETTINGS == race.Settings()
 
 
 # Landscapes and averages.

@@ -12,7 +12,7 @@ from jaxopt_adam.lab.explain.section import Control, Field, Plot, Section, Trace
 __all__ = ["RACE", "RULES", "SETTINGS", "facts"]
 
 RULES = ("sgd", "momentum", "rmsprop", "adam")
-SETTINGS = race.Settings(steps=200, seeds=2)
+SETTINGS = race.Settings()  # those of the command, so that both come to one verdict
 LOOKS = {
     "sgd": ("descent", "x", "dash"),
     "momentum": ("momentum", "square", "dashdot"),
