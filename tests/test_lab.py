@@ -21,7 +21,7 @@ import jaxopt_adam
 from jaxopt_adam import descend, sgd
 from jaxopt_adam.lab import averages, claim, cli, data, landscape, output, race, report
 from jaxopt_adam.lab.cli import main
-from jaxopt_adam.lab.explain.digits import SETTINGS
+from jaxopt_adam.lab.explain import digits
 
 
 def idx(array: np.ndarray) -> bytes:
@@ -253,7 +253,7 @@ def test_the_claim_is_judged_by_its_figures(descent, adam, held, words):
 
 
 def test_the_report_and_the_page_judge_the_claim_by_the_same_race():
-    assert SETTINGS == race.Settings()
+    assert race.Settings() == digits.SETTINGS
 
 
 # Landscapes and averages.
