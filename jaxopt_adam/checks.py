@@ -18,6 +18,7 @@ from jax.typing import ArrayLike
 
 from jaxopt_adam import hyperparameters as kinds
 from jaxopt_adam.averages import bias_correction, debias, ema
+from jaxopt_adam.dtypes import arithmetic_dtype
 from jaxopt_adam.optimizer import Optimizer, _same, optimizer
 from jaxopt_adam.trees import leaf_name
 
@@ -55,6 +56,9 @@ def checked(optimizer: kinds.Transformation) -> optax.GradientTransformationExtr
     - no element of a moment of squares or magnitudes (the fields `nu`, `nu_max`, `n`, `sum_of_squares`, `e_g`, `e_x`,
       `v_row` and `v_col` of a state) is negative or NaN;
     - every update is finite.
+
+    That a bias correction is one number for each decay, in float32 at least, is asserted where a step is traced, by
+    :mod:`chex`.
 
     They are off in what JAX compiles (:func:`jax.jit`, a loop of :mod:`jax.lax`), and on where that is run through
     :func:`chex.chexify` or :func:`jax.experimental.checkify.checkify`: as ``chex.chexify(jax.jit(step))``, or as
@@ -202,6 +206,7 @@ def _of_decay(name: str, decay: ArrayLike, step: Array) -> Iterator[_Assertion]:
     if isinstance(decay, Array):
         yield _Assertion(f"{name} is {{value}} and not in [0, 1)", (decay >= 0) & (decay < 1), decay)
     correction = bias_correction(decay, step)
+    _assert_kind(correction, decay, step)
     in_range = (correction > 0) & (correction <= 1)
     yield _Assertion(f"{name} has the bias correction {{value}}, which is not in (0, 1]", in_range, correction)
     # A correction c is right to k ulp, so to kε: k is 2 in float32 and 6 in float64. In the average β c₋ + (1 - β) the
@@ -213,6 +218,14 @@ def _of_decay(name: str, decay: ArrayLike, step: Array) -> Iterator[_Assertion]:
     bound = (5 if constant.dtype == jnp.float32 else 13) * jnp.finfo(constant.dtype).eps
     stays = jnp.abs(constant - 1) <= bound
     yield _Assertion(f"{name} makes of a constant 1 the debiased average {{value}}", stays, constant)
+
+
+def _assert_kind(correction: Array, decay: ArrayLike, step: Array) -> None:
+    """What is known of a bias correction before its value is: a number for each decay and step, in float32 at least."""
+    import chex  # here, since nothing else needs it, and it takes a twentieth of a second to import
+
+    chex.assert_type(correction, arithmetic_dtype(jnp.result_type(decay, float)))
+    chex.assert_shape(correction, jnp.broadcast_shapes(jnp.shape(decay), jnp.shape(step)))
 
 
 @jax.tree_util.register_dataclass

@@ -290,6 +290,27 @@ class TestDecays:
         assert failure(made.update, grads, made.init(grads)).startswith(f"adam's {said}")
 
     @pytest.mark.parametrize(
+        ("broken", "said"),
+        [
+            (
+                lambda decay, step: bias_correction(decay, step).astype(jnp.bfloat16),
+                "input 0 has type bfloat16 but exp",
+            ),
+            (lambda decay, step: bias_correction(decay, step)[None], r"input 0 has shape \(1,\) but expected \(\)"),
+        ],
+    )
+    def test_bias_correction_of_another_kind(self, broken, said, monkeypatch):
+        monkeypatch.setattr(checks, "bias_correction", broken)
+        made = checked(adam(0.1))
+        with pytest.raises(AssertionError, match=said):
+            jax.eval_shape(lambda grads: made.update(grads, made.init(PARAMS)), GRADS)
+
+    @pytest.mark.parametrize("dtype", [float, int, np.float32, np.float64, jnp.bfloat16, jnp.float16, jnp.float32])
+    def test_bias_correction_of_decays_of_every_dtype(self, dtype):
+        made = checked(adam(0.1, b1=dtype(0), b2=dtype(0.5)))
+        uncompiled(made.update, GRADS, made.init(PARAMS))
+
+    @pytest.mark.parametrize(
         ("name", "broken"),
         [
             ("debias", lambda average, decay, step: average),
