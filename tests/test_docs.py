@@ -144,7 +144,7 @@ def described_in_source(kind, member):
 
 def test_no_rule_is_longer_than_a_screen_or_two():
     lengths = {path.name: len(path.read_text().splitlines()) for path in (ROOT / "jaxopt_adam/rules").glob("*.py")}
-    assert max(lengths.values()) <= 120, lengths
+    assert max(lengths.values()) <= 200, lengths
 
 
 class TestCode:
