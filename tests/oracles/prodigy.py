@@ -1,4 +1,4 @@
-"""Prodigy (Mishchenko & Defazio, 2023, algorithm 4), with Adam's bias correction in γ_k as in optax.
+"""Prodigy (Mishchenko & Defazio, 2023, algorithm 4), with Adam's bias correction in γ_k as in optax, or without.
 
 The estimate d, its numerator r and its denominator ‖s‖₁ are of all leaves together: `init_leaves` and `step_leaves` are
 for a list of them, `init` and `step` for one alone. r and s are the paper's over (1 − β₃) d₀, which their quotient does
@@ -23,6 +23,7 @@ class Prodigy:
         estim_lr_coef=1.0,
         weight_decay=0.0,
         safeguard_warmup=False,
+        bias_correction=True,
     ):
         self.learning_rate = learning_rate
         self.betas = betas
@@ -32,6 +33,7 @@ class Prodigy:
         self.estim_lr_coef = estim_lr_coef
         self.weight_decay = weight_decay
         self.safeguard_warmup = safeguard_warmup
+        self.bias_correction = bias_correction
 
     def init_leaves(self, params):
         return {
@@ -48,7 +50,9 @@ class Prodigy:
         step = following(state["count"])
         (b1, b2), b3 = self.betas, self.beta3
         d, ratio = state["estim_lr"], state["estim_lr"] / self.estim_lr0
-        gamma = -signed_rate(self.learning_rate, state["count"]) * np.sqrt(1 - b2**step) / (1 - b1**step)
+        gamma = -signed_rate(self.learning_rate, state["count"])
+        if self.bias_correction:
+            gamma *= np.sqrt(1 - b2**step) / (1 - b1**step)
         mu = [b1 * m + (1 - b1) * d * grad for m, grad in zip(state["mu"], grads, strict=True)]
         nu = [b2 * v + (1 - b2) * square(d * grad) for v, grad in zip(state["nu"], grads, strict=True)]
         way = sum(
