@@ -37,7 +37,7 @@ def blocks_by_layout(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
         own = ()
     elif re.search(r"\.weight(_\w+)?$", path):
         own = (0,)
-    elif "embed" in path and "kernel" not in path:
+    elif _is_embedding(path):
         own = range(last)
     elif is_stack_of_heads and _has(path, "query|key"):
         own = (1,)
@@ -46,6 +46,14 @@ def blocks_by_layout(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     else:
         own = (last,)
     return tuple(size if axis in own else 1 for axis, size in enumerate(shape))
+
+
+def _is_embedding(path: str) -> bool:
+    """Whether a leaf is a table of embeddings, by its name, or by its layer's where its own says nothing."""
+    names = [name for name in re.findall(r"[A-Za-z_]\w*", path) if name not in ("w", "weight", "table", "value")]
+    words = re.sub("([a-z])([A-Z])", r"\1_\2", names[-1]).lower().rstrip("_0123456789") if names else ""
+    # The last word is what a thing is: embed_proj is a projection.
+    return re.search(r"(^|_)((emb|embed|embedding|embedder)s?|embed_(tokens|positions|in)|wte|wpe)$", words) is not None
 
 
 def checked_blocks(blocks: Blocks, path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:

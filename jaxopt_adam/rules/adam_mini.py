@@ -47,14 +47,21 @@ def adam_mini(
 
     A block should be a smallest dense part of the Hessian. The house's rule goes by the path and shape of a leaf:
 
-    * a vector, a scalar, a bias: one block;
+    * a vector, a scalar, a bias: one block (the authors' code has plain Adam for biases);
     * what equinox calls ``.weight`` (out, in, …): one an output or token, the first axis;
-    * an embedding ("embed" in its path, "kernel" not): one a row, so each axis but the last;
+    * an embedding: one a row, so each axis but the last. It is one if the last word of its name is emb, embed,
+      embedding, wte or wpe, or that of its layer's name where the leaf is called w, weight or table: so ``tok_emb`` and
+      ``embed_tokens`` are, ``embed_proj`` and what is called ``kernel`` are not;
     * flax's query and key kernels (features, heads, size): one a head; value kernels so: one an output, (head, size);
     * all else, as flax's kernels (…, in, out): one an output, the last axis.
 
-    Layers stacked along an axis it cannot tell, nor heads within a matrix: give `blocks` for them. Choose it where
-    :func:`adamw` does well and memory is short: `nu` is negligible, so the state is `mu`, half of AdamW's.
+    It is a guess, and :func:`~jaxopt_adam.describe` shows it for each leaf. Give `blocks` where it is wrong, as it is
+    for layers stacked along an axis, for heads within a matrix, and for tables of other names; for a stack of kernels
+    (12, in, out) and of biases (12, out), ``lambda path, shape: (12, *(1 for _ in shape[2:]), shape[-1])``. Biases have
+    plain Adam, as the authors', where `blocks` gives their shape.
+
+    Choose it where :func:`adamw` does well and memory is short: `nu` is negligible, so the state is `mu`, half of
+    AdamW's.
 
     Args:
         learning_rate: α ≥ 0, a number, an array, a schedule, or a tree of these for parts of the parameters; about the
