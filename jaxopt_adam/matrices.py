@@ -37,28 +37,34 @@ COEFFICIENTS = {
 """Named coefficients for :func:`orthogonalize`: the same in each round, or a row for each."""
 
 
-def dimension_numbers(numbers: Any, params: Any) -> dict[Path, MuonDimensionNumbers | None]:
+def dimension_numbers(numbers: Any, params: Any, by_path: Any = None) -> dict[Path, MuonDimensionNumbers | None]:
     """Which axes of each leaf make matrices, by the leaf's path; None for leaves that are none.
 
     `numbers` is a tree of :class:`optax.contrib.MuonDimensionNumbers` and None, a prefix of the tree of the parameters;
-    or a function from them to one; or None for all leaves of two axes.
+    or a function from them to one; or None for all leaves of two axes. In its place `by_path` is a function from a
+    leaf's path, as a text, and its shape.
     """
     leaves = jax.tree_util.tree_leaves_with_path(params)
-    if numbers is None:
-        return {path: MuonDimensionNumbers() if np.ndim(leaf) == 2 else None for path, leaf in leaves}
-    tree = numbers(params) if callable(numbers) else numbers
-    entries = broadcast_prefix(
-        tree,
-        params,
-        "muon_weight_dimension_numbers",
-        is_leaf=lambda entry: entry is None or isinstance(entry, MuonDimensionNumbers),
-    )
+    what = "muon_weight_dimension_numbers" if by_path is None else "matrix_axes"
+    if numbers is not None and by_path is not None:
+        raise ValueError("muon_weight_dimension_numbers and matrix_axes both say which axes make matrices; give one")
+    if by_path is not None:
+        entries = [by_path(jax.tree_util.keystr(path), np.shape(leaf)) for path, leaf in leaves]
+    elif numbers is not None:
+        entries = broadcast_prefix(
+            numbers(params) if callable(numbers) else numbers,
+            params,
+            what,
+            is_leaf=lambda entry: entry is None or isinstance(entry, MuonDimensionNumbers),
+        )
+    else:
+        entries = [MuonDimensionNumbers() if np.ndim(leaf) == 2 else None for _, leaf in leaves]
     for (path, leaf), entry in zip(leaves, entries, strict=True):
         if entry is not None:
             try:
                 as_matrices(np.shape(leaf), *entry)
             except (TypeError, ValueError) as error:
-                raise ValueError(f"muon_weight_dimension_numbers, {leaf_name(path)}: {error}") from None
+                raise ValueError(f"{what}, {leaf_name(path)}: {error}") from None
     return {path: entry for (path, _), entry in zip(leaves, entries, strict=True)}
 
 

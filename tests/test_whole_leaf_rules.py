@@ -59,6 +59,7 @@ CASES = [
     ("prodigy", {"learning_rate": falling, "weight_decay": 0.01, "estim_lr0": 1e-3, "estim_lr_coef": 2.0}, ANY),
     ("prodigy", {"betas": (0.5, 0.9), "beta3": 0.8, "estim_lr0": 1e-3, "safeguard_warmup": True}, ANY),
     ("prodigy", {"eps": 0.0}, ANY),
+    ("prodigy", {"learning_rate": falling, "estim_lr0": 1e-3, "bias_correction": False}, ANY),
     ("muon", {"learning_rate": 0.02}, [MATRIX, TALL, VECTOR, TENSOR]),
     ("muon", {"learning_rate": falling, "weight_decay": 0.1, "adam_weight_decay": rising, "nesterov": False}, ANY),
     ("muon", {"learning_rate": 0.02, "adam_learning_rate": 0.003, "adam_b1": 0.5, "adam_b2": 0.9, "beta": 0.0}, ANY),
@@ -283,13 +284,17 @@ def test_rules_that_need_the_parameters_say_so(rule):
         optimizer.update(params, optimizer.init(params))
 
 
+OURS_ALONE = {"moments", "bias_correction", "matrix_axes"}
+"""What optax's whole-leaf rules have not."""
+
+
 @pytest.mark.parametrize(
     "rule", [rule for rule in WHOLE_LEAF_ORACLES if hasattr(optax, rule) or hasattr(optax.contrib, rule)]
 )
 def test_signature_is_that_of_optax(rule):
     ours = dict(inspect.signature(getattr(jaxopt_adam, rule)).parameters)
-    if "moments" in ours:  # which optax has not
-        assert ours.pop("moments").kind is inspect.Parameter.KEYWORD_ONLY
+    for name in OURS_ALONE & ours.keys():
+        assert ours.pop(name).kind is inspect.Parameter.KEYWORD_ONLY
     theirs = inspect.signature(getattr(optax, rule, None) or getattr(optax.contrib, rule)).parameters
     assert list(ours) == list(theirs)
     for name in ours:
@@ -318,6 +323,17 @@ class TestAdamMiniBlocks:
             (["attention", "value", "kernel"], (6, 2, 3), (1, 2, 3)),
             (["attention", "query", "bias"], (2, 3), (1, 1)),
             (["monkey", "kernel"], (6, 2, 3), (1, 1, 3)),
+            (["tok_emb"], (7, 4), (7, 1)),
+            (["wte"], (7, 4), (7, 1)),
+            (["transformer/wpe", "w"], (7, 4), (7, 1)),
+            (["model", "embed_tokens", "weight"], (7, 4), (7, 1)),
+            (["tokenEmbedding1"], (7, 4), (7, 1)),
+            (["pos_embedding"], (1, 7, 4), (1, 7, 1)),
+            (["embed_proj", "w"], (3, 4), (1, 4)),
+            (["embed_proj"], (3, 4), (1, 4)),
+            (["embedder", "proj"], (3, 4), (1, 4)),
+            (["tok_emb", "kernel"], (3, 4), (1, 4)),
+            (["remember"], (3, 4), (1, 4)),
         ],
     )
     def test_of_flax(self, keys, shape, expected):
@@ -341,3 +357,40 @@ class TestAdamMiniBlocks:
         optimizer = jaxopt_adam.adam_mini(0.1, blocks=lambda path, shape: paths.append(path) or (1,) * len(shape))
         optimizer.init({"a": [jnp.ones(2)]})
         assert paths == ["['a'][0]"]
+
+
+class TestMuonAxes:
+    @pytest.mark.usefixtures("x64")
+    def test_by_the_path(self):
+        seen = {}
+
+        def matrix_axes(path, shape):
+            seen[path] = shape
+            return {"['kernel']": Axes(-2, -1), "['out']": Axes(1, 0)}.get(path)
+
+        # Layers that are stacked, and a weight of (outputs, inputs).
+        shapes = {"kernel": (2, 3, 4), "bias": (2, 4), "out": (4, 3)}
+        params, gradients = {}, {}
+        for name, shape in shapes.items():
+            params[name], gradients[name] = walk_of(shape, 20)
+        optimizer = jaxopt_adam.muon(0.02, matrix_axes=matrix_axes)
+        updates, _ = jax.jit(lambda: scan_updates(optimizer, params, gradients))()
+        assert seen == {f"['{name}']": shape for name, shape in shapes.items()}
+        for name, axes in {"kernel": Axes(-2, -1), "bias": None, "out": Axes(1, 0)}.items():
+            if axes is None:
+                right, _ = walk(ORACLES["nadam"](0.02), params[name], gradients[name])
+            else:
+                oracle = WHOLE_LEAF_ORACLES["muon"](0.02, muon_weight_dimension_numbers=axes)
+                right, _ = walk(oracle, params[name], gradients[name])
+            assert deviation(updates[name], right) <= 1e-10
+
+    def test_by_the_path_or_by_a_tree_but_not_both(self):
+        optimizer = jaxopt_adam.muon(0.1, muon_weight_dimension_numbers=Axes(), matrix_axes=lambda path, shape: None)
+        with pytest.raises(ValueError, match=r"muon_weight_dimension_numbers and matrix_axes"):
+            optimizer.init({"w": jnp.ones((3, 4))})
+
+    @pytest.mark.parametrize("axes", [Axes(0, 2), Axes(0, 0), 3, (0,), "01"])
+    def test_by_the_path_that_are_none(self, axes):
+        optimizer = jaxopt_adam.muon(0.1, matrix_axes=lambda path, shape: axes)
+        with pytest.raises(ValueError, match=r"matrix_axes, leaf \['w'\]"):
+            optimizer.init({"w": jnp.ones((3, 4))})

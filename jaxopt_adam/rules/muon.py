@@ -36,6 +36,7 @@ def muon(
     adam_learning_rate: kinds.LearningRate = None,
     muon_weight_dimension_numbers: kinds.Axes = None,
     consistent_rms: kinds.OptionalNonNegative = None,
+    matrix_axes: Annotated[Any, kinds.function("a function of a path and a shape, or None", optional=True)] = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Muon: the orthogonal matrix next to the momentum, for matrices; :func:`adamw` for all else.
 
@@ -46,6 +47,21 @@ def muon(
 
     with :math:`U V^*` from a few rounds of Newton and Schulz's iteration, so only nearly. Choose it for the hidden
     matrices of transformers, where it needs half of Adam's state and often fewer steps.
+
+    As in optax every leaf of two axes is a matrix, its rows the inputs and its columns the outputs, and any other leaf
+    is Adam's. That is a guess, and :func:`~jaxopt_adam.describe` shows it for each leaf. Give `matrix_axes` or
+    `muon_weight_dimension_numbers` where it is wrong:
+
+    * weights of (outputs, inputs), as PyTorch's and equinox's: rows are axis 1, columns axis 0. Else the root above is
+      that of inputs / outputs;
+    * layers stacked along an axis: kernels (12, 16, 16) are Adam's unless their last two axes are named, and biases
+      (12, 16) are taken for one matrix unless they are None;
+    * embeddings and the last layer, which Adam is for: None.
+
+    Of a model whose layers are stacked and whose tables are called "embedding"::
+
+        def matrix_axes(path, shape):
+            return MuonDimensionNumbers(-2, -1) if "kernel" in path and len(shape) == 3 else None
 
     Args:
         learning_rate: α ≥ 0, a number, an array, a schedule, or a tree of these for parts of the parameters.
@@ -70,13 +86,17 @@ def muon(
             for all leaves of two axes.
         consistent_rms: c for :math:`c \sqrt{\max(\text{rows}, \text{columns})}` in place of the root above (0.2 goes
             with Adam's learning rates); None for the root.
+        matrix_axes: ``matrix_axes(path, shape)``, in place of `muon_weight_dimension_numbers`: the
+            :class:`optax.contrib.MuonDimensionNumbers` of a leaf, or None for Adam; the path is as from
+            :func:`jax.tree_util.keystr`. (A function there is one of all the parameters, as in optax.)
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`MuonState`. Its `update` needs `params` with a weight decay.
 
     References:
         Jordan et al., Muon: An Optimizer for Hidden Layers in Neural Networks, 2024; Liu et al., Muon is Scalable for
-        LLM Training, 2025. The momentum is a debiased average, as optax's; theirs is a sum.
+        LLM Training, 2025. The momentum is a debiased average, as optax's; theirs is a sum. Without `nesterov` that
+        makes no difference; with it, and with their β, the weights of m and g differ until βᵗ is negligible.
 
     Example:
         >>> from jaxopt_adam import muon, minimize
@@ -88,7 +108,7 @@ def muon(
         (learning_rate, learning_rate if adam_learning_rate is None else adam_learning_rate),
         (weight_decay, adam_weight_decay),
         weight_decay_mask,
-        lambda params: dimension_numbers(muon_weight_dimension_numbers, params),
+        lambda params: dimension_numbers(muon_weight_dimension_numbers, params, matrix_axes),
         coefficients=list(rounds) if isinstance(rounds[0], Sequence) or np.ndim(rounds[0]) else [rounds] * ns_steps,
         beta=beta,
         eps=eps,
