@@ -56,10 +56,12 @@ def adafactor(
             u_t &= -(s_t + \lambda \theta_{t-1})
 
     with ⟨⟩ for means, and with momentum the average of s for s. Leaves of too small axes have an average for each
-    element, as in :func:`rmsprop`. As in optax α is 1 by default, with the minus (the paper's is :math:`\min(10^{-2}, 1
-    / \sqrt{t})`), and the decay is not times α. Choose it where memory is what lacks: R and C are next to nothing. They
-    are a coarse second moment, so with room for it :func:`adam` is the better choice. The decays approach one, so an
-    absurd gradient is remembered about as long as the run took before it.
+    element, as in :func:`rmsprop`. A tensor is factored along its two largest axes, as in optax. PyTorch takes the two
+    last, which are the same for flax's convolutions, but the kernel's height and width for PyTorch's. As in optax α is
+    1 by default, with the minus (the paper's is :math:`\min(10^{-2}, 1 / \sqrt{t})`), and the decay is not times α.
+    Choose it where memory is what lacks: R and C are next to nothing. They are a coarse second moment, so with room for
+    it :func:`adam` is the better choice. The decays approach one, so an absurd gradient is remembered about as long as
+    the run took before it.
 
     Args:
         learning_rate: α ≥ 0, a number, an array, a schedule, or a tree of these for parts of the parameters; None is 1.

@@ -51,6 +51,8 @@ def amsgrad(
 
     The maximum never forgets, so a single absurd gradient ends the training of its element; clip gradients where they
     may come. The paper corrects no bias; here, as in optax, both averages are debiased unless said otherwise.
+    PyTorch divides the largest of the plain v by 1 − β₂ᵗ. That is ``bias_correction_nu=False`` at the rate
+    :math:`\alpha \sqrt{1 - \beta_2^t}`, but for ε, which PyTorch adds after that division.
 
     Choose it where Adam does not settle, since it forgets rare large gradients; for half as much state again.
 
