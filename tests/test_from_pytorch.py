@@ -16,8 +16,8 @@ import jaxopt_adam
 PAGE = (Path(__file__).parent.parent / "docs" / "how_to" / "from_pytorch.md").read_text()
 TABLES = re.findall(r"^\| torch\.optim\.(\w+) \| jaxopt_adam\.(\w+) \|.*\n\|[-|]+\n((?:\|.*\n)+)", PAGE, re.MULTILINE)
 # PyTorch 2.13 in float64: six parameters after the 20 steps that `problem` gives the gradients of, each set as the
-# parameter's `grad` before the `step` of a torch.optim optimizer. Muon's iteration, which casts to bfloat16, was made to
-# keep float64: `torch.Tensor.bfloat16 = torch.Tensor.clone`.
+# parameter's `grad` before the `step` of a torch.optim optimizer. Muon's iteration, which casts to bfloat16, was made
+# to keep float64: `torch.Tensor.bfloat16 = torch.Tensor.clone`.
 RECORDED = {
     "Adam(lr=0.01)": [0.1141338136, -0.2291168866, 0.6503685312, 0.1673587781, -0.4423461647, 0.2616621512],
     "Adam(lr=0.01, weight_decay=0.1)": [
