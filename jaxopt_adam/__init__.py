@@ -3,6 +3,7 @@
 from jaxopt_adam.averages import bias_correction, debias, ema
 from jaxopt_adam.cautious import cautious
 from jaxopt_adam.checks import checked
+from jaxopt_adam.describe import Description, LeafDescription, describe
 from jaxopt_adam.diagnostics import Figures, ObserveState, observe, summary
 from jaxopt_adam.interop import from_optax, to_optax
 from jaxopt_adam.nbytes import nbytes
@@ -92,10 +93,12 @@ __all__ = [
     "AdemamixState",
     "AdoptState",
     "AmsgradState",
+    "Description",
     "Figures",
     "KahanState",
     "LambState",
     "LapropState",
+    "LeafDescription",
     "LionState",
     "MasterWeightsState",
     "MuonState",
@@ -133,6 +136,7 @@ __all__ = [
     "checked",
     "debias",
     "descend",
+    "describe",
     "ema",
     "from_optax",
     "grid",

@@ -17,6 +17,7 @@ from jaxopt_adam.averages import finite_product, squarable
 from jaxopt_adam.dtypes import arithmetic_dtype, real_dtype
 from jaxopt_adam.hyperparameters import flag, scheduled
 from jaxopt_adam.moments import LeafMoments, Moment
+from jaxopt_adam.noted import note
 from jaxopt_adam.trees import (
     Path,
     array_like,
@@ -28,7 +29,7 @@ from jaxopt_adam.trees import (
     scalar_like,
 )
 
-__all__ = ["Leaf", "Moment", "per_leaf_transformation"]
+__all__ = ["Leaf", "Moment", "decay_masks", "per_leaf_transformation"]
 
 
 class Leaf(NamedTuple):
@@ -104,9 +105,18 @@ def per_leaf_transformation(
         def start(name: str, path: Path, param: Any) -> Any:
             return LeafMoments.of(present, storage, path, param).start(name, path, param)
 
-        return state_type(
+        state = state_type(
             count=jnp.zeros([], jnp.int32),
             **{name: jax.tree_util.tree_map_with_path(functools.partial(start, name), params) for name in present},
+        )
+        return note(
+            state,
+            params=params,
+            moments=present,
+            storage=storage,
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            mask=weight_decay_mask,
         )
 
     def update(
@@ -214,8 +224,13 @@ def _products(rates: list[Any], decays: list[Any]) -> list[Any]:
 
 def _decays(weight_decay: Any, mask: Any, params: Any, count: Array) -> list[Any]:
     """λ for each leaf, or None where it does not decay."""
-    mask = True if mask is None else mask(params) if callable(mask) and not _like(mask, params) else mask
-    masks = broadcast_prefix(mask, params, "the mask of weight_decay")
     decays = _at(weight_decay, count, params, "weight_decay")
-    masked = [flag("the mask of weight_decay", each) for each in masks]
-    return [decay if each else None for decay, each in zip(decays, masked, strict=True)]
+    return [decay if each else None for decay, each in zip(decays, decay_masks(mask, params), strict=True)]
+
+
+def decay_masks(mask: Any, params: Any) -> list[bool]:
+    """Whether each leaf decays, by the mask of weight decay."""
+    mask = True if mask is None else mask(params) if callable(mask) and not _like(mask, params) else mask
+    return [
+        flag("the mask of weight_decay", each) for each in broadcast_prefix(mask, params, "the mask of weight_decay")
+    ]

@@ -10,6 +10,7 @@ from jax import Array
 
 from jaxopt_adam.averages import abs_sq, bias_correction, debiasing_weights, ema, finite_quotient, root, weighted
 from jaxopt_adam.matrices import as_matrices, orthogonalize
+from jaxopt_adam.noted import note
 from jaxopt_adam.transformation import Moment, per_leaf_transformation
 from jaxopt_adam.trees import choose, inexact_dtype
 
@@ -89,7 +90,13 @@ def muon_rule(
         )
 
     def init(params: optax.Params) -> optax.OptState:
-        return layer(params, params).init(params)
+        def parts() -> dict[Any, str]:
+            return {
+                path: "adamw" if axes is None else f"orthogonalized, rows axis {axes[0]}, columns axis {axes[1]}"
+                for path, axes in axes_of(params).items()
+            }
+
+        return note(layer(params, params).init(params), parts=parts)
 
     def update(
         updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None, **_: Any

@@ -11,6 +11,7 @@ from jaxopt_adam import averages
 from jaxopt_adam import hyperparameters as kinds
 from jaxopt_adam.averages import abs_sq, ema, finite_product, root, squarable
 from jaxopt_adam.dtypes import arithmetic_dtype
+from jaxopt_adam.noted import note
 from jaxopt_adam.optimizer import optimizer
 from jaxopt_adam.transformation import Moment, per_leaf_transformation
 from jaxopt_adam.trees import fields, inner_product
@@ -113,7 +114,8 @@ def prodigy(
         )
 
     def init(params):
-        return at(0.0, jnp.array(estim_lr0, jnp.result_type(float)), 0.0).init(params)
+        start = at(0.0, jnp.array(estim_lr0, jnp.result_type(float)), 0.0)
+        return note(start.init(params), learning_rate=learning_rate)
 
     def update(updates, state, params=None, **_):
         count, start, distance, numerator = fields(

@@ -10,6 +10,7 @@ from jax import Array
 from jaxopt_adam import hyperparameters as kinds
 from jaxopt_adam.averages import abs_sq, bias_correction, ema, finite_product, finite_quotient, root
 from jaxopt_adam.dtypes import rounded
+from jaxopt_adam.noted import note
 from jaxopt_adam.optimizer import optimizer
 from jaxopt_adam.transformation import Moment, per_leaf_transformation
 from jaxopt_adam.trees import fields
@@ -119,5 +120,8 @@ def schedule_free_adamw(
         share = weight / jnp.where(weight_sum == 0, 1, weight_sum)
         return at(rate, share, weight_sum=weight_sum, max_learning_rate=largest).update(updates, state, params, **rest)
 
-    start = at(0.0, 0.0, weight_sum=jnp.zeros([]), max_learning_rate=jnp.zeros([]))
-    return optax.GradientTransformationExtraArgs(start.init, update)
+    def init(params):
+        start = at(0.0, 0.0, weight_sum=jnp.zeros([]), max_learning_rate=jnp.zeros([]))
+        return note(start.init(params), learning_rate=learning_rate)
+
+    return optax.GradientTransformationExtraArgs(init, update)
