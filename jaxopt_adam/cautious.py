@@ -1,6 +1,6 @@
 """Cautious optimizers (Liang et al., 2024)."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -8,16 +8,26 @@ import optax
 from jax import Array
 
 from jaxopt_adam.dtypes import arithmetic_dtype
-from jaxopt_adam.hyperparameters import NonNegative, Positive, Transformation
-from jaxopt_adam.optimizer import optimizer
+from jaxopt_adam.hyperparameters import NonNegative, Positive, transformation
+from jaxopt_adam.optimizer import Optimizer, optimizer
+from jaxopt_adam.rules.schedule_free_adamw import schedule_free_adamw
 from jaxopt_adam.trees import array_like, inexact_dtype, leaves_like, scalar_like
 
 __all__ = ["cautious"]
 
 
+def _inner(name: str, value: Any) -> Any:
+    """A check for an optimizer whose updates may be changed."""
+    if isinstance(transformation(name, value), Optimizer) and value._factory is schedule_free_adamw:
+        raise ValueError(
+            f"{name} must be an optimizer whose updates may be changed; those of schedule_free_adamw may not"
+        )
+    return value
+
+
 @optimizer
 def cautious(
-    inner: Transformation, eps: NonNegative = 1e-8, *, max_scale: Positive = 10.0
+    inner: Annotated[optax.GradientTransformation, _inner], eps: NonNegative = 1e-8, *, max_scale: Positive = 10.0
 ) -> optax.GradientTransformationExtraArgs:
     r"""Cautious: any optimizer, without those parts of its update that the gradient at hand speaks against.
 
@@ -48,6 +58,7 @@ def cautious(
 
     Raises:
         TypeError: if `inner` is no optimizer.
+        ValueError: if it is :func:`schedule_free_adamw`, whose result is found from updates that nothing has changed.
 
     References:
         Liang et al., Cautious Optimizers: Improving Training with One Line of Code, 2024, algorithm 1.

@@ -62,6 +62,10 @@ def schedule_free_adamw(
     authors' newer code and in optax v is debiased; the experiments had √(1 − β₂ᵗ) in γ_t instead.
     Choose it where the length of the run is not known beforehand. It costs Adam's memory, with z in place of m.
 
+    What comes after it must leave its updates alone, since x is found from y: clip and decay before it in a chain, as
+    in ``optax.chain(optax.clip_by_global_norm(1.0), schedule_free_adamw())``, and let nothing else change the
+    parameters. :func:`optax.clip` after it would ruin x in silence, though y still learns.
+
     Args:
         learning_rate: γ ≥ 0, a number or a schedule; constant for what the method is meant for.
         warmup_steps: over how many steps γ rises linearly; None or 0 for none.
