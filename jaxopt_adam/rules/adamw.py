@@ -24,6 +24,8 @@ from jaxopt_adam.transformation import Moment, per_leaf_transformation
 class AdamState(NamedTuple):
     """The state of :func:`adam`, :func:`adamw`, :func:`nadam` and :func:`nadamw`.
 
+    It is all of the state: ``state.mu``, where optax's is a chain's and has ``state[0].mu``.
+
     Attributes:
         count: the number of updates done, int32.
         mu: the average of g, the first moment; a tree like the parameters.

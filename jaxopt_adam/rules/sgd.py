@@ -14,6 +14,9 @@ from jaxopt_adam.transformation import Moment, per_leaf_transformation
 class SgdState(NamedTuple):
     """The state of :func:`sgd`.
 
+    It is all of the state: ``state.trace``, where optax's is a chain's and has ``state[0].trace``. Here that is no
+    error: it is a method of the count.
+
     Attributes:
         count: the number of updates done, int32.
         trace: the decayed sum of the gradients, a tree like the parameters; None without momentum.
