@@ -208,6 +208,13 @@ def test_prodigy_takes_the_authors_steps(bias_correction, x64):
     np.testing.assert_allclose(after_20_steps(optimizer), PRODIGY[bias_correction], rtol=0, atol=1e-9)
 
 
+def test_adam_mini_has_adams_steps_for_a_bias_where_blocks_gives_its_shape(x64):
+    """As in the authors' code; without, a bias is one block."""
+    optimizer = jaxopt_adam.adam_mini(0.01, blocks=lambda path, shape: shape)
+    np.testing.assert_allclose(after_20_steps(optimizer), RECORDED["Adam(lr=0.01)"], rtol=0, atol=1e-9)
+    assert jaxopt_adam.adam_mini(0.01).init({"bias": jnp.zeros(6)}).nu["bias"].shape == (1,)
+
+
 def test_there_is_a_table_for_each_rule_of_both():
     assert {name for name, _, _ in TABLES} == {
         *("Adam", "AdamW", "SGD", "RMSprop", "Adagrad", "Adadelta", "NAdam", "RAdam", "Adamax", "Adafactor"),
