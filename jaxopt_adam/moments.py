@@ -16,7 +16,7 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxopt_adam.dtypes import arithmetic_dtype, real_dtype
 from jaxopt_adam.in_place import Kept, in_place, unrounded, words_of
 from jaxopt_adam.kernel import in_one_pass, suits
-from jaxopt_adam.rewritten import Rule, unguarded
+from jaxopt_adam.rewritten import Rule
 from jaxopt_adam.storage import Blocks, Blockwise, Dense, Layout, Word, block_length, storage_of
 from jaxopt_adam.trees import Path, array_like, leaf_name, scalar_like
 
@@ -205,8 +205,6 @@ class LeafMoments:
         if self.storages:
             if not rounded:
                 return unrounded(rule, inputs, resting, self._kept, self._layout)
-            if len(self.storages) == len(self.moments):
-                rule = unguarded(rule)
             one_step = functools.partial(self._implementation, rule, kept=self._kept, layout=self._layout)
 
             def coded(given: Any, moments: Any) -> tuple[Array, list[Any]]:

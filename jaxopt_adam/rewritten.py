@@ -1,4 +1,4 @@
-"""Rules with their program changed: what they read in place of what they computed, and guards that they do without."""
+"""Rules with their program changed: what they read in place of what they computed."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ import jax
 from jax import Array
 from jax.extend.core import ClosedJaxpr, Literal, Var, jaxpr_as_fun
 
-__all__ = ["Rule", "as_rested", "unguarded"]
+__all__ = ["Rule", "as_rested"]
 
 Rule = Callable[[Any, Sequence[Any]], Sequence[Any]]
 """``rule(inputs, moments) -> (update, *moments)``: the rule for one leaf."""
@@ -27,31 +27,6 @@ def as_rested(rule: Rule, inputs: Any, old: Sequence[Array], new: Sequence[Array
     equations = [equation.replace(outvars=list(map(unread, equation.outvars))) for equation in program.eqns]
     arguments = [*map(unread, program.invars), *given]
     return _run(closed, [*arrays, *given.values()], invars=arguments, outvars=[update], eqns=equations)[0]
-
-
-def unguarded(rule: Rule) -> Rule:
-    """The rule where an average that has become infinite may be NaN: for moments whose code makes NaN of either.
-
-    It does without what :func:`~jaxopt_adam.averages.finite_or` guards against, which is a third of the arithmetic.
-    """
-
-    def changed(inputs: Any, moments: Sequence[Array]) -> Sequence[Array]:
-        closed, arrays = _program(rule, inputs, moments)
-        program, equations = closed.jaxpr, []
-        values: dict[Any, Any] = {}
-
-        def seen(atom: Any) -> Any:
-            return atom if isinstance(atom, Literal) else values.get(atom, atom)
-
-        for equation in program.eqns:
-            operands = list(map(seen, equation.invars))
-            if equation.params.get("name") == "finite_or":
-                values[equation.outvars[0]] = operands[0]
-            else:
-                equations.append(equation.replace(invars=operands))
-        return _run(closed, arrays, outvars=list(map(seen, program.outvars)), eqns=equations)
-
-    return changed
 
 
 def _program(rule: Rule, inputs: Any, moments: Sequence[Array]) -> tuple[ClosedJaxpr, list[Array]]:
