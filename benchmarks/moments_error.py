@@ -26,7 +26,7 @@ from trainings import Params, Training, trainings
 import jaxopt_adam
 from jaxopt_adam.lab.figures import new_figure, save, style
 from jaxopt_adam.moments import LeafMoments, Moment
-from jaxopt_adam.storage import NAMED, Blocks, Blockwise, Layout, StorageName, block_length
+from jaxopt_adam.storage import NAMED, Blockwise, Layout, StorageName, block_length
 
 B1, B2, EPS, RATE = 0.9, 0.999, 1e-8, 1e-3
 EVERY = 50
@@ -69,17 +69,17 @@ def library(moments: StorageName) -> Contestant:
     storage = NAMED[moments]
     assert isinstance(storage, Blockwise)
 
-    def awake(blocks: Blocks, shape: tuple[int, ...]) -> Array:
-        assert blocks.codes is not None
+    def awake(numbers: Array, scales: Array) -> Array:
+        shape = numbers.shape
         layout = Layout(shape, block_length(shape[-1], storage.longest(math.prod(shape))), 1)
         code = storage.code(nonnegative=True)
-        grid = tuple(each[..., None, None] for each in code.grid(blocks.scales))
-        # mu's codes are in the same numbers.
-        codes = layout.seen(blocks.codes).astype(jnp.int32) % 2**storage.bits
+        grid = tuple(each[..., None, None] for each in code.grid(scales.astype(jnp.uint16)))
+        # The numbers have mu's codes in their upper halves, as the scales have its scales.
+        codes = layout.seen(numbers).astype(jnp.int32) % 2**storage.bits
         return layout.flat(code.decode(codes, None, grid))
 
     def nu(state: Any) -> Params:
-        return {name: awake(blocks, blocks.codes.shape) for name, blocks in state.nu.items()}
+        return {name: awake(numbers, state.nu[name]) for name, numbers in state.mu.items()}
 
     def leaf_once(mu: Array, nu: Array, count: Array) -> Array:
         kinds = {"mu": Moment(over="nu", eps=EPS), "nu": Moment(real=True)}

@@ -20,6 +20,7 @@ from jaxopt_adam.hyperparameters import (
     Transformation,
     scheduled,
 )
+from jaxopt_adam.moments import UNROUNDED
 from jaxopt_adam.optimizer import Optimizer, optimizer
 from jaxopt_adam.rules import (
     AdabeliefState,
@@ -31,7 +32,6 @@ from jaxopt_adam.rules import (
     StableAdamwState,
     YogiState,
 )
-from jaxopt_adam.storage import Blocks
 from jaxopt_adam.trees import array_like, broadcast_prefix, inexact_dtype, leaves_like, scalar_like
 from jaxopt_adam.weights.stalled import stays
 
@@ -74,7 +74,8 @@ class Figures(NamedTuple):
         lost_to_rounding: the share of the updates, of those that are not 0, that leave their parameter as it is, as
             :func:`stalled_fraction` counts them.
         quantization_error: the root mean square of what rounding the moments into codes changes in this update, over
-            that of the update; where moments are in codes.
+            that of the update; where moments are in codes. Wrappers that choose between two states, such as
+            :func:`optax.apply_if_finite` and :class:`optax.MultiSteps`, hide it, and what is known of these moments.
     """
 
     gradient_norm: Array
@@ -138,9 +139,9 @@ def observe(
     and what rounding takes of the weights and of moments in codes; see :class:`Figures`, and :func:`summary` for a flat
     dict of them. In all, norms are those of all leaves together, and means go over all elements.
 
-    A step that is observed computes the update a second time, which on a CPU takes as long as a few steps, and needs
-    room for one or two arrays of the size of the largest leaf. Therefore large models are observed from time to time
-    only; a step that is not observed costs nothing.
+    Observing a step of a large model computes the update a second time, which on a CPU takes as long as a few steps,
+    and needs room for one or two arrays of the size of the largest leaf. Therefore large models are observed from time
+    to time only; a step that is not observed costs nothing.
 
     Put it around the rule itself, within :func:`optax.chain` or :func:`master_weights`, to see what the rule did (there
     the gradient is the clipped one, and the update has full precision); around them, to see what becomes of the
@@ -199,19 +200,26 @@ def observe(
         step = jnp.asarray(optax.safe_increment(state.updates))
         known = {name: _told(name, (hyperparameters or {}).get(name), inner, state) for name in _KNOWN}
 
-        def seen(updates: Any, inner_state: Any, params: Any) -> tuple[Array, Any, Figures]:
-            done, after = wrapped.update(updates, inner_state, params, **extra_args)
+        def look(updates: Any, inner_state: Any, params: Any, done: Any, after: Any) -> tuple[Any, Figures]:
             exact = None
-            if any(isinstance(part, Blocks) for part in jax.tree.leaves(after, is_leaf=_is_blocks)):
-                exact, after = wrapped.update(updates, inner_state, params, **extra_args, rounded=False)
-            return step, *_figures(updates, done, params, exact, after, **known)
+            if _may_be_rounded(after):
+                exact, after = _unrounded(wrapped, (updates, inner_state, params), extra_args, after)
+            return _figures(updates, done, params, exact, after, **known)
+
+        before = jax.lax.stop_gradient((updates, state.inner_state, params))
+        if each == 1 and not large:
+            done, inner_state = wrapped.update(updates, state.inner_state, params, **extra_args)
+            leaves, total = _on_any_mesh(look)(*before, *jax.lax.stop_gradient((done, inner_state)))
+            return done, ObserveState(inner_state, step, step, leaves, total)
+
+        def seen(*before: Any) -> tuple[Array, Any, Figures]:
+            return step, *look(*before, *wrapped.update(*before, **extra_args))
 
         def unseen(*_: Any) -> tuple[Array, Any, Figures]:
             leaves = (leaves_like(tree, each, "the state of observe") for each in state.leaves)
             return state.step, Figures(*(jax.tree.unflatten(tree, each) for each in leaves)), state.total
 
-        look = jax.lax.stop_gradient((updates, state.inner_state, params))
-        when, leaves, total = jax.lax.cond((step - 1) % each == 0, _on_any_mesh(seen), unseen, *look)
+        when, leaves, total = jax.lax.cond((step - 1) % each == 0, _on_any_mesh(seen), unseen, *before)
         if large:
             # The step overwrites what the look at it reads. Lest that be copied, the step waits for the look: its
             # gradients depend on a zero that only a run shows to be one.
@@ -296,6 +304,8 @@ def _figures(
     mus, nus = (
         (nothing, nothing) if averages is None else (tree.flatten_up_to(averages.mu), tree.flatten_up_to(averages.nu))
     )
+    known = averages is not None and b1 is not None and b2 is not None
+    corrections = [bias_correction(decay, averages.count) for decay in (b1, b2)] if known else None
     sums = []
     for (path, grad), change, theta, unrounded, rate, mu, nu in zip(
         grads, leaves_like(tree, done, "the update"), thetas, exacts, rates, mus, nus, strict=True
@@ -309,8 +319,8 @@ def _figures(
         if theta is not None:
             theta = array_like(path, grad, theta, None, "the parameter")
             terms |= {"weight": abs_sq(theta.astype(dtype)), "lost": stays(theta, change), "moving": change != 0}
-        if averages is not None and b1 is not None and b2 is not None:
-            c1, c2 = (bias_correction(decay, averages.count) for decay in (b1, b2))
+        if corrections is not None:
+            c1, c2 = corrections
             size, deviation = jnp.abs(mu.astype(dtype)), jnp.sqrt(nu.astype(real_dtype(dtype)))
             terms["signal"] = jnp.where(deviation > 0, size / deviation, 0) * (jnp.sqrt(c2) / c1)
             if eps is not None:
@@ -319,31 +329,32 @@ def _figures(
             unrounded = unrounded.astype(dtype)
             terms |= {"error": abs_sq(moved - unrounded), "exact": abs_sq(unrounded)}
         sums.append({"elements": float(grad.size)} | _sums(terms, grad.shape, real_dtype(dtype)))
-    total = {name: sum(each[name] for each in sums) for name in (sums[0] if sums else ())}
-    rows = [_of(each) for each in sums]
-    return Figures(*(jax.tree.unflatten(tree, [row[i] for row in rows]) for i in range(len(Figures._fields)))), _of(
-        total
-    )
+    # Of all leaves and then of each, in one array for each figure.
+    columns = {name: jnp.stack([jnp.asarray(each[name]) for each in sums]) for name in (sums[0] if sums else ())}
+    total = _of({name: jnp.sum(column) for name, column in columns.items()})
+    rows = [jnp.unstack(figure) for figure in _of(columns)] if sums else [[]] * len(Figures._fields)
+    return Figures(*(jax.tree.unflatten(tree, row) for row in rows)), total
 
 
-def _of(sums: Mapping[str, Any]) -> Figures:
-    """The figures that follow from the sums over the elements."""
+def _of(sums: Mapping[str, Array]) -> Figures:
+    """The figures that follow from the sums over the elements; of leaves each has one of each."""
+    nothing = jnp.full(np.shape(next(iter(sums.values()), ())), jnp.nan, jnp.float32)
 
-    def ratio(one: str, other: str) -> Any:
-        return sums.get(one, math.nan) / jnp.asarray(sums.get(other, math.nan))
+    def sum_of(name: str) -> Array:
+        return sums.get(name, nothing)
 
     figures = Figures(
-        gradient_norm=jnp.sqrt(sums.get("gradient", math.nan)),
-        update_norm=jnp.sqrt(sums.get("update", math.nan)),
-        weight_norm=jnp.sqrt(sums.get("weight", math.nan)),
-        update_to_weight=jnp.sqrt(ratio("update", "weight")),
-        effective_learning_rate=jnp.sqrt(ratio("per_rate", "elements")),
-        signal_to_noise=ratio("signal", "elements"),
-        under_eps=ratio("under", "elements"),
-        lost_to_rounding=sums.get("lost", math.nan) / jnp.maximum(sums.get("moving", math.nan), 1),
-        quantization_error=jnp.sqrt(ratio("error", "exact")),
+        gradient_norm=jnp.sqrt(sum_of("gradient")),
+        update_norm=jnp.sqrt(sum_of("update")),
+        weight_norm=jnp.sqrt(sum_of("weight")),
+        update_to_weight=jnp.sqrt(sum_of("update") / sum_of("weight")),
+        effective_learning_rate=jnp.sqrt(sum_of("per_rate") / sum_of("elements")),
+        signal_to_noise=sum_of("signal") / sum_of("elements"),
+        under_eps=sum_of("under") / sum_of("elements"),
+        lost_to_rounding=sum_of("lost") / jnp.maximum(sum_of("moving"), 1),
+        quantization_error=jnp.sqrt(sum_of("error") / sum_of("exact")),
     )
-    return jax.tree.map(lambda figure: jnp.asarray(figure, jnp.float32), figures)
+    return jax.tree.map(lambda figure: figure.astype(jnp.float32), figures)
 
 
 def _averages(state: Any, tree: Any) -> Any:
@@ -354,7 +365,7 @@ def _averages(state: Any, tree: Any) -> Any:
         for node in nodes
         if isinstance(node, _AVERAGES) and jax.tree.structure(node.mu) == tree == jax.tree.structure(node.nu)
     ]
-    return found[0] if len(found) == 1 else None
+    return found[0] if len(found) == 1 and not _may_be_rounded(found) else None
 
 
 def _sums(terms: Mapping[str, Array], shape: tuple[int, ...], dtype: np.dtype) -> dict[str, Array]:
@@ -413,5 +424,17 @@ def _is_observed(node: Any) -> bool:
     return isinstance(node, ObserveState)
 
 
-def _is_blocks(node: Any) -> bool:
-    return isinstance(node, Blocks)
+def _may_be_rounded(state: Any) -> bool:
+    """Whether a state may have moments in codes, which are whole numbers without a sign."""
+    return any(jnp.issubdtype(jnp.result_type(leaf), jnp.unsignedinteger) for leaf in jax.tree.leaves(state))
+
+
+def _unrounded(wrapped: Any, given: Any, extra_args: Mapping[str, Any], after: Any) -> tuple[Any, Any]:
+    """The update without rounding to codes and the state with moments in float32; None and `after` if it cannot be."""
+    try:
+        exact, floats = wrapped.update(*given, **extra_args, **{UNROUNDED: True})
+    except TypeError:
+        # Wrappers that choose between two states need these to be alike.
+        return None, after
+    kinds = [[jnp.result_type(leaf) for leaf in jax.tree.leaves(state)] for state in (after, floats)]
+    return (None, after) if kinds[0] == kinds[1] else (exact, floats)

@@ -58,7 +58,8 @@ def in_place(
     Args:
         rule: the rule.
         inputs: a pytree of what it reads besides the moments; arrays of the leaf's shape, or that broadcast to it.
-        resting: the moments, as :class:`~jaxopt_adam.storage.Blocks` where they have a code.
+        resting: the moments; where they have a code, :class:`~jaxopt_adam.storage.Blocks` of this leaf's arrays. Of a
+            first moment whose codes are in a second moment's numbers its `codes` are None.
         kept: how each of them is kept.
         layout: the leaf's blocks.
         step: which step it is, from 1.

@@ -17,10 +17,26 @@ from jaxopt_adam.dtypes import arithmetic_dtype, real_dtype
 from jaxopt_adam.in_place import Kept, in_place, unrounded, words_of
 from jaxopt_adam.kernel import in_one_pass, suits
 from jaxopt_adam.rewritten import Rule
-from jaxopt_adam.storage import Blocks, Blockwise, Dense, Layout, Word, block_length, storage_of
-from jaxopt_adam.trees import Path, array_like, leaf_name, scalar_like
+from jaxopt_adam.storage import (
+    Blocks,
+    Blockwise,
+    Dense,
+    Layout,
+    Word,
+    block_length,
+    joined_scales,
+    parted_scales,
+    storage_of,
+)
+from jaxopt_adam.trees import Path, array_like, leaf_name, leaves_like, scalar_like
 
-__all__ = ["LeafMoments", "Moment"]
+__all__ = ["UNROUNDED", "LeafMoments", "Moment", "entries_of", "field_of"]
+
+UNROUNDED = "jaxopt_adam: unrounded"
+"""The extra argument of `update` by which :func:`~jaxopt_adam.observe` asks for a step without rounding to codes.
+
+It passes through the wrappers that pass on extra arguments, and as no identifier it is no argument of anybody's.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,10 +108,7 @@ class Moment:
         grad = jax.ShapeDtypeStruct(whole, leaf)
         shapes = whole if self.shape is None else self.shape(path, whole)
         expected = jax.tree.structure(shapes, is_leaf=_is_shape)
-        # flax's nnx.Optimizer keeps the arrays of a list in a tree of its own.
-        given = [np.shape(each) for each in jax.tree.leaves(resting)]
-        alike = not _is_shape(shapes) and given == jax.tree.leaves(shapes, is_leaf=_is_shape)
-        if jax.tree.structure(resting) != expected and not alike:
+        if jax.tree.structure(resting) != expected:
             raise ValueError(
                 f"{leaf_name(path)}: for a gradient of shape {whole} {what} must have {_text(shapes)}, got "
                 f"{_text(jax.tree.map(np.shape, resting))}"
@@ -154,16 +167,29 @@ class LeafMoments:
         """The moment `name` of the parameter `param` before the first step."""
         if name not in self.storages:
             return self.moments[name].start(path, param)
-        names = list(self.moments)
-        _, scale = self._first(name)
-        scales = _full_beside(param, self._layout.blocks, scale)
-        word = self._held[name]
-        if word is None:
-            return Blocks(None, scales)
-        codes = [self._first(names[member])[0] for member in word.members]
-        codes = codes * 2 if word.halved else codes
-        number = word.joined([code << word.shift(place) for place, code in enumerate(codes)])
-        return Blocks(_full_beside(param, self._layout.codes_shape(halved=word.halved), number), scales)
+        word = self._words[name]
+        names = [list(self.moments)[member] for member in word.members]
+
+        def codes() -> Array:
+            each = [self._first(member)[0] for member in names] * (2 if word.halved else 1)
+            number = word.joined([code << word.shift(place) for place, code in enumerate(each)])
+            return _full_beside(param, self._layout.codes_shape(halved=word.halved), number)
+
+        def scales() -> Array:
+            scale = joined_scales([self._first(member)[1] for member in names])
+            return _full_beside(param, self._layout.blocks, scale)
+
+        if len(names) == 1:
+            return Blocks(codes(), scales())
+        return scales() if name == names[0] else codes()
+
+    def arrays(self, name: str, path: Path) -> int:
+        """The number of arrays of a moment that is made of several, 0 for one that is an array or None."""
+        if name in self.storages:
+            return 0 if len(self._words[name].members) == 2 else len(Blocks._fields)
+        shape = self.moments[name].shape
+        shapes = None if shape is None else shape(path, self.shape)
+        return 0 if shapes is None or _is_shape(shapes) else len(shapes)
 
     def _first(self, name: str) -> tuple[Array, Array]:
         """The code and the scale of a moment before the first step."""
@@ -185,17 +211,12 @@ class LeafMoments:
             inputs: what the rule reads besides the moments, the gradient first.
             resting: the moments as they rest, in order.
             step: which step it is, from 1.
-            rounded: whether moments with codes rest in them after the step; otherwise they are in float32.
+            rounded: whether moments with codes rest in them after the step; otherwise they are arrays of float32.
 
         Raises:
             ValueError, TypeError: if a moment does not go with the gradient, or would change its shape.
         """
         names = [f"state.{name}" for name in self.moments]
-        # flax's nnx.Optimizer keeps the arrays of a tuple in a tree of its own.
-        resting = [
-            self._as_blocks(name, each) if name in self.storages else each
-            for name, each in zip(self.moments, resting, strict=True)
-        ]
         awake = []
         for (name, moment), each, what in zip(self.moments.items(), resting, names, strict=True):
             if name in self.storages:
@@ -204,11 +225,12 @@ class LeafMoments:
                 awake.append(moment.wake(path, self.shape, self.dtype, each, what))
         if self.storages:
             if not rounded:
-                return unrounded(rule, inputs, resting, self._kept, self._layout)
+                return unrounded(rule, inputs, self._parted(resting), self._kept, self._layout)
             one_step = functools.partial(self._implementation, rule, kept=self._kept, layout=self._layout)
 
             def coded(given: Any, moments: Any) -> tuple[Array, list[Any]]:
-                return one_step(given[:-1], moments, step=given[-1])
+                update, after = one_step(given[:-1], self._parted(moments), step=given[-1])
+                return update, self._joined(after)
 
             # On a mesh with explicit axes the step is of that mesh too.
             return _placed(coded, (*inputs, step), list(resting))
@@ -232,11 +254,11 @@ class LeafMoments:
         return Layout(self.shape, block_length(self.shape[-1], longest), lanes)
 
     @functools.cached_property
-    def _held(self) -> dict[str, Word | None]:
-        """For each moment with codes the word that it holds, None if its codes are in another's."""
+    def _words(self) -> dict[str, Word]:
+        """For each moment with codes the word in which they lie."""
         names = list(self.moments)
-        held = {names[word.members[0]]: word for word in words_of(self._kept)}
-        return {name: held.get(name) for name in self.storages}
+        coded = [word for word in words_of(self._kept) if word.bits is not None]
+        return {names[member]: word for word in coded for member in word.members}
 
     @property
     def _implementation(self) -> Callable[..., tuple[Array, list[Any]]]:
@@ -262,28 +284,92 @@ class LeafMoments:
             for name, moment in self.moments.items()
         ]
 
-    def _as_blocks(self, name: str, resting: Any) -> Any:
-        leaves, tree = jax.tree.flatten(resting)
-        expected = 1 if self._held[name] is None else 2
-        if isinstance(resting, Blocks) or jax.tree_util.treedef_is_leaf(tree) or len(leaves) != expected:
-            return resting
-        return Blocks(None if expected == 1 else leaves[0], leaves[-1])
+    def _pairs(self) -> list[tuple[int, ...]]:
+        """The places of each second moment whose numbers have a first moment's codes too, and of that."""
+        return [word.members for word in words_of(self._kept) if len(word.members) == 2]
+
+    def _parted(self, resting: Sequence[Any]) -> list[Any]:
+        """Moments as they are in the state, with Blocks for each that has codes; a first of two then has no numbers."""
+        blocks = list(resting)
+        for second, first in self._pairs():
+            scales = parted_scales(resting[second], [self._scale_dtype(place) for place in (second, first)])
+            blocks[second], blocks[first] = Blocks(resting[first], scales[0]), Blocks(None, scales[1])
+        return blocks
+
+    def _joined(self, blocks: Sequence[Any]) -> list[Any]:
+        """What :meth:`_parted` is the other way round."""
+        resting = list(blocks)
+        for second, first in self._pairs():
+            scales = joined_scales([blocks[second].scales, blocks[first].scales])
+            resting[second], resting[first] = scales, blocks[second].codes
+        return resting
+
+    def _scale_dtype(self, place: int) -> np.dtype:
+        name = list(self.moments)[place]
+        return self.storages[name].code(nonnegative=self.moments[name].real).scale_dtype
 
     def _check(self, name: str, path: Path, resting: Any, what: str) -> None:
-        bits = self.storages[name].bits
-        if not isinstance(resting, Blocks):
-            raise TypeError(
-                f"{leaf_name(path)}: {what} must be Blocks of codes of {bits} bits, got {type(resting).__name__}; the "
-                "state must come from an optimizer with the same moments"
-            )
-        scale_dtype = self.storages[name].code(nonnegative=self.moments[name].real).scale_dtype
-        expected = [(scale_dtype, self._layout.blocks)]
-        if word := self._held[name]:
-            expected = [(word.dtype, self._layout.codes_shape(halved=word.halved)), *expected]
-        given = [(jnp.result_type(each), np.shape(each)) for each in resting if each is not None]
-        if given != expected:
-            wanted, got = (", ".join(f"{dtype}{list(shape)}" for dtype, shape in each) for each in (expected, given))
-            raise ValueError(f"{leaf_name(path)}: {what} must be Blocks of {wanted}, got {got}")
+        """ValueError unless a moment with codes is what it should be."""
+        word = self._words[name]
+        names = [list(self.moments)[member] for member in word.members]
+        codes = word.dtype, self._layout.codes_shape(halved=word.halved)
+        scales = jnp.uint32 if len(names) == 2 else self._scale_dtype(word.members[0]), self._layout.blocks
+        expected = [codes, scales] if len(names) == 1 else [scales] if name == names[0] else [codes]
+        parts = list(resting) if isinstance(resting, Blocks) else [resting]
+        fits = jax.tree_util.all_leaves(parts) and None not in parts
+        if fits and [(jnp.result_type(each), np.shape(each)) for each in parts] == expected:
+            return
+        of = " and ".join(names[::-1])
+        kinds = ("codes", "scales") if len(names) == 1 else ("scales",) if name == names[0] else ("codes",)
+        wanted = " and ".join(
+            f"{kind} {np.dtype(dtype)}{list(shape)}" for kind, (dtype, shape) in zip(kinds, expected, strict=True)
+        )
+        got = (
+            " and ".join(f"{jnp.result_type(each)}{list(np.shape(each))}" for each in parts) if fits else _kind(resting)
+        )
+        raise ValueError(
+            f"{leaf_name(path)}: {what} must be {wanted} of {of} in {self.storages[name].bits} bits, got {got}; the "
+            "state must come from an optimizer with the same moments"
+        )
+
+
+def field_of(tree: Any, entries: Sequence[Any]) -> Any:
+    """The field of a state for a moment that is `entries`, one for each leaf of `tree`.
+
+    Where entries are several arrays the field is several trees, each of an array a leaf, or None: flax's nnx makes
+    trees of its own of whatever else is in a tree of parameters, and changes their types.
+    """
+    several = [entry for entry in entries if isinstance(entry, list | tuple)]
+    if not several:
+        return jax.tree.unflatten(tree, entries)
+    count = max(map(len, several))
+    rows = [list(entry) if isinstance(entry, list | tuple) else [entry] for entry in entries]
+    rows = [[*row, *[None] * (count - len(row))] for row in rows]
+    trees = [jax.tree.unflatten(tree, column) for column in zip(*rows, strict=True)]
+    return Blocks(*trees) if any(isinstance(entry, Blocks) for entry in entries) else tuple(trees)
+
+
+def entries_of(tree: Any, field: Any, name: str, leaves: Sequence[LeafMoments], paths: Sequence[Path]) -> list[Any]:
+    """The entries of a moment for the leaves of `tree`, out of the state's `field`; what :func:`field_of` undoes.
+
+    ValueError or TypeError if it is not of these leaves.
+    """
+    what = f"state.{name}"
+    counts = [leaf.arrays(name, path) for leaf, path in zip(leaves, paths, strict=True)]
+    count = max(counts, default=0)
+    if not count:
+        return leaves_like(tree, field, what)
+    first = counts.index(count)
+    coded = name in leaves[first].storages
+    if not isinstance(field, Blocks if coded else list | tuple) or len(field) != count:
+        raise TypeError(
+            f"{leaf_name(paths[first])}: {what} must be {'Blocks' if coded else f'a tuple of {count} trees'}, got "
+            f"{_kind(field)}; the state must come from an optimizer with the same {'moments' if coded else 'arguments'}"
+        )
+    columns = [leaves_like(tree, each, f"{what}[{index}]") for index, each in enumerate(field)]
+    rows = zip(zip(*columns, strict=True), counts, strict=True)
+    made = Blocks._make if coded else list
+    return [made(row[:own]) if own else row[0] for row, own in rows]
 
 
 def _placed(rule: Callable[..., Any], inputs: Any, moments: Any) -> Any:
@@ -315,6 +401,10 @@ def _full_beside(param: Any, shape: tuple[int, ...], value: Array) -> Array:
     if mesh is not None and jax.sharding.AxisType.Explicit in mesh.axis_types:
         return jnp.broadcast_to(value, shape, out_sharding=jax.typeof(param).sharding)
     return jnp.full(shape, value)
+
+
+def _kind(value: Any) -> str:
+    return type(value).__name__
 
 
 def _is_shape(value: Any) -> bool:

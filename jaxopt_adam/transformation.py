@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 from jaxopt_adam.averages import finite_product, squarable
 from jaxopt_adam.dtypes import arithmetic_dtype, real_dtype
 from jaxopt_adam.hyperparameters import flag, scheduled
-from jaxopt_adam.moments import LeafMoments, Moment
+from jaxopt_adam.moments import UNROUNDED, LeafMoments, Moment, entries_of, field_of
 from jaxopt_adam.noted import note
 from jaxopt_adam.trees import (
     Path,
@@ -85,9 +85,7 @@ def per_leaf_transformation(
     Returns:
         The transformation. Its `init` raises TypeError for a leaf that is no array of a floating-point dtype, unless
         the rule has no moments and so needs nothing of it. Its `update` raises ValueError or TypeError for a tree, a
-        shape or a dtype that does not go with the state. Both name the leaf's path. With ``rounded=False`` the update
-        is that of a step after which moments in codes are not rounded; they are in float32 then, in a state that is for
-        looking at only.
+        shape or a dtype that does not go with the state. Both name the leaf's path.
     """
     present = {name: moment for name, moment in moments.items() if moment is not None}
     squares = any(moment.real for moment in present.values())
@@ -102,13 +100,14 @@ def per_leaf_transformation(
             jax.tree_util.tree_map_with_path(functools.partial(inexact_dtype, real=real_leaves), params)
         known(storage)
 
-        def start(name: str, path: Path, param: Any) -> Any:
-            return LeafMoments.of(present, storage, path, param).start(name, path, param)
+        leaves, tree = jax.tree_util.tree_flatten_with_path(params)
+        owns = [LeafMoments.of(present, storage, path, param) for path, param in leaves] if present else []
 
-        state = state_type(
-            count=jnp.zeros([], jnp.int32),
-            **{name: jax.tree_util.tree_map_with_path(functools.partial(start, name), params) for name in present},
-        )
+        def start(name: str) -> Any:
+            entries = [own.start(name, path, param) for own, (path, param) in zip(owns, leaves, strict=True)]
+            return field_of(tree, entries)
+
+        state = state_type(count=jnp.zeros([], jnp.int32), **{name: start(name) for name in present})
         return note(
             state,
             params=params,
@@ -120,12 +119,14 @@ def per_leaf_transformation(
         )
 
     def update(
-        updates: optax.Updates, state: Any, params: optax.Params | None = None, *, rounded: bool = True, **_: Any
+        updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra_args: Any
     ) -> tuple[optax.Updates, Any]:
         grads, tree = jax.tree_util.tree_flatten_with_path(updates)
         dtypes = [inexact_dtype(path, grad, real=real_leaves) for path, grad in grads]
         count, *resting = fields(state, "count", *present, of=state_type)
-        columns = [leaves_like(tree, each, f"state.{name}") for name, each in zip(present, resting, strict=True)]
+        owns = [LeafMoments.of(present, storage, path, grad) for path, grad in grads]
+        paths = [path for path, _ in grads]
+        columns = [entries_of(tree, each, name, owns, paths) for name, each in zip(present, resting, strict=True)]
         step = jnp.asarray(optax.safe_increment(count))
         rates = _rates(learning_rate, updates, count)
         scalars = _per_rate(per_step, step, rates)
@@ -144,7 +145,7 @@ def per_leaf_transformation(
             decays = _decays(weight_decay, weight_decay_mask, params, count)
             decays = decays if whole_leaf else _products(rates, decays)
 
-        def one_leaf(path_and_grad, dtype, theta, decay, rate, scalars, *resting):
+        def one_leaf(path_and_grad, dtype, own, theta, decay, rate, scalars, *resting):
             path, grad = path_and_grad
             awake = arithmetic_dtype(dtype)
             number = functools.partial(scalar_like, path, grad, dtype=real_dtype(awake))
@@ -163,8 +164,7 @@ def per_leaf_transformation(
                 return change, *(each for name, each in zip(moments, after, strict=True) if name in present)
 
             try:
-                own = LeafMoments.of(present, storage, path, grad)
-                change, after = own.step(rule, path, inputs, resting, step, rounded=rounded)
+                change, after = own.step(rule, path, inputs, resting, step, rounded=UNROUNDED not in extra_args)
             except (TypeError, ValueError) as error:
                 if type(error) not in (TypeError, ValueError) or str(error).startswith(leaf_name(path)):
                     raise
@@ -173,11 +173,10 @@ def per_leaf_transformation(
                 change = change + finite_product(decay, theta)
             return [array_like(path, grad, change, awake, "the update").astype(dtype), *after]
 
-        rows = list(map(one_leaf, grads, dtypes, thetas, decays, rates, scalars, *columns))
-        new_updates, *new_moments = (
-            jax.tree.unflatten(tree, [row[i] for row in rows]) for i in range(1 + len(present))
-        )
-        return new_updates, state_type(count=step, **dict(zip(present, new_moments, strict=True)))
+        rows = list(map(one_leaf, grads, dtypes, owns, thetas, decays, rates, scalars, *columns))
+        new_updates, *new_moments = ([row[i] for row in rows] for i in range(1 + len(present)))
+        fields_after = {name: field_of(tree, each) for name, each in zip(present, new_moments, strict=True)}
+        return jax.tree.unflatten(tree, new_updates), state_type(count=step, **fields_after)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -26,6 +26,7 @@ from jaxopt_adam import (
     stalled_fraction,
     summary,
 )
+from jaxopt_adam.moments import UNROUNDED
 
 SHAPES = {"b": (7,), "w": (33, 48), "deep": {"k": (3, 1100), "scalar": ()}}
 
@@ -373,7 +374,7 @@ class TestQuantizationError:
 def decoded(optimizer, state, params):
     """The moments in float32: what a step with a zero gradient and no rounding leaves of them, over the decays."""
     nothing = jax.tree.map(jnp.zeros_like, params)
-    _, after = optimizer.update(nothing, state, params, rounded=False)
+    _, after = optimizer.update(nothing, state, params, **{UNROUNDED: True})
     return jax.tree.map(lambda leaf: leaf / 0.9, after.mu), jax.tree.map(lambda leaf: leaf / 0.999, after.nu)
 
 

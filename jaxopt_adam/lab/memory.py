@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import optax
 
 from jaxopt_adam import Optimizer, kahan, master_weights, nbytes, rules, stochastic_rounding
-from jaxopt_adam.storage import Blocks
 
 __all__ = ["DEVICES", "DTYPES", "MATRIX", "MOMENTS", "RULES", "WEIGHTS", "measure", "takes_moments"]
 
@@ -66,14 +65,14 @@ def measure(
     params = jax.ShapeDtypeStruct(MATRIX, jnp.dtype(dtype))
     state: Any = jax.eval_shape((optimizer if wrapper is None else wrapper(optimizer)).init, params)
     fields = state._asdict()
-    if wrapper is not None:
-        fields = fields.pop("inner_state")._asdict() | fields
+    own = fields if wrapper is None else fields.pop("inner_state")._asdict()
+    # Of two moments in codes one is the codes of both and the other their scales; each of the two is half of that.
+    shared = {name: tree for name, tree in own.items() if _is_unsigned(tree)}
+    fields = own | fields
     trees = {"weights": params, "gradients": jax.ShapeDtypeStruct(MATRIX, jnp.dtype(gradients or dtype)), **fields}
-    bits = {"int8": 8, "int4": 4}.get(moments, 0)
-
-    def size_of(tree: Any) -> int:
-        # Two moments in codes may lie in the numbers of one; to each its own.
-        return params.size * bits // 8 + nbytes(tree.scales) if isinstance(tree, Blocks) else nbytes(tree)
-
-    sizes = {name: size_of(tree) for name, tree in trees.items()}
+    sizes = {name: nbytes(tree) for name, tree in trees.items()} | {name: nbytes(shared) // 2 for name in shared}
     return {name: size / params.size for name, size in sizes.items() if size >= min(MATRIX)}
+
+
+def _is_unsigned(tree: Any) -> bool:
+    return hasattr(tree, "dtype") and jnp.issubdtype(tree.dtype, jnp.unsignedinteger)

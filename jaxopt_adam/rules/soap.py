@@ -22,7 +22,7 @@ class SoapState(NamedTuple):
         count: the number of updates done, int32.
         mu: the average of g, a tree like the parameters.
         nu: the average of the squares of g in the bases, likewise.
-        factors: L and R: for each leaf a list, by axis, of n × n matrices, None for long axes; or None for the leaf.
+        factors: L and R: for each axis a tree of n × n matrices, None for long axes and for leaves without.
         bases: their eigenvectors, as columns, likewise.
     """
 

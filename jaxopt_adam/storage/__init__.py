@@ -6,7 +6,7 @@ from jaxopt_adam.storage.codes import Code, Quotient, Root, root_of
 from jaxopt_adam.storage.dense import Dense
 from jaxopt_adam.storage.layout import Layout, block_length
 from jaxopt_adam.storage.rounding import ROUNDINGS, mixed, phases, salted
-from jaxopt_adam.storage.words import Word, words
+from jaxopt_adam.storage.words import Word, joined_scales, parted_scales, words
 
 __all__ = [
     "NAMED",
@@ -23,7 +23,9 @@ __all__ = [
     "StorageName",
     "Word",
     "block_length",
+    "joined_scales",
     "mixed",
+    "parted_scales",
     "phases",
     "root_of",
     "salted",

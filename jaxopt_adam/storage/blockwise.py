@@ -1,7 +1,7 @@
 """Moments in 8 or 4 bits, with a scale for each block of elements."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,18 +17,22 @@ _LARGE = 2**20
 
 
 class Blocks(NamedTuple):
-    """A moment of one leaf in 8 or 4 bits.
+    """A moment in 8 or 4 bits, as a state has it where it shares its numbers with no other moment.
+
+    A first moment and the second moment that it is divided by share their numbers if they have as many bits. The state
+    then has no Blocks, but an array for each leaf and moment: in place of the first moment the codes of both, uint16
+    for two of 8 bits and uint8 for two of 4, those of the second moment in the lower half; and in place of the second
+    moment the scales of both, uint32, in the same order.
 
     Attributes:
-        codes: in the shape of the parameter. A second moment has those of the first moment, which are relative to it,
-            in the same numbers, if they have as many bits: uint16 with two of 8 bits, uint8 with two of 4, its own in
-            the lower half; the first moment's `codes` then is None. Of a moment of 4 bits that is alone, two codes
-            share a byte, and the last axis is half as long.
-        scales: what the elements of a block have in common, 16 bits for each block along the last axis.
+        codes: a tree like the parameters, of uint8 in the parameters' shapes; two codes of 4 bits share a byte, and the
+            last axis is half as long. Leaves that do not rest in codes are here as they are.
+        scales: a tree like the parameters, of what the elements of a block have in common, 16 bits for each block along
+            the last axis; None for leaves that do not rest in codes.
     """
 
-    codes: Array | None
-    scales: Array
+    codes: Any
+    scales: Any
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """How the codes of a leaf's moments lie in words.
 
-A second moment has those of a first moment, which are relative to it, in its own words: neither is read without the
-other, so what reads or writes both has one array to go through. Where a moment of 4 bits is alone, two of its elements
-share a byte.
+A second moment and a first moment that is relative to it have their codes in the same numbers: neither is read without
+the other, so what reads or writes both has one array to go through. Their scales are in the same numbers too. So two
+such moments are two arrays, of which the state has the codes in place of the first moment and the scales in place of
+the second. Where a moment of 4 bits is alone, two of its elements share a byte.
 """
 
 import functools
@@ -10,11 +11,12 @@ import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-__all__ = ["Word", "words"]
+__all__ = ["Word", "joined_scales", "parted_scales", "words"]
 
 
 class Word(NamedTuple):
@@ -64,4 +66,20 @@ def words(bits: Sequence[int | None], over: Sequence[int | None]) -> list[Word]:
         Word((index, guests[index]) if index in guests else (index,), width)
         for index, width in enumerate(bits)
         if index not in guests.values()
+    ]
+
+
+def joined_scales(scales: Sequence[Array]) -> Array:
+    """The scales of the members of a word: of two in one uint32, the first in the lower half; of one as they are."""
+    if len(scales) == 1:
+        return scales[0]
+    low, high = (jax.lax.bitcast_convert_type(each, jnp.uint16).astype(jnp.uint32) for each in scales)
+    return low | high << np.uint32(16)
+
+
+def parted_scales(scales: Array, dtypes: Sequence[np.dtype]) -> list[Array]:
+    """The scales of two members, of dtypes of 16 bits."""
+    halves = scales, scales >> np.uint32(16)
+    return [
+        jax.lax.bitcast_convert_type(half.astype(jnp.uint16), dtype) for half, dtype in zip(halves, dtypes, strict=True)
     ]
