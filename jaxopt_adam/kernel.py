@@ -7,13 +7,12 @@ computes the update of the moments as they rest. The arithmetic is that of :mod:
 import functools
 import math
 from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton
 
 from jaxopt_adam.in_place import Kept, decoded, over_of, words_of
 from jaxopt_adam.rewritten import Rule, as_rested
@@ -37,33 +36,45 @@ def in_one_pass(
     kept: Sequence[Kept],
     layout: Layout,
     step: Array,
-    elsewhere: Callable[..., Any] | None = None,
 ) -> tuple[Array, list[Any]]:
     """One step of a leaf; arguments and results are those of :func:`~jaxopt_adam.in_place.in_place`.
 
-    On GPUs of NVIDIA the kernel is compiled by Triton. On other platforms `elsewhere` takes its place, which has the
-    arguments of `in_place`; without it the kernel is compiled by what Pallas has for the platform, and on a CPU it is
-    interpreted, as a plain JAX program.
+    On GPUs of NVIDIA the kernel is compiled by Triton, and on a CPU it is interpreted, as a plain JAX program. On other
+    platforms it is compiled by what Pallas has for them.
+
+    Raises:
+        ImportError: if this version of JAX has no Pallas or no Triton backend of it.
     """
+    pallas, triton = _pallas()
 
     def run(**how: Any) -> Callable[..., Any]:
-        return lambda inputs, resting, step: _run(rule, inputs, resting, step, kept, layout, **how)
-
-    def default(*given: Any) -> Any:
-        inputs, resting, step = given
-        return elsewhere(rule, inputs, resting, kept=kept, layout=layout, step=step) if elsewhere else run()(*given)
+        return lambda inputs, resting, step: _run(pallas, rule, inputs, resting, step, kept, layout, **how)
 
     return jax.lax.platform_dependent(
         inputs,
         list(resting),
         step,
-        cpu=default if elsewhere else run(interpret=True),
+        cpu=run(interpret=True),
         cuda=run(compiler_params=triton.CompilerParams(num_warps=4)),
-        default=default,
+        default=run(),
     )
 
 
+def _pallas() -> tuple[ModuleType, ModuleType]:
+    """Pallas and its Triton backend, which JAX may do without one day; so nothing else here imports them."""
+    try:
+        from jax.experimental import pallas
+        from jax.experimental.pallas import triton
+    except ImportError as error:
+        raise ImportError(
+            f'implementation="pallas" needs Pallas with its Triton backend, which JAX {jax.__version__} lacks '
+            f'({error}); choose "xla" or "auto"'
+        ) from error
+    return pallas, triton
+
+
 def _run(
+    pl: Any,
     rule: Rule,
     inputs: Any,
     resting: Sequence[Any],
@@ -150,7 +161,7 @@ def _run(
             rested = decoded([each[lane] for each in read], grids, own_kept)
             out[:, lane, :] = as_rested(functools.partial(flat_rule, constants), given[lane], old[lane], rested)
 
-    def spec(array: Any) -> pl.BlockSpec:
+    def spec(array: Any) -> Any:
         if array.ndim == 1:
             return pl.BlockSpec(array.shape, lambda i: (0,))
         return pl.BlockSpec((tile, *array.shape[1:]), lambda i: (i, *[0] * (array.ndim - 1)))

@@ -263,12 +263,8 @@ class LeafMoments:
     @property
     def _implementation(self) -> Callable[..., tuple[Array, list[Any]]]:
         """What takes the step of a leaf with codes."""
-        asked = {storage.implementation for storage in self.storages.values()}
-        # Devices whose memory the leaf may be divided among would each need a kernel of their own.
-        alone = jax.default_backend() == "gpu" and jax.device_count() == 1
-        if not suits(self._layout) or not ("pallas" in asked or (asked == {"auto"} and alone)):
-            return in_place
-        return functools.partial(in_one_pass, elsewhere=None if "pallas" in asked else in_place)
+        asked = any(storage.implementation == "pallas" for storage in self.storages.values())
+        return in_one_pass if asked and suits(self._layout) else in_place
 
     @property
     def _kept(self) -> list[Kept]:

@@ -1,6 +1,9 @@
 """The kernel, the passes in place and a plain version of a step with moments in codes: the same to the bit."""
 
+import contextlib
 import functools
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -207,14 +210,65 @@ def test_kernel_of_a_batch_of_optimizers():
     np.testing.assert_allclose(together, jnp.stack([once(rate) for rate in rates]), rtol=1e-6)
 
 
+def a_gpu():
+    """Where programs are lowered for a GPU without there being one, for which JAX from 0.11 on has to be told which."""
+    if jax.__version_info__ < (0, 11):
+        return contextlib.nullcontext()
+    device = jax.sharding.AbstractDevice(device_kind="NVIDIA H100", num_cores=None, platform="gpu")
+    return jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), (), abstract_device=device))
+
+
+# So JAX says from 0.11 on to those who lower the kernel; see the documentation of Blockwise.
+@pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("bits", [8, 4])
 def test_kernel_is_lowered_for_cuda(bits):
     layout, kept, resting = leaf(bits, (256, 512))
 
     def step(grad, resting, count):
         inputs = grad, jnp.float32(-0.01), jnp.float32(1e-8)
-        return in_one_pass(rule, inputs, resting, kept, layout, count, elsewhere=in_place)
+        return in_one_pass(rule, inputs, resting, kept, layout, count)
 
     traced = jax.jit(step).trace(jnp.zeros(layout.shape), resting, jnp.int32(1))
-    assert "triton" in traced.lower(lowering_platforms=("cuda",)).as_text()
+    with a_gpu():
+        assert "triton" in traced.lower(lowering_platforms=("cuda",)).as_text()
     assert "triton" not in traced.lower(lowering_platforms=("cpu",)).as_text()
+
+
+def test_kernel_is_for_those_who_ask():
+    params = jnp.zeros((64, 128))
+
+    def uses_pallas(implementation):
+        made = jaxopt_adam.adam(0.1, moments=Blockwise(8, implementation=implementation))
+        return "pallas_call" in str(jax.make_jaxpr(made.update)(params, jax.eval_shape(made.init, params)))
+
+    assert [uses_pallas(each) for each in ("auto", "xla", "pallas")] == [False, False, True]
+
+
+def test_pallas_is_imported_where_it_is_used():
+    """Neither by the import of the library nor by a step without the kernel; and there are JAXs without it."""
+    subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            """
+import sys
+import jax.numpy as jnp
+import jaxopt_adam
+from jaxopt_adam.storage import Blockwise
+
+assert not [name for name in sys.modules if name.startswith("jax.experimental.pallas")]
+sys.modules["jax.experimental.pallas.triton"] = None
+params = jnp.zeros((64, 128))
+for implementation in ("auto", "pallas"):
+    made = jaxopt_adam.adam(0.1, moments=Blockwise(8, implementation=implementation))
+    try:
+        made.update(params, made.init(params))
+    except ImportError as error:
+        assert implementation == "pallas"
+        assert 'implementation="pallas" needs Pallas with its Triton backend' in str(error), error
+    else:
+        assert implementation == "auto"
+""",
+        ],
+        check=True,
+    )

@@ -56,9 +56,10 @@ class Blockwise:
             step and place; both are the same on any layout of devices, and over time the logarithm of v is right on
             average to less than a hundredth in 8 bits, to some tenths in 4. With "nearest" small changes get lost.
         min_size: leaves with fewer elements stay in float32.
-        implementation: "xla" for passes over the leaf, each in place; "pallas" for a kernel that does it in one, if the
-            blocks' lengths are powers of two; "auto" for the kernel where there is a single device, a GPU of NVIDIA,
-            and passes elsewhere. The tests run the kernel interpreted, and lower it for CUDA; it has no derivative.
+        implementation: "auto", which is "xla", for passes over the leaf, each in place; "pallas" for a kernel that does
+            it in one, if the blocks' lengths are powers of two. The kernel is an experiment: it has never run on a GPU.
+            The tests run it interpreted, and lower it for CUDA. It needs a JAX with Pallas' Triton backend, a leaf that
+            is not divided among devices, and has no derivative.
 
     Raises:
         ValueError: if an argument is none of these.
