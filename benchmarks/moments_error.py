@@ -34,7 +34,7 @@ EVERY = 50
 ONCE, REPLAYED = (50, 500, 2000), (100, 500, 1500)
 """The steps that the table shows."""
 
-OURS = {"ours, 8 bits": "int8", "ours, 4 bits": "int4"}
+OURS: dict[str, StorageName] = {"ours, 8 bits": "int8", "ours, 4 bits": "int4"}
 ROOT = Path(__file__).parents[1]
 
 

@@ -13,11 +13,10 @@ from jax.core import Tracer
 from jax.tree_util import GetAttrKey, keystr
 
 from jaxopt_adam.diagnostics import Figures
-from jaxopt_adam.moments import LeafMoments
+from jaxopt_adam.moments import LeafMoments, entries_of
 from jaxopt_adam.nbytes import nbytes
 from jaxopt_adam.noted import Note, noting
 from jaxopt_adam.optimizer import Optimizer
-from jaxopt_adam.storage import Blocks
 from jaxopt_adam.transformation import decay_masks
 from jaxopt_adam.trees import Path, broadcast_prefix
 
@@ -240,19 +239,23 @@ def _note_rule(state: Any, note: Note, seen: dict[Path, _Seen], label: str) -> N
     decays = broadcast_prefix(note["weight_decay"], params, "weight_decay")
     masks = decay_masks(note["mask"], params)
     parts = note["parts"]() if "parts" in note else {}
-    columns = {name: tree.flatten_up_to(getattr(state, name)) for name in note["moments"]}
-    for index, (path, leaf) in enumerate(leaves):
+    paths = [path for path, _ in leaves]
+    owns = [LeafMoments.of(note["moments"], note["storage"], path, leaf) for path, leaf in leaves]
+    columns = {name: entries_of(tree, getattr(state, name), name, owns, paths) for name in note["moments"]}
+    for index, path in enumerate(paths):
         own, rule = seen[path], label + _rule_name(state)
         rule = f"{rule}, {parts[path]}" if path in parts else rule
         own.rules.append(rule)
         own.rates.append(_number(rates[index]))
         decay = _number(decays[index]) if masks[index] else "none"
         own.decays.append("none" if decay == "0" else decay)
-        storages = LeafMoments.of(note["moments"], note["storage"], path, leaf).storages
+        storages, shape = owns[index].storages, owns[index].shape
         for name, column in columns.items():
             if not _is_left_out(column[index]):
-                bits = storages[name].bits if name in storages else None
-                own.keep(rule, name, _text(column[index], np.shape(leaf), bits), column[index])
+                coded = (
+                    f"{storages[name].bits} bits, blocks of {owns[index].block_length}" if name in storages else None
+                )
+                own.keep(rule, name, coded or _text(column[index], shape), column[index])
 
 
 def _entries(params: Any, node: Any) -> list[Any] | None:
@@ -280,10 +283,8 @@ def _gathered(part: Any, node: Any) -> list[Any] | None:
     return None if None in gathered else [entry for each in gathered if each is not None for entry in each]
 
 
-def _text(value: Any, shape: tuple[int, ...], bits: int | None = None) -> str:
+def _text(value: Any, shape: tuple[int, ...]) -> str:
     """How a moment of a leaf of `shape` is stored."""
-    if isinstance(value, Blocks):
-        return f"{bits} bits, blocks of {-(-shape[-1] // value.scales.shape[-1])}"
     if isinstance(value, (list, tuple)):
         return f"[{', '.join('none' if each is None else _text(each, shape) for each in value)}]"
     return f"{value.dtype}" if value.shape == shape else f"{value.dtype}{list(value.shape)}"

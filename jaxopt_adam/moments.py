@@ -246,6 +246,11 @@ class LeafMoments:
             for moment, each, before, what in zip(self.moments.values(), after, awake, names, strict=True)
         ]
 
+    @property
+    def block_length(self) -> int:
+        """The number of elements of a block, where any moment has codes."""
+        return self._layout.length
+
     @functools.cached_property
     def _layout(self) -> Layout:
         # One for all of the leaf's moments, so that one pass can see to them all.

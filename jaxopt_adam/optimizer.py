@@ -325,7 +325,7 @@ def optimizer(rule: Callable[P, optax.GradientTransformationExtraArgs]) -> Calla
 
     # What help() shows: the kinds of the arguments are long to print.
     bare = [parameter.replace(annotation=parameter.empty) for parameter in signature.parameters.values()]
-    factory.__signature__ = inspect.Signature(bare)  # pyright: ignore[reportFunctionMemberAccess]
+    factory.__signature__ = inspect.Signature(bare)  # pyright: ignore
     return factory
 
 
