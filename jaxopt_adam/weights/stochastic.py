@@ -4,14 +4,14 @@ from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax import Array
 
 from jaxopt_adam.hyperparameters import Transformation, whole
 from jaxopt_adam.optimizer import optimizer
 from jaxopt_adam.trees import fields
-from jaxopt_adam.weights.patterns import MAGNITUDE, SIGN, from_bits, infinity, to_bits, to_pattern
+from jaxopt_adam.weights.patterns import from_bits, to_bits
+from jaxopt_adam.weights.sums import rounded_sum
 from jaxopt_adam.weights.within import Move, in_float32, move_to, update_within
 
 __all__ = ["StochasticRoundingState", "stochastic_rounding"]
@@ -112,11 +112,6 @@ def stochastic_rounding(
 
 def _step(move: Move, key: Array) -> Array:
     """The update of one leaf."""
-    dtype = move.param.dtype
-    pattern = to_pattern(move.weight + move.change, dtype)
-    magnitude = pattern & MAGNITUDE
-    noise = jax.random.bits(key, pattern.shape, jnp.uint16).astype(jnp.uint32)
-    # The lower half is by how many of 2¹⁶ the weight lies above the upper one.
-    largest = jnp.where(magnitude < infinity(dtype), (infinity(dtype) >> 16) - np.uint32(1), np.uint32(0x7FFF))
-    bits = jnp.minimum((magnitude + noise) >> 16, largest) | (pattern & SIGN) >> 16
-    return move_to(bits.astype(jnp.uint16), move.param)
+    threshold = jax.random.bits(key, move.param.shape, jnp.uint32)
+    pattern = rounded_sum(move.weight, move.change, move.param.dtype, 1 << 16, threshold)
+    return move_to((pattern >> 16).astype(jnp.uint16), move.param)
