@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import serialization
+from flax import nnx, serialization
 from flax.training.train_state import TrainState
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from test_sharding import COLLECTIVES, run_on_eight_devices
@@ -23,6 +23,7 @@ from jaxopt_adam import (
     kahan,
     master_params,
     master_weights,
+    observe,
     schedule_free_adamw,
     sgd,
     stalled_fraction,
@@ -561,6 +562,117 @@ class TestNotANumber:
         assert params.tolist() == [65504.0, np.inf, np.inf]
         params, _ = stepper(optimizer)(params, state, jnp.array([-2.0, 0.0, 0.0]))
         assert jnp.isinf(params).all()
+
+
+SKIPPING = {
+    "apply_if_finite": lambda inner: optax.apply_if_finite(inner, 3),
+    "conditionally_mask": lambda inner: optax.conditionally_mask(
+        inner, lambda step, finite: finite, forward_extra_args=True
+    ),
+    "skip_not_finite": lambda inner: optax.MultiSteps(
+        inner, 1, should_skip_update_fn=optax.skip_not_finite
+    ).gradient_transformation(),
+}
+
+
+class TestConditional:
+    """What optax has that leaves out steps: the order that works, and the one that is refused."""
+
+    @staticmethod
+    @functools.cache
+    def descended(optimizer, dtype, spoilt):
+        """The distances from a minimum at 0.3, along a training with a gradient of NaN in step 5 if it is `spoilt`."""
+
+        @jax.jit
+        def step(params, state, loss_scale):
+            grads = jax.tree.map(lambda leaf: ((leaf - 0.3) * loss_scale).astype(dtype), params)
+            finite = jnp.isfinite(loss_scale)
+            extra = {"finite": finite} if isinstance(optimizer, optax.GradientTransformationExtraArgs) else {}
+            updates, state = optimizer.update(grads, state, params, **extra)
+            return optax.apply_updates(params, updates), state
+
+        params = {"weight": jnp.array([1.0, -0.5, 0.0], jnp.bfloat16)}
+        state, path = optimizer.init(params), []
+        for i in range(60):
+            params, state = step(params, state, jnp.nan if spoilt and i == 5 else 1.0)
+            path.append(np.asarray(params["weight"]).astype(np.float32))
+        return np.stack(path) - np.float32(0.3), state
+
+    @each_kind
+    @pytest.mark.parametrize("around", SKIPPING.values(), ids=SKIPPING)
+    def test_within_it_recovers(self, wrap, around):
+        path, state = self.descended(wrap(around(adam(0.05))), BFLOAT16, True)
+        assert np.isfinite(path).all()
+        np.testing.assert_array_equal(path[5], path[4])
+        assert (np.abs(path[6]) < np.abs(path[5])).all()
+        assert np.abs(path[-1]).max() < 0.05
+        # The other steps are those of a training without the one that was left out.
+        if wrap is master_weights:
+            plain, _ = self.descended(wrap(around(adam(0.05))), BFLOAT16, False)
+            np.testing.assert_allclose(np.delete(path, 5, 0), plain[:-1], rtol=0, atol=2.0**-7)
+        if around is SKIPPING["apply_if_finite"]:
+            assert state.inner_state.total_notfinite == 1
+
+    def test_conditionally_transform_within(self):
+        often = optax.conditionally_transform(optax.clip(0.1), lambda step: step % 2 == 0)
+        path, _ = self.descended(master_weights(optax.chain(often, adam(0.05))), BFLOAT16, False)
+        assert np.abs(path[-1]).max() < 0.05
+
+    @each_kind
+    @pytest.mark.parametrize("name", ["apply_if_finite", "conditionally_mask", "conditionally_transform"])
+    def test_around_it_is_refused_by_name(self, wrap, name):
+        around = {
+            "apply_if_finite": lambda inner: optax.apply_if_finite(inner, 3),
+            "conditionally_mask": lambda inner: optax.conditionally_mask(inner, lambda step: step > 3),
+            "conditionally_transform": lambda inner: optax.conditionally_transform(inner, lambda step: step > 3),
+        }[name]
+        optimizer = around(optax.chain(optax.clip(1.0), wrap(adam(0.1))))
+        params = start()
+        state = optimizer.init(params)
+        order = rf"optax\.{name} cannot be around {wrap.__name__}, .* {wrap.__name__}\(optax\.{name}\(\.\.\.\)\)"
+        for update in (optimizer.update, jax.jit(optimizer.update)):
+            with pytest.raises(TypeError, match=order):
+                update(params, state, params)
+        # With gradients in float32 the dtypes are the same.
+        full = start(jnp.float32)
+        updates, _ = jax.jit(optimizer.update)(full, state, params)
+        assert jax.tree.map(lambda leaf: leaf.dtype, updates) == jax.tree.map(lambda leaf: leaf.dtype, full)
+
+    @each_kind
+    def test_skipped_around(self, wrap):
+        """MultiSteps takes the updates as they are, in float32."""
+        around = SKIPPING["skip_not_finite"]
+        path, _ = self.descended(around(wrap(adam(0.05))), BFLOAT16, True)
+        assert np.isfinite(path).all()
+        np.testing.assert_array_equal(path[5], path[4])
+        assert np.abs(path[-1]).max() < 0.05
+
+    def test_observed_around_and_within(self):
+        """The figures of each step, with gradients that gather for two."""
+        for optimizer in (
+            optax.MultiSteps(observe(master_weights(adam(0.1))), 2).gradient_transformation(),
+            master_weights(optax.MultiSteps(observe(adam(0.1)), 2).gradient_transformation()),
+        ):
+            path, _ = self.descended(optimizer, BFLOAT16, False)
+            assert np.abs(path[-1]).max() < 0.15
+
+    @each_kind
+    def test_nnx(self, wrap):
+        model = nnx.Linear(3, 1, rngs=nnx.Rngs(0), param_dtype=jnp.bfloat16)
+        holder = nnx.Optimizer(model, wrap(optax.apply_if_finite(adam(0.05), 3)), wrt=nnx.Param)
+        inputs = jnp.asarray(np.random.default_rng(0).normal(size=(16, 3)), jnp.float32)
+        targets = inputs @ jnp.array([[1.0], [-2.0], [0.5]])
+
+        @nnx.jit
+        def step(model, holder, scale):
+            loss, grads = nnx.value_and_grad(lambda model: jnp.mean((model(inputs) - targets) ** 2))(model)
+            holder.update(model, jax.tree.map(lambda grad: (grad * scale).astype(grad.dtype), grads))
+            return loss
+
+        losses = [step(model, holder, jnp.nan if i == 3 else 1.0) for i in range(80)]
+        assert all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+        assert losses[4] == losses[3]
+        assert losses[-1] < 0.01 * losses[0]
 
 
 def start(dtype=jnp.bfloat16):

@@ -1,5 +1,6 @@
 """What the wrappers of this package share: an optimizer that sees float32, and an update that lands where it should."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -13,6 +14,9 @@ from jaxopt_adam.trees import Path, array_like, inexact_dtype, leaf_name, leaves
 from jaxopt_adam.weights.patterns import from_bits, is_low_precision, to_bits
 
 __all__ = ["Move", "for_each", "in_float32", "move_to", "remembered", "update_within"]
+
+_CONDITIONAL = {"apply_if_finite", "conditionally_mask", "conditionally_transform"}
+"""What optax has that gives, in some steps, updates in the dtype of the gradients."""
 
 
 class Move(NamedTuple):
@@ -79,6 +83,7 @@ def update_within(
     notes = [None] * len(leaves) if memories is None else leaves_like(tree, memories, "the state")
     low = list(map(is_low_precision, thetas))
     weights = list(thetas)
+    _refuse_conditional(name, grads, low)
     for i, (path, grad, theta, note) in enumerate(zip(paths, grads, thetas, notes, strict=True)):
         if low[i]:
             inexact_dtype(path, grad)
@@ -99,6 +104,24 @@ def update_within(
             change = array_like(path, grads[i], moves[i], None, "the update").astype(jnp.float32)
             moves[i] = Move(path, thetas[i], notes[i], weights[i], change)
     return tree, moves, inner_state
+
+
+def _refuse_conditional(name: str, grads: list[Any], low: list[bool]) -> None:
+    """TypeError where optax is about to choose between the updates, in float32, and gradients or zeros in 16 bits.
+
+    :func:`jax.lax.cond` would say that dtypes differ, and not what to do. Nothing but the stack of calls tells of it.
+    """
+    if not any(is_low_precision(grad) for grad, each in zip(grads, low, strict=True) if each):
+        return
+    frame = inspect.currentframe()
+    while frame is not None:
+        wrapper = frame.f_code.co_qualname.split(".")[0]
+        if wrapper in _CONDITIONAL and str(frame.f_globals.get("__name__")).startswith("optax."):
+            raise TypeError(
+                f"optax.{wrapper} cannot be around {name}, whose updates are in float32 where the gradients have 16 "
+                f"bits; put it within: {name}(optax.{wrapper}(...)) does the same"
+            )
+        frame = frame.f_back
 
 
 def remembered(path: Path, param: Array, memory: Any, dtype: np.dtype, what: str) -> Array:
