@@ -53,7 +53,7 @@ def plain(update: Array, now: State) -> State:
 
 MASTERS = {f"{bits} bits": master_weights(sgd(1.0), bits=bits) for bits in (24, 32)}
 STOCHASTIC = stochastic_rounding(sgd(1.0))
-CONTESTANTS: dict[str, tuple[Callable[[Array], Any], Callable[[Array, State], State], Callable[[State], Array]]] = {
+CONTESTANTS: dict[str, tuple[Callable[..., Any], Callable[[Array, State], State], Callable[[State], Any]]] = {
     **{
         name: (each.init, functools.partial(wrapped, each), lambda now: master_params(*now))
         for name, each in MASTERS.items()

@@ -67,10 +67,8 @@ from jaxopt_adam.rules import (
 from jaxopt_adam.rules.schedule_free_eval_params import schedule_free_eval_params
 from jaxopt_adam.solve import Result, Status, Trajectory, descend, minimize
 from jaxopt_adam.weights import (
-    KahanState,
     MasterWeightsState,
     StochasticRoundingState,
-    kahan,
     master_params,
     master_weights,
     stalled_fraction,
@@ -95,7 +93,6 @@ __all__ = [
     "AmsgradState",
     "Description",
     "Figures",
-    "KahanState",
     "LambState",
     "LapropState",
     "LeafDescription",
@@ -140,7 +137,6 @@ __all__ = [
     "ema",
     "from_optax",
     "grid",
-    "kahan",
     "lamb",
     "laprop",
     "lion",

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import jaxopt_adam
-from jaxopt_adam import adamw, kahan, master_weights, nbytes, rules, stochastic_rounding
+from jaxopt_adam import adamw, master_weights, nbytes, rules, stochastic_rounding
 from jaxopt_adam.lab import memory
 from jaxopt_adam.lab.cli import main
 from jaxopt_adam.storage import Blockwise
@@ -89,7 +89,6 @@ CODES = 1 + 2 / 128  # bytes of a code of 8 bits and of its share of a scale
         (("adamw", "int8", "bf16+8"), {"weights": 2, "gradients": 2, "mu": CODES, "nu": CODES, "correction": 1}),
         (("adam", "int4"), {"weights": 4, "gradients": 4, "mu": 0.5 + 2 / 64, "nu": 0.5 + 2 / 64}),
         (("lion", "float32", "bf16+16", "float32"), {"weights": 2, "gradients": 4, "mu": 4, "correction": 2}),
-        (("sgd", "float32", "bf16+kahan"), {"weights": 2, "gradients": 2, "compensation": 2}),
         (("sgd", "float32", "bf16+stochastic"), {"weights": 2, "gradients": 2}),
         (("adafactor",), {"weights": 4, "gradients": 4, "v_row": 4 / 4096, "v_col": 4 / 4096}),
         (("soap",), {"weights": 4, "gradients": 4, "mu": 4, "nu": 4, "factors": 8, "bases": 8}),
@@ -110,8 +109,8 @@ def test_the_calculators_figures_are_a_real_states(weights, moments):
     suffix = weights.removeprefix("bf16")
     if suffix in wrappers:
         within = master_weights(within, bits=wrappers[suffix])
-    elif suffix in ("+kahan", "+stochastic"):
-        within = kahan(within) if suffix == "+kahan" else stochastic_rounding(within)
+    elif suffix == "+stochastic":
+        within = stochastic_rounding(within)
     arrays = jax.tree.leaves((params, jax.grad(lambda x: x.sum())(params), within.init(params)))
     real = sum(leaf.nbytes for leaf in arrays if leaf.size > 2) / params.size
     assert sum(memory.measure("adamw", moments, weights).values()) == real

@@ -346,8 +346,8 @@ def memory(
     weights: Annotated[
         str,
         typer.Option(
-            help=f"How the weights rest: {', '.join(memory_lab.WEIGHTS)}. With +8 and +16 bits of master weights, with "
-            "Kahan's compensation, or rounded at random.",
+            help=f"How the weights rest: {', '.join(memory_lab.WEIGHTS)}. With +8 and +16 bits of master weights, or "
+            "rounded at random.",
             callback=known(memory_lab.WEIGHTS),
         ),
     ] = "float32",

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxopt_adam import Optimizer, kahan, master_weights, nbytes, rules, stochastic_rounding
+from jaxopt_adam import Optimizer, master_weights, nbytes, rules, stochastic_rounding
 
 __all__ = ["DEVICES", "DTYPES", "MATRIX", "MOMENTS", "RULES", "WEIGHTS", "measure", "takes_moments"]
 
@@ -24,7 +24,6 @@ WEIGHTS: dict[str, tuple[str, Callable[[Optimizer], optax.GradientTransformation
     "bf16": ("bfloat16", None),
     "bf16+8": ("bfloat16", functools.partial(master_weights, bits=24)),
     "bf16+16": ("bfloat16", functools.partial(master_weights, bits=32)),
-    "bf16+kahan": ("bfloat16", kahan),
     "bf16+stochastic": ("bfloat16", stochastic_rounding),
 }
 """How weights rest: their dtype, and what is wrapped around the rule."""

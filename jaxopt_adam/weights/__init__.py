@@ -1,15 +1,12 @@
 """What a low-precision weight does with what rounding drops."""
 
-from jaxopt_adam.weights.kahan import KahanState, kahan
 from jaxopt_adam.weights.master import MasterWeightsState, master_params, master_weights, with_master_params
 from jaxopt_adam.weights.stalled import stalled_fraction
 from jaxopt_adam.weights.stochastic import StochasticRoundingState, stochastic_rounding
 
 __all__ = [
-    "KahanState",
     "MasterWeightsState",
     "StochasticRoundingState",
-    "kahan",
     "master_params",
     "master_weights",
     "stalled_fraction",

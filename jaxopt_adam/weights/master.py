@@ -87,7 +87,9 @@ def master_weights(inner: Transformation, bits: Annotated[int, _bits] = 24) -> o
     rounded to the nearest, as a float32 is.
 
     It wraps: ``master_weights(optax.chain(…))`` and ``master_weights(optax.MultiSteps(…).gradient_transformation())``
-    do everything in float32. What comes after it must leave its updates alone, since they are made for the parameters
+    do everything in float32. :func:`optax.apply_if_finite`, :func:`optax.conditionally_mask` and
+    :func:`optax.conditionally_transform` can only be within, as ``master_weights(optax.apply_if_finite(…, 3))``. What
+    comes after it must leave its updates alone, since they are made for the parameters
     at hand, in float32: :func:`optax.apply_updates` then gives θ exactly. Parameters that are changed in any other way
     no longer fit their corrections and are off by at most half a unit in their last place; start them anew with
     :func:`with_master_params`.
@@ -101,7 +103,8 @@ def master_weights(inner: Transformation, bits: Annotated[int, _bits] = 24) -> o
 
     Raises:
         TypeError: if `inner` is no optimizer.
-        ValueError: if `bits` is neither 24 nor 32.
+        ValueError: if `bits` is neither 24 nor 32. Its `update` raises a TypeError where one of the wrappers that can
+            only be within is around it.
 
     References:
         Micikevicius et al., Mixed Precision Training, 2018, section 3.1, for weights in float32 beside those of 16

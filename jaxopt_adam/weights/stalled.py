@@ -16,8 +16,7 @@ def stalled_fraction(params: optax.Params, updates: optax.Updates) -> Array:
 
     Of all elements whose update is not zero, the share of those that :func:`optax.apply_updates` leaves as they are.
     In bfloat16 that happens to updates below about a 500th of the parameter; where the share is large, training stands
-    still, and :func:`master_weights`, :func:`kahan` or :func:`stochastic_rounding` help. Of their own updates none is
-    lost.
+    still, and :func:`master_weights` or :func:`stochastic_rounding` helps. Of their own updates none is lost.
 
     Args:
         params: the parameters before the step.

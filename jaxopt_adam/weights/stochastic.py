@@ -48,8 +48,8 @@ def stochastic_rounding(
     is too small for the parameter changes it now and then, and as much as it should on average.
 
     Choose it where there is no memory for more: it keeps nothing beside the parameters. They end in a noise of about
-    their last place, which :func:`master_weights` and :func:`kahan` spare them. What comes after it must leave its
-    updates alone, as with these. Parameters of other dtypes go by as they are.
+    their last place, which :func:`master_weights` spares them. What comes after it must leave its updates alone,
+    as with those. Parameters of other dtypes go by as they are.
 
     The random bits are the same on any number of devices and in any version of a program. A finite weight never
     becomes infinite by chance; one beyond the dtype's range does.

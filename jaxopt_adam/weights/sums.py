@@ -39,7 +39,7 @@ def rounded_sum(weight: Array, change: Array, low: np.dtype, unit: ArrayLike, th
     below = (pattern - last) & MAGNITUDE
     # A magnitude is rounded, so where it grows downwards the threshold is counted from the other end.
     negative = pattern >= SIGN
-    threshold = jnp.where(negative, ~threshold, threshold)
+    threshold = threshold ^ (np.uint32(0) - (pattern >> 31))
     # The pattern has rounded the sum once more where the numbers of float16 are evenly spaced.
     rest = jnp.where(negative, -rest, rest) + (jnp.abs(total) - from_pattern(pattern & MAGNITUDE, low))
     spacing = from_pattern(below + unit, low) - from_pattern(below, low)
