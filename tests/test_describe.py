@@ -17,7 +17,6 @@ from jaxopt_adam import (
     cautious,
     checked,
     describe,
-    kahan,
     lion,
     master_weights,
     muon,
@@ -53,7 +52,6 @@ FACTORIES = [name for name in rules.__all__ if inspect.isfunction(getattr(rules,
 RATE = {name: {} if name in ("prodigy", "schedule_free_adamw") else {"learning_rate": 0.25} for name in FACTORIES}
 WRAPPERS = {
     "master_weights": lambda inner: master_weights(inner),
-    "kahan": kahan,
     "stochastic_rounding": stochastic_rounding,
     "cautious": cautious,
     "observe": observe,
@@ -92,7 +90,7 @@ def test_within_wrappers_chains_and_the_like(wrapper):
         assert (leaf.learning_rate, leaf.weight_decay) == (alone[name].learning_rate, alone[name].weight_decay)
         assert alone[name].moments.items() <= leaf.moments.items()
     more = {"master_weights": {"correction": "int8"}, "nested": {"correction": "int8"}}
-    more |= {"kahan": {"compensation": "bfloat16"}, "MultiSteps": {"acc_grads": "float32"}}
+    more |= {"MultiSteps": {"acc_grads": "float32"}}
     added = wrapped["bias"].moments.items() - alone["bias"].moments.items()
     assert dict(added) == more.get(wrapper, {})
 

@@ -22,7 +22,6 @@ from jaxopt_adam import (
     cautious,
     checked,
     grid,
-    kahan,
     master_weights,
     minimize,
     muon,
@@ -133,7 +132,6 @@ def correct(array: Array) -> None:
     # Wrappers and chains.
     made = checked(master_weights(cautious(adamw(1e-3, moments="int8")), bits=24))
     observe(optax.chain(optax.clip(1.0), adam(None)))
-    kahan(optax.adam(1e-3))
     signum(0.1, momentum=0.5)
     seen(made.replace(learning_rate=0.2).hyperparameters["optimizer"], nbytes(made.init(array)))
     # Sweeps. A factory of one's own is given arrays where it takes arrays.
