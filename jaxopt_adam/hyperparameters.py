@@ -143,8 +143,8 @@ class Number:
     def used(self, name: str, value: Any) -> Any:
         """A kept value as a rule computes with it: in float32 at least, and NaN where a decay is not one.
 
-        Only a run can show what a traced number is, and a decay of exactly one would stop a rule in silence. Python's
-        numbers, which a transformation of trees may have put in place, are checked again.
+        Only a run can show what a traced number is, and a decay of exactly one would stop a rule in silence. Numbers
+        that are known are checked again, since a transformation of trees may have put them in place.
         """
         return self._map(self._used, name, value)
 
@@ -167,7 +167,7 @@ class Number:
         return value if isinstance(value, jax.Array) or np.ndim(value) else float(value)
 
     def _used(self, name: str, value: Any) -> Any:
-        if not isinstance(value, jax.Array):
+        if not isinstance(value, Tracer):
             if callable(value) and self.below == 1:
                 return lambda count: self._used(name, scheduled(value, count, name))
             return at_least_float32(self._checked(name, value))

@@ -19,7 +19,7 @@ from jaxopt_adam.arguments import Arguments
 from jaxopt_adam.hyperparameters import Check, LearningRate, Number, Pair, is_number
 from jaxopt_adam.trees import placed, with_gradient
 
-__all__ = ["Optimizer", "grid", "optimizer"]
+__all__ = ["Optimizer", "grid", "optimizer", "rule_of"]
 
 P = ParamSpec("P")
 
@@ -76,7 +76,7 @@ class Optimizer(optax.GradientTransformationExtraArgs):
         rest = iter(leaves)
         values = [next(rest) if leaf else value for value, leaf in zip(static, numeric, strict=True)]
         arguments = dict(zip(names, jax.tree.unflatten(tree, values), strict=True))
-        function = factory.__wrapped__  # pyright: ignore[reportFunctionMemberAccess]
+        function = rule_of(factory)
 
         # A function over these two, and no functools.partial: equinox, and with it optimistix, takes what local
         # functions close over as data, and compares all else by identity.
@@ -406,6 +406,14 @@ def _checked_factory(factory: Any, axes: Mapping[str, Any]) -> str:
     if unknown and not any(each.kind is each.VAR_KEYWORD for each in parameters):
         raise TypeError(f"grid: {name} has no argument {', '.join(unknown)}; it has {', '.join(names)}")
     return name
+
+
+def rule_of(factory: Callable[..., Optimizer]) -> Callable[..., optax.GradientTransformationExtraArgs]:
+    """The function that a factory was made of, for a rule that is another one with some arguments fixed.
+
+    The arguments that such a rule hands on have been checked, and need not be again.
+    """
+    return factory.__wrapped__  # pyright: ignore[reportFunctionMemberAccess]
 
 
 @functools.cache

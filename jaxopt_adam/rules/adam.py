@@ -3,7 +3,7 @@
 import optax
 
 from jaxopt_adam.hyperparameters import Decay, Flag, LearningRate, Moments, NonNegative, OptionalDtype
-from jaxopt_adam.optimizer import optimizer
+from jaxopt_adam.optimizer import optimizer, rule_of
 from jaxopt_adam.rules.adamw import adamw
 
 
@@ -57,4 +57,6 @@ def adam(
         >>> print(minimize(lambda x: (x - 3.0) ** 2, 0.0, adam(0.1), tol=1e-9).x.round(2))
         3.0
     """
-    return adamw(learning_rate, b1, b2, eps, eps_root, mu_dtype, weight_decay=0.0, nesterov=nesterov, moments=moments)
+    return rule_of(adamw)(
+        learning_rate, b1, b2, eps, eps_root, mu_dtype, weight_decay=0.0, nesterov=nesterov, moments=moments
+    )

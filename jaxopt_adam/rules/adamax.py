@@ -3,7 +3,7 @@
 import optax
 
 from jaxopt_adam.hyperparameters import Decay, LearningRate, Moments, NonNegative
-from jaxopt_adam.optimizer import optimizer
+from jaxopt_adam.optimizer import optimizer, rule_of
 from jaxopt_adam.rules.adamaxw import adamaxw
 
 
@@ -45,4 +45,4 @@ def adamax(
         >>> print(minimize(lambda x: (x - 3.0) ** 2, 0.0, adamax(0.1), tol=1e-9).x.round(2))
         3.0
     """
-    return adamaxw(learning_rate, b1, b2, eps, weight_decay=0.0, moments=moments)
+    return rule_of(adamaxw)(learning_rate, b1, b2, eps, weight_decay=0.0, moments=moments)

@@ -12,7 +12,7 @@ from jaxopt_adam.hyperparameters import (
     OptionalDtype,
     WeightDecay,
 )
-from jaxopt_adam.optimizer import optimizer
+from jaxopt_adam.optimizer import optimizer, rule_of
 from jaxopt_adam.rules.adamw import adamw
 
 
@@ -61,7 +61,9 @@ def nadam(
         >>> print(minimize(lambda x: (x - 3.0) ** 2, 0.0, nadam(0.1), tol=1e-9).x.round(2))
         3.0
     """
-    return adamw(learning_rate, b1, b2, eps, eps_root, mu_dtype, weight_decay=0.0, nesterov=nesterov, moments=moments)
+    return rule_of(adamw)(
+        learning_rate, b1, b2, eps, eps_root, mu_dtype, weight_decay=0.0, nesterov=nesterov, moments=moments
+    )
 
 
 @optimizer
@@ -112,4 +114,6 @@ def nadamw(
         >>> print(minimize(lambda x: (x - 3.0) ** 2, 0.0, nadamw(0.1), tol=1e-9).x.round(2))
         3.0
     """
-    return adamw(learning_rate, b1, b2, eps, eps_root, mu_dtype, weight_decay, mask, nesterov=nesterov, moments=moments)
+    return rule_of(adamw)(
+        learning_rate, b1, b2, eps, eps_root, mu_dtype, weight_decay, mask, nesterov=nesterov, moments=moments
+    )

@@ -81,7 +81,7 @@ def radam(
         c2 = bias_correction(b2, step)
         limit = 2 / (1 - b2) - 1
         length = _length(1 - b2, step.astype(c2.dtype), c2)
-        settled = (length >= threshold) & (length > 4)
+        settled = ~((length < threshold) | (length <= 4))  # and so where the length is NaN
         ratio = (length - 4) * (length - 2) * limit / ((limit - 4) * (limit - 2) * length)
         rectified = rate * jnp.where(settled, jnp.sqrt(jnp.where(settled, ratio, 1)), 1)
         weights = debiasing_weights(rectified, b1, step, nesterov=nesterov)
