@@ -193,8 +193,16 @@ def good_mask(params, tame):
     return prefixes(lambda _: flags, params) | st.sampled_from([None, only_matrices])
 
 
+def last_axes(path, shape):
+    return MuonDimensionNumbers(-2, -1) if len(shape) > 1 else None
+
+
 def good_function(params, tame, expected, **_):
-    known = {"a function of count": [falling], "a function of a path and a shape, or None": [None, one_block]}
+    known = {
+        "a function of count": [falling],
+        "a function from a path and a shape to blocks, or None": [None, one_block],
+        "a function from a path and a shape to axes, or None": [None, last_axes],
+    }
     return st.sampled_from(known[expected])
 
 
@@ -222,6 +230,9 @@ GOOD = {
 }
 
 
+GOOD["inner"] = GOOD["transformation"]  # cautious's, of those that it can change
+
+
 @functools.cache
 def kind(check):
     """Which function of hyperparameters.py made a check, and of what, which is in its closure."""
@@ -244,6 +255,8 @@ def arguments(draw, factory, params, *, tame=False, **given):
             given[name] = draw(good(_checks(factory)[name], params, tame))
     if any(given.get(name) is not None for name in ("mu_dtype", "accumulator_dtype")):
         given.pop("moments", None)  # the two would say the same thing twice
+    if given.get("matrix_axes") is not None:
+        given.pop("muon_weight_dimension_numbers", None)
     return given
 
 
@@ -462,6 +475,9 @@ BAD = {
 def bad(check):
     name, options = kind(check)
     return BAD[name](**options)
+
+
+BAD["inner"] = lambda: BAD["transformation"]() | faulty(jaxopt_adam.schedule_free_adamw())
 
 
 class TestBadHyperparameters:
@@ -891,5 +907,7 @@ class TestUnfitHyperparameters:
     @given(st.data())
     def test_function_that_gives_nonsense(self, factory, name, data):
         wrong = data.draw(st.sampled_from([None, "x", 1j, {"a": 0.1}, object(), jnp.ones(5), (5, 5), (0.5,)]))
+        if name == "matrix_axes" and wrong is None:  # of which a leaf is not a matrix
+            return
         with refused(name, "['layer']", "['scale']"):
             attempt(data.draw(calls), make(factory, **{name: lambda *_: wrong}))

@@ -37,7 +37,9 @@ def adam_mini(
     weight_decay: kinds.WeightDecay = 0.0,
     mask: kinds.Mask = None,
     *,
-    blocks: Annotated[Any, kinds.function("a function of a path and a shape, or None", optional=True)] = None,
+    blocks: Annotated[
+        Any, kinds.function("a function from a path and a shape to blocks, or None", optional=True)
+    ] = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Adam-mini: :func:`adamw` with one second moment for each block, in half of the memory.
 

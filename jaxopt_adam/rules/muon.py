@@ -36,7 +36,9 @@ def muon(
     adam_learning_rate: kinds.LearningRate = None,
     muon_weight_dimension_numbers: kinds.Axes = None,
     consistent_rms: kinds.OptionalNonNegative = None,
-    matrix_axes: Annotated[Any, kinds.function("a function of a path and a shape, or None", optional=True)] = None,
+    matrix_axes: Annotated[
+        Any, kinds.function("a function from a path and a shape to axes, or None", optional=True)
+    ] = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Muon: the orthogonal matrix next to the momentum, for matrices; :func:`adamw` for all else.
 

@@ -121,6 +121,8 @@ def prodigy(
         count, start, distance, numerator = fields(
             state, "count", "params0", "estim_lr", "numerator_weighted", of=ProdigyState
         )
+        if jnp.iscomplexobj(numerator):
+            raise TypeError(f"state.numerator_weighted must be real, got {jnp.result_type(numerator)}")
         step = optax.safe_increment(count)
         rate = distance * kinds.single(kinds.scheduled(learning_rate, count, "learning_rate"), "learning_rate")
         if bias_correction:
