@@ -17,6 +17,8 @@ from jaxopt_adam.trees import Path, broadcast_prefix, leaf_name
 __all__ = [
     "COEFFICIENTS",
     "as_matrices",
+    "bounded",
+    "by_eigenvalue",
     "dimension_numbers",
     "gram",
     "orthogonalize",
@@ -142,6 +144,20 @@ def orthogonalize(
     return matrices
 
 
+def bounded(tensor: Array) -> Array:
+    """The tensor, scaled down where the square of its norm is beyond a quarter of the largest number of its dtype.
+
+    What is not finite stays as it is.
+    """
+    exponent = jnp.finfo(tensor.dtype).maxexp
+    # A power of two in which neither the squares of the largest numbers overflow nor those near the limit vanish. To
+    # divide by the largest element instead would not do: the compiler multiplies by the reciprocal, which may vanish.
+    unit, limit = 2.0 ** (5 * exponent // 8), 2.0 ** (exponent // 2 - 1)
+    size = jnp.sqrt(jnp.sum(abs_sq(jax.lax.stop_gradient(tensor) * (1 / unit))))
+    factor = (limit / unit) / jnp.maximum(size, limit / unit)
+    return jnp.where(jnp.isfinite(size), tensor * factor, tensor)
+
+
 def gram(tensor: Array, axis: int) -> Array:
     """The products of all pairs of slices along `axis`: G G* for a matrix's first axis."""
     others = [other for other in range(tensor.ndim) if other != axis]
@@ -161,6 +177,19 @@ def rotate(tensor: Array, bases: Sequence[Array | None], *, back: bool = False) 
     return tensor
 
 
+def by_eigenvalue(
+    wanted: Array, factors: Sequence[Array | None], bases: Sequence[Array | None], moment: Array
+) -> tuple[list[Array | None], Array]:
+    """Bases with the vectors of the largest eigenvalues first, and a moment in them in the same order, if `wanted`."""
+    ordered = []
+    for axis, (factor, basis) in enumerate(zip(factors, bases, strict=True)):
+        if factor is not None and basis is not None:
+            order = jax.lax.cond(wanted, _descending, lambda _, basis: jnp.arange(len(basis)), factor, basis)
+            basis, moment = jnp.take(basis, order, 1), jnp.take(moment, order, axis)
+        ordered.append(basis)
+    return ordered, moment
+
+
 def refreshed(age: Array, symmetric: Array, basis: Array) -> Array:
     """A basis of eigenvectors of a symmetric matrix that changes slowly, as columns, the largest eigenvalues first.
 
@@ -176,6 +205,10 @@ def _eigenvectors(symmetric: Array, _: Array) -> Array:
 
 def _power_iteration(symmetric: Array, basis: Array) -> Array:
     return jnp.linalg.qr(_product(_unit(symmetric), basis))[0]
+
+
+def _descending(symmetric: Array, basis: Array) -> Array:
+    return jnp.argsort(-jnp.sum(basis * _product(_unit(symmetric), basis), 0))
 
 
 def _unit(matrix: Array) -> Array:

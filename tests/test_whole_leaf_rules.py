@@ -77,6 +77,7 @@ CASES = [
     ("soap", {"learning_rate": falling, "weight_decay": rising, "precondition_frequency": 1, "eps": 0.01}, ROUND),
     ("soap", {"b1": 0.9, "b2": 0.99, "shampoo_decay": 0.5, "precondition_frequency": 3, "mask": False}, ROUND),
     ("soap", {"learning_rate": None, "weight_decay": 0.001, "max_precond_dim": 3}, ROUND),
+    ("soap", {"learning_rate": 0.1, "precondition_frequency": 2, "sort_by_eigenvalue": True}, [(4, 4), TENSOR]),
     ("cautious", {"rule": "adamw", "learning_rate": 0.01, "weight_decay": 0.1}, ANY),
     ("cautious", {"rule": "adam", "learning_rate": falling, "b1": 0.99, "eps": 1e-3}, ANY),
     ("cautious", {"rule": "lion", "learning_rate": 0.01}, ANY),

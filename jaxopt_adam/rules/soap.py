@@ -9,10 +9,16 @@ import optax
 from jax import Array
 
 from jaxopt_adam import hyperparameters as kinds
-from jaxopt_adam.averages import bias_correction, ema, root
-from jaxopt_adam.matrices import gram, refreshed, rotate
+from jaxopt_adam.averages import abs_sq, bias_correction, ema, norm, root
+from jaxopt_adam.matrices import bounded, by_eigenvalue, gram, refreshed, rotate
 from jaxopt_adam.optimizer import optimizer
 from jaxopt_adam.transformation import Moment, per_leaf_transformation
+
+_NOISE = 8
+"""How many units of the dtype's rounding count as noise, relative to the norm of the gradient."""
+
+_MOST = 4
+"""How many times Adam's largest element the root mean square of an update may be."""
 
 
 class SoapState(NamedTuple):
@@ -45,6 +51,7 @@ def soap(
     shampoo_decay: kinds.OptionalDecay = None,
     precondition_frequency: kinds.Size = 10,
     max_precond_dim: kinds.Size = 10000,
+    sort_by_eigenvalue: kinds.Flag = False,
 ) -> optax.GradientTransformationExtraArgs:
     r"""SOAP: Adam in the eigenbasis of Shampoo's preconditioner.
 
@@ -61,6 +68,20 @@ def soap(
     and Adam would blow up the rounding errors beside the diagonal); its update is zero but for the decay, and Adam
     counts from the next. As in the paper, and unlike there, `nu` stays as it is when the bases move.
 
+    Three guards are not in the paper. They keep tensors with bases safe where it divides one rounding error by another:
+
+    - *Noise.* A gradient without full rank (few examples, dead units, tied rows) has directions in which the rotation
+      leaves nothing but rounding errors. Each element of Adam's direction is therefore multiplied by
+      :math:`v / (v + f^2)`, where :math:`f^2` is :math:`\sum v`, the average of :math:`\|g\|^2`, times the square of
+      eight units of rounding. An element of relative size 1e-4 loses 1e-4 of itself in float32, and 1e-22 in float64.
+    - *Update clipping*, as in Adafactor. In bases that stay, by Cauchy and Schwarz's inequality, no element is larger
+      than :math:`C = \sqrt{(1 - \beta_1) (1 - \beta_2^t) / ((1 - \beta_2) (1 - \beta_1^t))}` for :math:`\beta_1 \le
+      \beta_2`, which is 1 for equal decays. When the bases move, old momentum can meet the second moment of other
+      directions. A direction whose root mean square is above :math:`4 C` is therefore scaled down to it. So without
+      decay no update is longer than :math:`4 C \alpha \sqrt n` for n elements. For :math:`\beta_1 > \beta_2` Adam has
+      no such bound, and the update is not clipped.
+    - *Overflow.* A finite gradient whose squared norm is beyond a quarter of the largest number is scaled down to that.
+
     Args:
         learning_rate: α ≥ 0, a number, a schedule, or a tree of these; None gives the direction alone (positive).
         b1: β₁ in [0, 1), the decay of the average of the gradients.
@@ -71,6 +92,8 @@ def soap(
         shampoo_decay: β in [0, 1), the decay of L and R; None for `b2`.
         precondition_frequency: how many steps a basis is kept, a whole number ≥ 1.
         max_precond_dim: the longest axis that has a factor and a basis, a whole number ≥ 1.
+        sort_by_eigenvalue: whether the vectors of a basis, and `nu` with them, are put in the order of their
+            eigenvalues before it is refreshed, as the authors' code does and the paper's algorithm 4 does not.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`SoapState`. Its `update` needs `params` with a weight decay.
@@ -92,18 +115,28 @@ def soap(
     def per_step(step, rate):
         # Leaves with bases count a step less; at their step 0, for which 1 stands, the update is not used.
         corrections = [bias_correction(decay, at) for at in (step, jnp.maximum(step - 1, 1)) for decay in (b1, b2)]
-        return rate, eps, jnp.where(step == 1, 0, 2 - ((step - 1) % precondition_frequency == 0)), *corrections
+        largest = jnp.sqrt((1 - b1) * corrections[3] / ((1 - b2) * corrections[2]))
+        limit = jnp.where(jnp.less_equal(b1, b2), _MOST * largest, jnp.inf)
+        age = jnp.where(step == 1, 0, 2 - ((step - 1) % precondition_frequency == 0))
+        return rate, eps, age, limit, *corrections
 
-    def per_leaf(grad, mu, nu, factors, bases, rate, eps, age, *corrections):
-        c1, c2 = corrections[:2] if bases is None else corrections[2:]
-        axes = bases or ()
-        next_mu, next_nu = ema(mu, grad, b1), ema(nu, jnp.square(rotate(grad, axes)), b2)
-        change = rotate(rate / c1 * rotate(next_mu, axes) / (root(next_nu / c2) + eps), axes, back=True)
+    def adam(mu, nu, eps, c1, c2):
+        return mu / c1 / (root(nu / c2) + eps)
+
+    def per_leaf(grad, mu, nu, factors, bases, rate, eps, age, limit, *corrections):
         if bases is None:
-            return change, next_mu, next_nu, None, None
-        factors = [f if f is None else ema(f, gram(grad, axis), factor_decay) for axis, f in enumerate(factors)]
+            mu, nu = ema(mu, grad, b1), ema(nu, abs_sq(grad), b2)
+            return rate * adam(mu, nu, eps, *corrections[:2]), mu, nu, None, None
+        grad = bounded(grad)
+        next_mu, next_nu = ema(mu, grad, b1), ema(nu, abs_sq(rotate(grad, bases)), b2)
+        direction = adam(_beyond_noise(next_nu) * rotate(next_mu, bases), next_nu, eps, *corrections[2:])
+        change = rotate(rate * _clipped(direction, limit), bases, back=True)
         news = jax.tree.map(functools.partial(jnp.where, age == 0), (0.0, mu, nu), (change, next_mu, next_nu))
-        return *news, factors, jax.tree.map(functools.partial(refreshed, age), factors, bases)
+        change, mu, nu = news
+        factors = [f if f is None else ema(f, gram(grad, axis), factor_decay) for axis, f in enumerate(factors)]
+        if sort_by_eigenvalue:
+            bases, nu = by_eigenvalue(age == 1, factors, bases, nu)
+        return change, mu, nu, factors, jax.tree.map(functools.partial(refreshed, age), factors, bases)
 
     return per_leaf_transformation(
         SoapState,
@@ -118,3 +151,14 @@ def soap(
         factors=Moment(shape=shapes),
         bases=Moment(shape=shapes),
     )
+
+
+def _beyond_noise(nu: Array) -> Array:
+    """The share of each squared element that is not the rounding error of the rotation, from 0 to 1."""
+    share = nu / (jnp.sum(nu) + jnp.finfo(nu.dtype).tiny)
+    return share / (share + (_NOISE * jnp.finfo(nu.dtype).eps) ** 2)
+
+
+def _clipped(direction: Array, limit: Array) -> Array:
+    """A direction whose root mean square is at most `limit`."""
+    return direction / jnp.maximum(1, norm(direction) / (limit * direction.size**0.5))

@@ -3,7 +3,11 @@
 As in the authors' code the first gradient only makes the factors and their eigenvectors, those of the largest
 eigenvalues first, so that no gradient is seen in a basis of its own; Adam counts from the second. The momentum is kept
 in the space of the parameters and turned at every step; the second moment is in the bases and stays as it is when they
-move.
+move, or with `sort_by_eigenvalue`, as in the authors' code, goes with the vectors that are put in order before each QR.
+
+The library's clipping of the update is here too: with decays of which the second is not the smaller, Adam's elements in
+bases that stay are bounded by Cauchy and Schwarz, and no root mean square of a direction is more than 4 times that.
+What it does to rounding errors is not: gradients for this oracle have full rank.
 
 An axis longer than the product of all others plus one leaves its first factor a null space of two dimensions or more.
 Its basis is then whatever rounding makes it, and no two implementations need agree.
@@ -41,6 +45,7 @@ class Soap:
         shampoo_decay=None,
         precondition_frequency=10,
         max_precond_dim=10000,
+        sort_by_eigenvalue=False,
     ):
         self.learning_rate = learning_rate
         self.b1 = b1
@@ -51,6 +56,7 @@ class Soap:
         self.shampoo_decay = b2 if shampoo_decay is None else shampoo_decay
         self.precondition_frequency = precondition_frequency
         self.max_precond_dim = max_precond_dim
+        self.sort_by_eigenvalue = sort_by_eigenvalue
 
     def init(self, param):
         short = [size <= self.max_precond_dim for size in np.shape(param)]
@@ -72,6 +78,10 @@ class Soap:
             nu = self.b2 * nu + (1 - self.b2) * square(turned(grad, bases))
             mu_hat, nu_hat = mu / (1 - self.b1**adam_step), nu / (1 - self.b2**adam_step)
             direction = turned(quotient(turned(mu_hat, bases), np.sqrt(nu_hat) + self.eps), bases, back=True)
+            if factors is not None and self.b1 <= self.b2:
+                weights = [(1 - decay) / (1 - decay**adam_step) for decay in (self.b1, self.b2)]
+                limit = 4 * np.sqrt(weights[0] / weights[1])
+                direction = direction / max(1.0, np.sqrt(np.mean(square(direction))) / limit)
         direction = decayed(direction, param, self.weight_decay, self.mask, state["count"])
         if factors is not None:
             beta = self.shampoo_decay
@@ -83,5 +93,10 @@ class Soap:
             if first:
                 bases = [None if factor is None else np.linalg.eigh(factor)[1][:, ::-1] for factor in factors]
             elif adam_step % self.precondition_frequency == 0:
+                if self.sort_by_eigenvalue:
+                    for axis, (factor, basis) in enumerate(pairs):
+                        if factor is not None:
+                            order = np.argsort(-np.diag(basis.T @ factor @ basis))
+                            pairs[axis], nu = (factor, basis[:, order]), np.take(nu, order, axis)
                 bases = [None if factor is None else np.linalg.qr(factor @ basis)[0] for factor, basis in pairs]
         return rate * direction, {"count": step, "mu": mu, "nu": nu, "factors": factors, "bases": bases}
