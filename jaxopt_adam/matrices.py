@@ -127,8 +127,7 @@ def orthogonalize(
     if matrices.shape[-2] > matrices.shape[-1]:
         return orthogonalize(matrices.mT, coefficients, eps, preconditioning).mT
     # The scale of each matrix is taken out, so that no square overflows.
-    largest = jnp.max(jnp.abs(matrices), (-2, -1), keepdims=True)
-    largest = jnp.where(largest > 0, largest, 1)
+    largest = _divisor(jnp.max(jnp.abs(matrices), (-2, -1), keepdims=True))
     matrices, eps = matrices / largest, jnp.asarray(eps / largest)
     if preconditioning == "frobenius":
         matrices = matrices / (_norm(matrices) + eps)
@@ -213,8 +212,15 @@ def _descending(symmetric: Array, basis: Array) -> Array:
 
 def _unit(matrix: Array) -> Array:
     """The matrix over its largest entry: eigenvectors do not mind, and no square overflows or vanishes."""
-    largest = jnp.max(jnp.abs(matrix), initial=0)
-    return matrix / jnp.where(largest > 0, largest, 1)
+    return matrix / _divisor(jnp.max(jnp.abs(matrix), initial=0))
+
+
+def _divisor(largest: Array) -> Array:
+    """About the largest entry, as a number to divide by: not zero, and with a reciprocal that does not vanish.
+
+    Compiled code may multiply by the reciprocal, and that of a number above a quarter of the largest is subnormal.
+    """
+    return jnp.where(largest > 0, jnp.minimum(largest, jnp.finfo(largest.dtype).max / 16), 1)
 
 
 def _norm(matrices: Array) -> Array:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from oracles import walk
 from oracles.soap import Soap
 
-from jaxopt_adam import soap
+from jaxopt_adam import muon, soap
 from jaxopt_adam.matrices import bounded
 
 STEPS = 200
@@ -183,6 +183,10 @@ class TestDirectionsWithoutGradient:
         np.testing.assert_allclose(updates, right, rtol=0, atol=1e-10 * RATE)
 
 
+def first_step(optimizer, grad):
+    return optimizer.update(grad, optimizer.init(grad), grad)[0]
+
+
 class TestAbsurdGradients:
     @pytest.mark.parametrize("shape", [(4, 4), (2, 3, 4)])
     def test_averages_forget_them(self, shape):
@@ -194,6 +198,14 @@ class TestAbsurdGradients:
         assert np.isfinite(found).all()
         assert (found <= MOST * (1 + 1e-5)).all()
         assert (found[:, -20:].mean(1) >= 0.3 * RATE).all()
+
+    @pytest.mark.parametrize("preconditioning", ["frobenius", "spectral", "aol", "schatten"])
+    def test_muon_takes_nearly_the_largest_numbers(self, preconditioning):
+        matrix = jax.random.normal(jax.random.key(0), (4, 4))
+        matrix = matrix / jnp.abs(matrix).max()
+        step = jax.jit(lambda grad: first_step(muon(0.1, preconditioning=preconditioning), grad))
+        for scale in (1e37, 2e38):
+            np.testing.assert_allclose(step(scale * matrix), step(matrix), rtol=1e-3, atol=1e-5)
 
     def test_bounded(self):
         largest = np.finfo(np.float32).max

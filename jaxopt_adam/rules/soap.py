@@ -66,7 +66,9 @@ def soap(
 
     As in the authors' code the first gradient only makes the factors and their eigenvectors (in these it is diagonal,
     and Adam would blow up the rounding errors beside the diagonal); its update is zero but for the decay, and Adam
-    counts from the next. As in the paper, and unlike there, `nu` stays as it is when the bases move.
+    counts from the next. As in the paper, `nu` stays as it is when the bases move. The authors' code first puts the
+    vectors, and `nu` with them, in the order of their eigenvalues, so that the two differ from the first refresh at
+    which that order has changed; `sort_by_eigenvalue` gives the code's rule.
 
     Three guards are not in the paper. They keep tensors with bases safe where it divides one rounding error by another:
 
@@ -93,7 +95,7 @@ def soap(
         precondition_frequency: how many steps a basis is kept, a whole number ≥ 1.
         max_precond_dim: the longest axis that has a factor and a basis, a whole number ≥ 1.
         sort_by_eigenvalue: whether the vectors of a basis, and `nu` with them, are put in the order of their
-            eigenvalues before it is refreshed, as the authors' code does and the paper's algorithm 4 does not.
+            eigenvalues, the largest first, before each refresh.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`SoapState`. Its `update` needs `params` with a weight decay.
@@ -131,8 +133,8 @@ def soap(
         next_mu, next_nu = ema(mu, grad, b1), ema(nu, abs_sq(rotate(grad, bases)), b2)
         direction = adam(_beyond_noise(next_nu) * rotate(next_mu, bases), next_nu, eps, *corrections[2:])
         change = rotate(rate * _clipped(direction, limit), bases, back=True)
-        news = jax.tree.map(functools.partial(jnp.where, age == 0), (0.0, mu, nu), (change, next_mu, next_nu))
-        change, mu, nu = news
+        first = functools.partial(jnp.where, age == 0)
+        change, mu, nu = first(0.0, change), first(mu, next_mu), first(nu, next_nu)
         factors = [f if f is None else ema(f, gram(grad, axis), factor_decay) for axis, f in enumerate(factors)]
         if sort_by_eigenvalue:
             bases, nu = by_eigenvalue(age == 1, factors, bases, nu)
