@@ -85,11 +85,11 @@ def differences_of_adan(u, gradients):
 
 
 def squares_of_adan(u, gradients):
-    """Of |g + 0.08 (g − g before)|², an average."""
+    """Of |g + 0.92 (g − g before)|², an average."""
     sizes = np.abs(gradients)
     total = 0.01 * (2 * u + u**2) * sizes[0] ** 2
     for before, size in itertools.pairwise(sizes):
-        total = 0.99 * total + 0.01 * (2 * u + u**2) * (1.08 * size + 0.08 * before) ** 2
+        total = 0.99 * total + 0.01 * (2 * u + u**2) * (1.92 * size + 0.92 * before) ** 2
     return total
 
 

@@ -19,7 +19,7 @@ class AdanState(NamedTuple):
         count: the number of updates done, int32.
         m: the average of g, a tree like the parameters.
         v: the average of the differences of successive gradients, likewise.
-        n: the average of ``|g + (1 − b2)(g − g before)|²``, likewise, real.
+        n: the average of ``|g + b2 (g − g before)|²``, likewise, real.
         g: the gradient before, likewise.
     """
 
@@ -48,13 +48,17 @@ def adan(
     .. math::
         m_t &= \beta_1 m_{t-1} + (1 - \beta_1) g_t \\
         v_t &= \beta_2 v_{t-1} + (1 - \beta_2) (g_t - g_{t-1}) \\
-        n_t &= \beta_3 n_{t-1} + (1 - \beta_3) |g_t + (1 - \beta_2) (g_t - g_{t-1})|^2 \\
-        u_t &= -\alpha \left(\frac{\hat m_t + (1 - \beta_2) \hat v_t}{\sqrt{\hat n_t + \bar\varepsilon} + \varepsilon}
+        n_t &= \beta_3 n_{t-1} + (1 - \beta_3) |g_t + \beta_2 (g_t - g_{t-1})|^2 \\
+        u_t &= -\alpha \left(\frac{\hat m_t + \beta_2 \hat v_t}{\sqrt{\hat n_t + \bar\varepsilon} + \varepsilon}
                + \lambda \theta_{t-1}\right)
 
-    with :math:`g_0 = g_1`, and hats for averages debiased by their decays. The decays are those of :func:`adam` and of
-    optax: the paper's β is 1 − β here. As in optax the differences weigh :math:`1 - \beta_2`, where the paper has β₂,
-    and the weight decay is :func:`adamw`'s, where the paper divides by :math:`1 + \alpha \lambda`.
+    with :math:`g_0 = g_1`, and hats for averages debiased by their decays. The decays are those of :func:`adam`: the
+    paper writes 1 − β for each β here. The averages start at zero and are debiased, as in the authors' code; the paper
+    starts them from the first gradient. The weight decay is :func:`adamw`'s, where the paper divides by
+    :math:`1 + \alpha \lambda`.
+
+    **Not optax's numbers:** :func:`optax.adan` weighs the differences by :math:`1 - \beta_2`, that is by 0.08 with the
+    default `b2`, where the paper and the authors' code weigh them by 0.92. The two agree for ``b2=0.5``.
 
     Choose it for large batches and where twice Adam's state is no matter.
 
@@ -86,13 +90,13 @@ def adan(
 
     def per_step(step, rate):
         c1, c2, c3 = (bias_correction(decay, step) for decay in (b1, b2, b3))
-        return rate / c1, rate * (1 - b2) / c2, c3, 1 - b2, eps_root, eps, step > 1
+        return rate / c1, rate * b2 / c2, c3, b2, eps_root, eps, step > 1
 
-    def per_leaf(grad, m, v, n, g, weight_of_m, weight_of_v, c3, share, eps_root, eps, has_past):
+    def per_leaf(grad, m, v, n, g, weight_of_m, weight_of_v, c3, weight, eps_root, eps, has_past):
         difference = jnp.where(has_past > 0, grad - g, 0)
         m = ema(m, grad, b1)
         v = ema(v, difference, b2)
-        n = ema(n, abs_sq(grad + share * difference), b3)
+        n = ema(n, abs_sq(grad + weight * difference), b3)
         return (weight_of_m * m + weight_of_v * v) / (root(n / c3, eps_root) + eps), m, v, n, grad
 
     return per_leaf_transformation(

@@ -1,4 +1,8 @@
-"""Adan (Xie et al., 2022, algorithm 1) as in optax: decays for the paper's 1 − β, debiased, AdamW's weight decay."""
+"""Adan (Xie et al., 2022, algorithm 1), line by line in the paper's β, which are 1 minus the decays that are given.
+
+The averages start at zero and are debiased, as in the authors' code; there is no restart. The weight decay is AdamW's,
+which is that code's `no_prox`. ε̄ within the root is optax's `eps_root`.
+"""
 
 import numpy as np
 
@@ -20,13 +24,16 @@ class Adan:
         return {"count": 0, "m": wide(param), "v": wide(param), "n": wide(param, real=True), "g": wide(param)}
 
     def step(self, grad, param, state):
-        step = following(state["count"])
-        change = grad - state["g"] if state["count"] else 0 * grad
-        m = self.b1 * state["m"] + (1 - self.b1) * grad
-        v = self.b2 * state["v"] + (1 - self.b2) * change
-        n = self.b3 * state["n"] + (1 - self.b3) * square(grad + (1 - self.b2) * change)
-        ahead = m / (1 - self.b1**step) + (1 - self.b2) * v / (1 - self.b2**step)
-        direction = quotient(ahead, np.sqrt(n / (1 - self.b3**step) + self.eps_root) + self.eps)
+        beta_1, beta_2, beta_3 = 1 - self.b1, 1 - self.b2, 1 - self.b3
+        k = following(state["count"])
+        previous = grad if k == 1 else state["g"]
+        m = (1 - beta_1) * state["m"] + beta_1 * grad
+        v = (1 - beta_2) * state["v"] + beta_2 * (grad - previous)
+        n = (1 - beta_3) * state["n"] + beta_3 * square(grad + (1 - beta_2) * (grad - previous))
+        m_hat, v_hat, n_hat = (
+            average / (1 - decay**k) for average, decay in ((m, self.b1), (v, self.b2), (n, self.b3))
+        )
+        direction = quotient(m_hat + (1 - beta_2) * v_hat, np.sqrt(n_hat + self.eps_root) + self.eps)
         direction = decayed(direction, param, self.weight_decay, self.mask, state["count"])
         update = signed_rate(self.learning_rate, state["count"]) * direction
-        return update, {"count": step, "m": m, "v": v, "n": n, "g": grad}
+        return update, {"count": k, "m": m, "v": v, "n": n, "g": grad}
