@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxopt_adam.averages import abs_sq, bias_correction, ema, root
+from jaxopt_adam.averages import abs_sq, bias_correction, ema, finite_product, finite_quotient, root
 from jaxopt_adam.hyperparameters import Decay, LearningRate, Mask, Moments, NonNegative, WeightDecay
 from jaxopt_adam.optimizer import optimizer
 from jaxopt_adam.transformation import Moment, per_leaf_transformation
@@ -96,8 +96,9 @@ def adan(
         difference = jnp.where(has_past > 0, grad - g, 0)
         m = ema(m, grad, b1)
         v = ema(v, difference, b2)
-        n = ema(n, abs_sq(grad + weight * difference), b3)
-        return (weight_of_m * m + weight_of_v * v) / (root(n / c3, eps_root) + eps), m, v, n, grad
+        n = ema(n, abs_sq(grad + finite_product(weight, difference)), b3)
+        direction = finite_product(weight_of_m, m) + finite_product(weight_of_v, v)
+        return direction / (root(finite_quotient(n, c3), eps_root) + eps), m, v, n, grad
 
     return per_leaf_transformation(
         AdanState,

@@ -9,7 +9,7 @@ import optax
 from jax import Array
 
 from jaxopt_adam import hyperparameters as kinds
-from jaxopt_adam.averages import abs_sq, bias_correction, ema, norm, root
+from jaxopt_adam.averages import abs_sq, bias_correction, ema, finite_quotient, norm, root, squarable
 from jaxopt_adam.matrices import bounded, by_eigenvalue, gram, refreshed, rotate
 from jaxopt_adam.optimizer import optimizer
 from jaxopt_adam.transformation import Moment, per_leaf_transformation
@@ -123,10 +123,11 @@ def soap(
         return rate, eps, age, limit, *corrections
 
     def adam(mu, nu, eps, c1, c2):
-        return mu / c1 / (root(nu / c2) + eps)
+        return mu / c1 / (root(finite_quotient(nu, c2)) + eps)
 
     def per_leaf(grad, mu, nu, factors, bases, rate, eps, age, limit, *corrections):
         if bases is None:
+            grad = squarable(grad)
             mu, nu = ema(mu, grad, b1), ema(nu, abs_sq(grad), b2)
             return rate * adam(mu, nu, eps, *corrections[:2]), mu, nu, None, None
         grad = bounded(grad)
