@@ -152,7 +152,7 @@ def bounded(tensor: Array) -> Array:
     # A power of two in which neither the squares of the largest numbers overflow nor those near the limit vanish. To
     # divide by the largest element instead would not do: the compiler multiplies by the reciprocal, which may vanish.
     unit, limit = 2.0 ** (5 * exponent // 8), 2.0 ** (exponent // 2 - 1)
-    size = jnp.sqrt(jnp.sum(abs_sq(jax.lax.stop_gradient(tensor) * (1 / unit))))
+    size = jnp.sqrt(jnp.sum(jnp.square(jax.lax.stop_gradient(tensor) * (1 / unit))))
     factor = (limit / unit) / jnp.maximum(size, limit / unit)
     return jnp.where(jnp.isfinite(size), tensor * factor, tensor)
 

@@ -88,7 +88,6 @@ def per_leaf_transformation(
         shape or a dtype that does not go with the state. Both name the leaf's path.
     """
     present = {name: moment for name, moment in moments.items() if moment is not None}
-    squares = any(moment.real for moment in present.values())
 
     def known(storage: Any) -> None:
         unknown = [name for name in storage if name not in moments] if isinstance(storage, dict) else []
@@ -156,10 +155,11 @@ def per_leaf_transformation(
 
             def rule(inputs: Any, resting: Sequence[Any]) -> Sequence[Any]:
                 value, theta, decay, known = inputs
-                value = squarable(value) if squares else value
+                by_name = dict(zip(present, resting, strict=True))
+                has_squares = any(moment.real and by_name[name] is not None for name, moment in present.items())
+                value = squarable(value) if has_squares else value
                 term = 0.0 if decay is None else finite_product(decay, theta)
                 leaf = Leaf(path, value, theta, term) if whole_leaf else value
-                by_name = dict(zip(present, resting, strict=True))
                 change, *after = per_leaf(leaf, *map(by_name.get, moments), *known)
                 return change, *(each for name, each in zip(moments, after, strict=True) if name in present)
 
