@@ -395,3 +395,10 @@ class TestMuonAxes:
         optimizer = jaxopt_adam.muon(0.1, matrix_axes=lambda path, shape: axes)
         with pytest.raises(ValueError, match=r"matrix_axes, leaf \['w'\]"):
             optimizer.init({"w": jnp.ones((3, 4))})
+
+    def test_parameters_are_looked_at_before_a_mask_sees_them(self):
+        optimizer = jaxopt_adam.muon(0.1, weight_decay_mask=lambda params: jax.tree.map(lambda x: x.ndim > 1, params))
+        params = {"w": jnp.ones((3, 4))}
+        for wrong, name in [("text", "params"), ({"w": "text"}, r"\['w'\].*the parameter")]:
+            with pytest.raises((TypeError, ValueError), match=name):
+                optimizer.update(params, optimizer.init(params), wrong)

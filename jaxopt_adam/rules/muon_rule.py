@@ -12,7 +12,7 @@ from jaxopt_adam.averages import abs_sq, bias_correction, debiasing_weights, ema
 from jaxopt_adam.matrices import as_matrices, orthogonalize
 from jaxopt_adam.noted import note
 from jaxopt_adam.transformation import Moment, per_leaf_transformation
-from jaxopt_adam.trees import choose, inexact_dtype
+from jaxopt_adam.trees import array_like, choose, inexact_dtype, leaves_like
 
 
 class MuonState(NamedTuple):
@@ -76,7 +76,12 @@ def muon_rule(
         jax.tree_util.tree_map_with_path(inexact_dtype, tree)  # before functions of the user's see it
         axes = axes_of(tree)
         chosen = [each is not None for each in axes.values()]
-        masks = True if mask is None else mask(params) if callable(mask) and params is not None else mask
+        masks = True if mask is None else mask
+        if callable(mask) and params is not None:
+            thetas = leaves_like(jax.tree.structure(tree), params, "params")  # before the user's function sees them
+            for (path, leaf), theta in zip(jax.tree_util.tree_leaves_with_path(tree), thetas, strict=True):
+                array_like(path, leaf, theta, None, "the parameter")
+            masks = mask(params)
         return per_leaf_transformation(
             MuonState,
             per_step,
