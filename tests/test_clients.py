@@ -1,6 +1,7 @@
 """Where optimizers go: optax's wrappers, and the libraries that take a gradient transformation."""
 
 import functools
+import pickle
 
 import equinox as eqx
 import flax.linen as nn
@@ -21,10 +22,12 @@ from jaxopt_adam import (
     ObserveState,
     Optimizer,
     adadelta,
+    adafactor,
     adagrad,
     adam,
     adamw,
     adan,
+    lion,
     master_weights,
     observe,
     rmsprop,
@@ -32,6 +35,7 @@ from jaxopt_adam import (
     soap,
     summary,
 )
+from jaxopt_adam.storage import Blockwise
 
 RULES = {
     "sgd": sgd(0.1),
@@ -720,3 +724,213 @@ class TestOptimistix:
             return optx.minimise(lambda x, _: jnp.sum((x - 3) ** 2), solver, jnp.zeros(2), max_steps=2000).value
 
         np.testing.assert_allclose(jax.vmap(solve)(jnp.array([0.1, 0.2])), 3.0, atol=1e-2)
+
+
+# ------------------------------------------------------------------------------------------------- moments in codes
+
+
+def is_large(params):
+    """The leaves of a client's tree that rest in codes, if they are to."""
+    return jax.tree.map(lambda leaf: leaf.size >= 16, params)
+
+
+def is_small(params):
+    return jax.tree.map(lambda leaf: leaf.size < 16, params)
+
+
+def by_size(params):
+    return jax.tree.map(lambda leaf: "large" if leaf.size >= 16 else "small", params)
+
+
+STORED = {
+    "float32": "float32",
+    "int8": Blockwise(8, min_size=16),
+    "int4": Blockwise(4, min_size=16),
+    "nu": {"nu": Blockwise(4, min_size=16)},
+}
+WRAPPERS = {
+    "MultiSteps": lambda made: optax.MultiSteps(made, every_k_schedule=2).gradient_transformation(),
+    "apply_if_finite": lambda made: optax.apply_if_finite(made, max_consecutive_errors=3),
+    "masked": lambda made: optax.chain(optax.masked(made, is_large), optax.masked(optax.sgd(0.05), is_small)),
+    "partition": lambda made: optax.partition({"large": made, "small": optax.sgd(0.05)}, by_size),
+}
+
+
+def in_all(moments):
+    """AdamW with such moments, in all of optax's wrappers, each in the next."""
+    made = adamw(0.05, weight_decay=0.0, moments=STORED[moments])
+    for wrapper in ("partition", "masked", "apply_if_finite", "MultiSteps"):
+        made = WRAPPERS[wrapper](made)
+    return made
+
+
+def whole_numbers(state):
+    """The dtypes of what a state has in place of moments."""
+    return {str(leaf.dtype) for leaf in jax.tree.leaves(state) if leaf.dtype.kind == "u" and leaf.ndim}
+
+
+EXPECTED = {"float32": set(), "int8": {"uint16", "uint32"}, "int4": {"uint8", "uint32"}, "nu": {"uint8", "uint16"}}
+FEATURES = np.asarray(jax.random.normal(jax.random.key(1), (16, 16)))
+every_storage = pytest.mark.parametrize("moments", STORED)
+
+
+class TestMomentsInCodes:
+    """Each client in jit, with moments in codes and within optax's wrappers."""
+
+    @every_storage
+    def test_linen(self, moments):
+        model = nn.Dense(4)
+
+        @jax.jit
+        def move(state):
+            return jax.value_and_grad(lambda params: jnp.mean((model.apply(params, FEATURES) - 1) ** 2))(state.params)
+
+        @jax.jit
+        def apply(state, gradients):
+            return state.apply_gradients(grads=gradients)
+
+        variables = model.init(jax.random.key(0), FEATURES)
+        state = TrainState.create(apply_fn=model.apply, params=variables, tx=in_all(moments))
+        losses = []
+        for _ in range(60):
+            value, gradients = move(state)
+            losses.append(value)
+            state = apply(state, gradients)
+        assert_learns(losses, 5)
+        assert whole_numbers(state.opt_state) == EXPECTED[moments]
+
+    @every_storage
+    def test_nnx(self, moments):
+        model = nnx.Linear(16, 4, rngs=nnx.Rngs(0))
+        holder = nnx.Optimizer(model, in_all(moments), wrt=nnx.Param)
+
+        @nnx.jit
+        def move(model, holder):
+            value, gradients = nnx.value_and_grad(lambda model: jnp.mean((model(FEATURES) - 1) ** 2))(model)
+            holder.update(model, gradients)
+            return value
+
+        assert_learns([move(model, holder) for _ in range(60)], 5)
+        assert whole_numbers(nnx.to_pure_dict(nnx.state(holder))) == EXPECTED[moments]
+
+    @every_storage
+    def test_numpyro(self, moments):
+        data = np.linspace(1.0, 2.0, 32)
+
+        def model():
+            shift = numpyro.sample("shift", dist.Normal(0.0, 10.0))
+            mean = numpyro.sample("mean", dist.Normal(0.0, 10.0).expand([32]).to_event(1))
+            numpyro.sample("data", dist.Normal(mean + shift, 1.0).to_event(1), obs=data)
+
+        svi = SVI(model, AutoDelta(model), in_all(moments), Trace_ELBO())
+        result = svi.run(jax.random.key(0), 100, progress_bar=False)
+        assert result.losses[-1] < result.losses[0] - 10
+        assert whole_numbers(result.state.optim_state) == EXPECTED[moments]
+
+    @every_storage
+    def test_optimistix(self, moments):
+        start = {"large": jnp.zeros(32), "small": jnp.zeros(2)}
+        target = {"large": jnp.linspace(1.0, 2.0, 32), "small": jnp.ones(2)}
+
+        def distance(params, _):
+            return optax.tree.norm(optax.tree.sub(params, target), squared=True)
+
+        solver = optx.OptaxMinimiser(in_all(moments), rtol=1e-12, atol=1e-12)
+        solution = optx.minimise(distance, solver, start, max_steps=120, throw=False)
+        assert distance(solution.value, None) < distance(start, None) / 20
+
+    @pytest.mark.parametrize("wrapper", WRAPPERS)
+    @pytest.mark.parametrize(
+        ("around", "made"),
+        [
+            (None, adamw(1e-3, moments=STORED["int8"])),
+            (None, adamw(1e-3, moments=STORED["nu"])),
+            (None, lion(1e-3, moments=STORED["int4"])),
+            (observe, adamw(1e-3, moments=STORED["int8"])),
+            (master_weights, adamw(1e-3, moments=STORED["int8"])),
+            (None, soap(1e-3)),
+            (None, adafactor(1e-3, min_dim_size_to_factor=1)),
+        ],
+    )
+    def test_the_types_of_nnx_are_kept_by_all_wrappers(self, around, made, wrapper):
+        """What else than arrays is in a tree of nnx's becomes a tree of its own; so there must be nothing else."""
+        model = nnx.Linear(
+            16, 4, param_dtype=jnp.bfloat16 if around is master_weights else jnp.float32, rngs=nnx.Rngs(0)
+        )
+        made = WRAPPERS[wrapper](made) if around is None else around(WRAPPERS[wrapper](made))
+        graph, state = nnx.split((model, nnx.Optimizer(model, made, wrt=nnx.Param)))
+
+        def move(state):
+            model, holder = nnx.merge(graph, state)
+            holder.update(model, nnx.state(model, nnx.Param))
+            return nnx.state((model, holder))
+
+        after = jax.eval_shape(move, state)
+        assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), after) == jax.tree.map(
+            lambda leaf: (leaf.shape, leaf.dtype), state
+        )
+        jax.eval_shape(move, after)
+
+
+def by_flax_bytes(state, like, path):
+    return serialization.from_bytes(like, serialization.to_bytes(state))
+
+
+def by_flax_dict(state, like, path):
+    return serialization.from_state_dict(like, serialization.to_state_dict(state))
+
+
+def by_orbax(state, like, path):
+    checkpoint = pytest.importorskip("orbax.checkpoint")
+    with checkpoint.StandardCheckpointer() as checkpointer:
+        checkpointer.save(path / "orbax", state)
+        checkpointer.wait_until_finished()
+        return checkpointer.restore(path / "orbax", jax.eval_shape(lambda: like))
+
+
+def by_equinox(state, like, path):
+    eqx.tree_serialise_leaves(path / "state.eqx", state)
+    return eqx.tree_deserialise_leaves(path / "state.eqx", like)
+
+
+def by_pickle(state, like, path):
+    return pickle.loads(pickle.dumps(state))
+
+
+RESTORED = {
+    "in all, int8": in_all("int8"),
+    "in all, nu": in_all("nu"),
+    "int4": adamw(0.05, moments=STORED["int4"]),
+    "two kinds": adamw(0.05, moments=lambda path: STORED["nu" if "bias" in str(path) else "int8"]),
+    "soap": soap(0.05),
+    "observe": observe(adamw(0.05, moments=STORED["int8"])),
+}
+
+
+@functools.cache
+def stopped(name):
+    """A step, and what it has come to after three."""
+    made = RESTORED[name]
+    key = jax.random.key(0)
+    params = {"kernel": jax.random.normal(key, (16, 4)), "bias": jnp.zeros(16), "scale": jnp.ones(3)}
+
+    @jax.jit
+    def move(params, state):
+        gradients = jax.tree.map(lambda leaf: leaf - 0.5, params)
+        updates, state = made.update(gradients, state, params)
+        return optax.apply_updates(params, updates), state
+
+    first = params, made.init(params)
+    carry = first
+    for _ in range(3):
+        carry = move(*carry)
+    return move, first, carry, move(*move(*carry))
+
+
+@pytest.mark.parametrize("restore", [by_flax_bytes, by_flax_dict, by_orbax, by_equinox, by_pickle])
+@pytest.mark.parametrize("name", RESTORED)
+def test_restored_in_any_way_it_goes_on_bit_for_bit(name, restore, tmp_path):
+    move, first, carry, expected = stopped(name)
+    restored = restore(carry, first, tmp_path)
+    assert_identical(restored, carry)
+    assert_identical(move(*move(*restored)), expected)

@@ -228,10 +228,10 @@ def test_kernel_is_lowered_for_cuda(bits):
         inputs = grad, jnp.float32(-0.01), jnp.float32(1e-8)
         return in_one_pass(rule, inputs, resting, kept, layout, count)
 
-    traced = jax.jit(step).trace(jnp.zeros(layout.shape), resting, jnp.int32(1))
+    given = jnp.zeros(layout.shape), resting, jnp.int32(1)
     with a_gpu():
-        assert "triton" in traced.lower(lowering_platforms=("cuda",)).as_text()
-    assert "triton" not in traced.lower(lowering_platforms=("cpu",)).as_text()
+        assert "triton" in jax.jit(step).trace(*given).lower(lowering_platforms=("cuda",)).as_text()
+    assert "triton" not in jax.jit(step).trace(*given).lower(lowering_platforms=("cpu",)).as_text()
 
 
 def test_kernel_is_for_those_who_ask():
