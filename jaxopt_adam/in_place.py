@@ -21,7 +21,19 @@ import numpy as np
 from jax import Array
 
 from jaxopt_adam.rewritten import Rule, as_rested
-from jaxopt_adam.storage import ROUNDINGS, Blocks, Code, Layout, Root, Word, phases, root_of, words
+from jaxopt_adam.storage import (
+    ROUNDINGS,
+    Blocks,
+    Code,
+    Layout,
+    Root,
+    Word,
+    joined_scales,
+    parted_scales,
+    phases,
+    root_of,
+    words,
+)
 
 __all__ = ["Kept", "decoded", "in_order", "in_place", "over_of", "unrounded", "words_of"]
 
@@ -79,14 +91,22 @@ def in_place(
     for index in _order(lying, kept):
 
         def rewritten(own: Any, operands: Any, index: int = index) -> Any:
-            inputs, others, *rest = operands
-            return _rewritten(rule, inputs, [*others[:index], own, *others[index:]], kept, lying, index, *rest)
+            inputs, others, scales, *rest = operands
+            resting = [*others[:index], own[0], *others[index:]]
+            own = _rewritten(rule, inputs, resting, kept, lying, index, scales, *rest)
+            # Here, or the compiler would compute the scales once for the state and once for the pass.
+            return own, joined_scales(scales) if len(scales) == 2 else scales
 
         others = [*unmoved[1][:index], *unmoved[1][index + 1 :]]
         members = lying[index].members
         places = [_places(layout, member) for member in members]
         operands = unmoved[0], others, [scales[member] for member in members], places, step
-        zero, new[index] = _once(zero, rewritten, new[index], operands)
+        olds = [before[member] for member in members]
+        own = new[index], joined_scales(olds) if len(olds) == 2 else olds
+        zero, (new[index], joined) = _once(zero, rewritten, own, operands)
+        halves = parted_scales(joined, [each.dtype for each in olds]) if len(olds) == 2 else joined
+        for member, half in zip(members, halves, strict=True):
+            scales[member] = half
     inputs = _apart(inputs, zero)
     moments = _awake(old, kept, lying), _awake(new, kept, lying)
     if layout.fits:

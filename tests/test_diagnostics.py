@@ -195,6 +195,28 @@ def test_a_large_model_is_observed_now_and_then_without_copies(moments):
     jax.tree.map(np.testing.assert_array_equal, carries["observed"][1].inner_state, carries["plain"][1])
 
 
+@pytest.mark.parametrize("moments", ["float32", "int8"])
+def test_parameters_take_the_same_way_when_they_are_observed(moments):
+    """Also where the compiler could fuse the update with what it is added to."""
+    shapes = {"w": (64, 128), "b": (7,)}
+    gradients = [drawn(seed, shapes=shapes) for seed in (1, 2, 3)]
+    made = adamw(0.1, moments=moments)
+
+    def walked(optimizer):
+        @jax.jit
+        def step(params, state, grads):
+            updates, state = optimizer.update(grads, state, params)
+            return optax.apply_updates(params, updates), state
+
+        params = drawn(0, shapes=shapes)
+        state = optimizer.init(params)
+        for grads in gradients:
+            params, state = step(params, state, grads)
+        return params
+
+    jax.tree.map(np.testing.assert_array_equal, walked(observe(made)), walked(made))
+
+
 def test_by_default_large_models_are_observed_at_every_hundredth_step():
     def when(elements):
         state = observe(sgd(0.1)).init(jnp.zeros(elements))._replace(updates=jnp.int32(50), step=jnp.int32(1))
@@ -360,6 +382,45 @@ class TestQuantizationError:
         assert 0 < within["quantization_error"] < 0.02
         assert within["signal_to_noise"] == around["signal_to_noise"]
         assert around["lost_to_rounding"] == 0
+
+    @pytest.mark.parametrize(
+        "wrap",
+        [
+            lambda made: optax.MultiSteps(made, 2).gradient_transformation(),
+            lambda made: optax.apply_if_finite(made, 3),
+            lambda made: optax.transforms.conditionally_transform(made, lambda count: count >= 0),
+        ],
+        ids=["MultiSteps", "apply_if_finite", "conditionally_transform"],
+    )
+    def test_wrappers_that_choose_between_states_hide_it(self, wrap):
+        params, gradients = drawn(0, shapes=self.SHAPE), [drawn(seed, shapes=self.SHAPE) for seed in range(1, 3)]
+        made = wrap(adam(0.1, moments="int8"))
+        updates, state = steps(observe(made), params, gradients)
+        jax.tree.map(np.testing.assert_array_equal, updates, steps(made, params, gradients)[0])
+        assert {"quantization_error", "signal_to_noise"}.isdisjoint(summary(state))
+        assert summary(state)["update_norm"] > 0
+
+    @pytest.mark.parametrize(("moments", "updates"), [("float32", 1), ("int8", 2)])
+    def test_a_small_model_needs_one_more_update_for_it_and_none_for_the_other_figures(self, moments, updates):
+        made, calls = adam(0.1, moments=moments), []
+
+        def update(*given, **extra_args):
+            calls.append(None)
+            return made.update(*given, **extra_args)
+
+        counted = observe(optax.GradientTransformationExtraArgs(made.init, update))
+        params = drawn(0, shapes=self.SHAPE)
+        jax.eval_shape(counted.update, params, counted.init(params), params)
+        assert len(calls) == updates
+
+    def test_an_extra_argument_called_rounded_is_somebody_elses(self):
+        params = drawn(0, shapes=self.SHAPE)
+        made = optax.chain(adamw(0.1, moments="int8"))
+        state = made.init(params)
+        plain, rounded = (
+            jax.eval_shape(made.update, params, state, params, **each) for each in ({}, {"rounded": False})
+        )
+        assert plain == rounded
 
     def test_without_codes_there_is_none(self):
         assert "quantization_error" not in summary(steps(observe(adam(0.1)), PARAMS, GRADIENTS)[1])
