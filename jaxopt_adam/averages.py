@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from jax import Array
 from jax.core import Tracer
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
 from jaxopt_adam.dtypes import arithmetic_dtype, real_dtype
 
@@ -30,6 +30,7 @@ __all__ = [
     "finite_product",
     "finite_quotient",
     "mean_square",
+    "most_squarable",
     "norm",
     "root",
     "squarable",
@@ -108,7 +109,7 @@ def squarable(value: Array) -> Array:
     """
     if jnp.iscomplexobj(value):
         return jax.lax.complex(squarable(value.real), squarable(value.imag))
-    largest = np.asarray(2.0 ** ((jnp.finfo(value.dtype).maxexp - 2) // 2), value.dtype)
+    largest = np.asarray(most_squarable(value.dtype), value.dtype)
     return jnp.where(jnp.isfinite(value), jax.lax.clamp(-largest, value, largest), jnp.nan)
 
 
@@ -214,6 +215,11 @@ def root(square: Array, eps: ArrayLike = 0.0) -> Array:
     a derivative, and not 0 / 0, also without `eps`. Next to any other moment it is nothing.
     """
     return jnp.sqrt(square + (jnp.asarray(eps, square.dtype) + jnp.finfo(square.dtype).tiny))
+
+
+def most_squarable(dtype: DTypeLike) -> float:
+    """The largest size of a real number that :func:`squarable` leaves as it is."""
+    return 2.0 ** ((int(jnp.finfo(dtype).maxexp) - 2) // 2)
 
 
 def abs_sq(value: ArrayLike) -> Array:

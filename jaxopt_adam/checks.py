@@ -17,7 +17,7 @@ from jax.tree_util import keystr
 from jax.typing import ArrayLike
 
 from jaxopt_adam import hyperparameters as kinds
-from jaxopt_adam.averages import bias_correction, debias, ema
+from jaxopt_adam.averages import bias_correction, debias, ema, most_squarable
 from jaxopt_adam.dtypes import arithmetic_dtype
 from jaxopt_adam.optimizer import Optimizer, _same, optimizer
 from jaxopt_adam.trees import leaf_name
@@ -51,7 +51,8 @@ def checked(optimizer: kinds.Transformation) -> optax.GradientTransformationExtr
 
       within the rounding of the arithmetic. The numerator is what an average started at zero makes of the constant 1:
       so by induction the debiased average of a constant is the constant, at every step.
-    - every gradient is finite;
+    - every gradient is finite, and of rules with such moments as below no larger than what they can square: beyond
+      about 9e18 in float32 they take it for that;
     - every `count` in the state rises by one, or stays at int32's maximum;
     - no element of a moment of squares or magnitudes (the fields `nu`, `nu_max`, `n`, `sum_of_squares`, `e_g`, `e_x`,
       `v_row` and `v_col` of a state) is negative or NaN;
@@ -177,6 +178,9 @@ def _assertions(seen: _Step, steps: dict[str, Array]) -> Iterator[_Assertion]:
             yield from _of_decay(_quoted(name), decay, step)
     at = " at step {step}" if steps else ""
     yield from _of_leaves(seen.gradients, f"{at}: the gradient is not finite", jnp.isfinite)
+    if seen.moments:
+        what = f"{at}: the gradient is so large that a rule that squares it takes it for less"
+        yield from _of_leaves(seen.gradients, what, _is_squarable)
     for path, count in seen.new_counts.items():
         if path in steps:
             name = f"state{_quoted(path)} at step {{step}}"
@@ -186,6 +190,10 @@ def _assertions(seen: _Step, steps: dict[str, Array]) -> Iterator[_Assertion]:
         what = f"{at}: state{_quoted(path)} is negative or NaN"
         yield from _of_leaves(moment, what, lambda leaf: jnp.real(leaf) >= 0)
     yield from _of_leaves(seen.updates, f"{at}: the update is not finite", jnp.isfinite)
+
+
+def _is_squarable(grad: Array) -> Array:
+    return jnp.maximum(jnp.abs(grad.real), jnp.abs(grad.imag)) <= most_squarable(arithmetic_dtype(grad.dtype))
 
 
 def _quoted(name: str) -> str:

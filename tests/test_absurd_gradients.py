@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import checkify
 from test_family import FACTORIES
 
-from jaxopt_adam import adam, cautious
+from jaxopt_adam import adam, cautious, checked, observe, summary
 
 FACTORIES = FACTORIES | {"cautious(adam)": lambda learning_rate: cautious(adam(learning_rate, b2=0.9))}
 SIZES = jnp.float32([1.0, 1e19, 1e25, 3e38])
@@ -93,6 +94,25 @@ def test_the_update_at_the_absurd_gradient_is_no_larger_than_a_new_gradient_make
 def test_it_comes_back_to_life(rule):
     usual, *absurd = sizes_of_updates(rule)[:, -50:].mean(1)
     np.testing.assert_allclose(absurd, usual, rtol=0.5 if rule in ("adadelta", "schedule_free_adamw") else 0.05)
+
+
+@pytest.mark.parametrize("size", [1e19, 3e38])
+def test_checked_and_observe_show_it(size):
+    params = {"w": jnp.ones(3)}
+    gradients = {"w": jnp.float32([1.0, size, 1.0])}
+    for rule in ("adagrad", "adam", "adafactor"):
+        optimizer = checked(FACTORIES[rule](learning_rate=0.1))
+        error, _ = checkify.checkify(jax.jit(optimizer.update))(gradients, optimizer.init(params), params)
+        expected = (
+            "leaf ['w'] at step 1: the gradient is so large that a rule that squares it takes it for less in 1 of 3"
+        )
+        assert error.get().startswith(expected)
+    optimizer = checked(FACTORIES["sgd"](learning_rate=0.1))
+    error, _ = checkify.checkify(jax.jit(optimizer.update))(gradients, optimizer.init(params), params)
+    assert error.get() is None
+    optimizer = observe(adam(0.1))
+    _, state = optimizer.update(gradients, optimizer.init(params), params)
+    assert summary(state)["gradient_norm"] > 1e18
 
 
 @pytest.mark.parametrize("rule", ["adam", "adabelief", "adan", "yogi", "rmsprop"])
