@@ -52,6 +52,7 @@ class Arguments(TypedDict, total=False):
     initial_scale: Numbers
     learning_rate: Numbers
     mask: Any
+    matrix_axes: Any
     max_precond_dim: Any
     min_dim_size_to_factor: Any
     moments: Any

@@ -28,6 +28,7 @@ __all__ = [
     "Mask",
     "Moments",
     "NonNegative",
+    "OfLeaf",
     "Number",
     "OneLearningRate",
     "OptionalDecay",
@@ -64,6 +65,9 @@ __all__ = [
 
 Schedule = Callable[[Any], ArrayLike]
 """A function of `count`, the number of updates done, that gives a hyperparameter's value, as in optax."""
+
+OfLeaf = Callable[[str, tuple[int, ...]], Any]
+"""A function of a leaf's path, as a text, and of its shape."""
 
 Check = Callable[[str, Any], Any]
 """A check takes the name and the value of an argument and returns the value to keep, or raises."""

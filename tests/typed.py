@@ -63,8 +63,8 @@ def codes_of(path: tuple[Any, ...]) -> dict[str, str | Dense]:
     return {"mu": storage_of(path), "nu": Dense()}
 
 
-def one_block(path: tuple[Any, ...], shape: tuple[int, ...]) -> None:
-    assert len(shape) >= len(path)
+def one_block(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape[:0] if "bias" in path else shape[:1]
 
 
 @optimizer
@@ -129,6 +129,7 @@ def correct(array: Array) -> None:
     muon(0.1, ns_coeffs=(3.4445, -4.775, 2.0315), muon_weight_dimension_numbers={"w": axes, "b": None})
     muon(0.1, ns_coeffs="dion", adam_learning_rate=warmup, preconditioning="aol")
     adam_mini(0.1, blocks=one_block)
+    adam_mini(0.1, blocks=lambda path, shape: shape[:1])
     # Wrappers and chains.
     made = checked(master_weights(cautious(adamw(1e-3, moments="int8")), bits=24))
     observe(optax.chain(optax.clip(1.0), adam(None)))
@@ -182,6 +183,8 @@ def mistakes() -> None:
     prodigy(betas=(0.9, 0.99, 0.999))  # mistake
     soap(precondition_frequency=2.5)  # mistake
     muon(1e-3, preconditioning="frobenious")  # mistake
+    muon(1e-3, ns_coeffs="fast")  # mistake
+    adam_mini(1e-3, blocks="rows")  # mistake
     grid(adam, learning_rte=[1e-3])  # mistake
     grid(adam, learning_rate=[1e-3], bl=[0.9])  # mistake
     grid(adam, learning_rate="fast", b1=[0.9])  # mistake

@@ -38,7 +38,7 @@ def adam_mini(
     mask: kinds.Mask = None,
     *,
     blocks: Annotated[
-        Any, kinds.function("a function from a path and a shape to blocks, or None", optional=True)
+        kinds.OfLeaf | None, kinds.function("a function from a path and a shape to blocks, or None", optional=True)
     ] = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Adam-mini: :func:`adamw` with one second moment for each block, in half of the memory.

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import optax
+from jax import Array
 
 from jaxopt_adam import hyperparameters as kinds
 from jaxopt_adam.matrices import COEFFICIENTS, dimension_numbers
@@ -15,7 +16,9 @@ from jaxopt_adam.rules.muon_rule import muon_rule
 @optimizer
 def muon(
     learning_rate: kinds.GivenLearningRate,
-    ns_coeffs: Annotated[Any, kinds.rows(3, *COEFFICIENTS)] = COEFFICIENTS["standard"],
+    ns_coeffs: Annotated[
+        Literal["standard", "dion"] | list[Any] | tuple[Any, ...] | np.ndarray | Array, kinds.rows(3, *COEFFICIENTS)
+    ] = COEFFICIENTS["standard"],
     ns_steps: kinds.Size = 5,
     beta: kinds.Decay = 0.95,
     eps: kinds.NonNegative = 1e-8,
@@ -37,7 +40,7 @@ def muon(
     muon_weight_dimension_numbers: kinds.Axes = None,
     consistent_rms: kinds.OptionalNonNegative = None,
     matrix_axes: Annotated[
-        Any, kinds.function("a function from a path and a shape to axes, or None", optional=True)
+        kinds.OfLeaf | None, kinds.function("a function from a path and a shape to axes, or None", optional=True)
     ] = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Muon: the orthogonal matrix next to the momentum, for matrices; :func:`adamw` for all else.
