@@ -68,6 +68,7 @@ class Arguments(TypedDict, total=False):
     rho: Numbers
     safeguard_warmup: Any
     shampoo_decay: Numbers
+    sort_by_eigenvalue: Any
     state_dtype: Any
     threshold: Numbers
     use_clipping: Any
