@@ -210,10 +210,12 @@ def observe(
         if each == 1 and not large:
             done, inner_state = wrapped.update(updates, state.inner_state, params, **extra_args)
             leaves, total = _on_any_mesh(look)(*before, *jax.lax.stop_gradient((done, inner_state)))
-            return done, ObserveState(inner_state, step, step, leaves, total)
+            # Each an array of its own, since no buffer can be donated twice.
+            return done, ObserveState(inner_state, step, jnp.array(step), leaves, total)
 
-        def seen(*before: Any) -> tuple[Array, Any, Figures]:
-            return step, *look(*before, *wrapped.update(*before, **extra_args))
+        def seen(updates: Any, inner_state: Any, params: Any) -> tuple[Array, Any, Figures]:
+            done, after = wrapped.update(updates, inner_state, params, **extra_args)
+            return step, *look(updates, inner_state, params, done, after)
 
         def unseen(*_: Any) -> tuple[Array, Any, Figures]:
             leaves = (leaves_like(tree, each, "the state of observe") for each in state.leaves)
@@ -304,8 +306,9 @@ def _figures(
     mus, nus = (
         (nothing, nothing) if averages is None else (tree.flatten_up_to(averages.mu), tree.flatten_up_to(averages.nu))
     )
-    known = averages is not None and b1 is not None and b2 is not None
-    corrections = [bias_correction(decay, averages.count) for decay in (b1, b2)] if known else None
+    corrections = None
+    if averages is not None and b1 is not None and b2 is not None:
+        corrections = [bias_correction(decay, averages.count) for decay in (b1, b2)]
     sums = []
     for (path, grad), change, theta, unrounded, rate, mu, nu in zip(
         grads, leaves_like(tree, done, "the update"), thetas, exacts, rates, mus, nus, strict=True

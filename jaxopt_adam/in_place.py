@@ -83,7 +83,7 @@ def in_place(
     inputs = jax.tree.map(lambda value: _seen(value, layout), inputs)
     old = _by_blocks(resting, kept, lying, layout)
     unmoved = jax.lax.stop_gradient((inputs, old))
-    before = [None if how.code is None else value.scales for value, how in zip(resting, kept, strict=True)]
+    before: list[Any] = [None if how.code is None else value.scales for value, how in zip(resting, kept, strict=True)]
     scales = _scales(rule, *unmoved, before, kept, lying, layout)
     # Zero, which it takes a run to know: a count never passes int32's maximum.
     zero = jax.lax.shift_right_logical(step, np.int32(31))

@@ -72,10 +72,10 @@ def assert_sharded(tree, specs, name):
             assert (*own, *[None] * (leaf.ndim - len(own))) == tuple(specs[key]), (name, path, leaf.sharding)
             checked += 1
     assert sum(leaf.dtype in ("uint8", "uint16", "uint32") for _, leaf in leaves) >= 2 * len(SHAPES)
-    assert checked >= 3 * len(SHAPES)
+    assert checked >= 2 * len(SHAPES)
 
 
-@pytest.mark.parametrize("storage", ["int8", "int4"])
+@pytest.mark.parametrize("storage", ["int8", "int4", {"nu": "int4"}], ids=str)
 def test_moments_in_codes_on_eight_devices(storage):
     run_on_eight_devices(
         f"from test_sharding_moments import check_moments_in_codes as check; check({storage!r}, {list(MESHES)})"
