@@ -240,10 +240,13 @@ def norm(value: ArrayLike) -> Array:
     Zero has a derivative, zero. The norm of nothing is 0, and of what has an infinite element infinite.
     """
     value = jnp.asarray(value)
-    # A unit in which to measure, so no derivative goes through it.
+    # A unit in which to measure, so no derivative goes through it. Compilers multiply by its reciprocal, which therefore
+    # must be a normal number.
     largest = jnp.max(jnp.abs(jax.lax.stop_gradient(value)), initial=0)
-    unit = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
-    return largest * jnp.sqrt(jnp.maximum(jnp.sum(abs_sq(value / unit)), jnp.finfo(largest.dtype).tiny))
+    is_size = (largest > 0) & jnp.isfinite(largest)
+    unit = jnp.where(is_size, jnp.minimum(largest, 2.0 ** (jnp.finfo(largest.dtype).maxexp - 3)), 1)
+    squares = jnp.sum(abs_sq(value / unit))
+    return jnp.where(is_size, unit, largest) * jnp.sqrt(jnp.maximum(squares, jnp.finfo(largest.dtype).tiny))
 
 
 def mean_square(value: Array, axis: int | tuple[int, ...] | None = None) -> Array:

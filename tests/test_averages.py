@@ -10,6 +10,7 @@ import pytest
 
 import jaxopt_adam
 from jaxopt_adam import bias_correction, debias, ema
+from jaxopt_adam.averages import norm
 
 DECAYS = (0.0, 0.5, 0.9, 0.95, 0.99, 0.999, 0.9999, 0.99999, 0.999999)
 LAST_STEP = 2**31 - 1
@@ -355,3 +356,22 @@ class TestEmaAtTheEdges:
                 updates, states[i] = optimizer.update(jnp.array([gradient, 1.0]), states[i], params[i])
                 params[i] = optax.apply_updates(params[i], updates)
         np.testing.assert_allclose(*params, rtol=1e-5)
+
+
+def test_norm_of_the_largest_and_the_smallest_numbers():
+    """Also where a compiler multiplies by a reciprocal, as it does within a loop over a batch."""
+    sizes = jnp.float32([1e-37, 1e-30, 1.0, 1e30, 1e38, 1.9e38])
+    directions = jnp.float32([1.0, -0.5, 0.25])
+
+    @jax.jit
+    @jax.vmap
+    def norms(size):
+        return jax.lax.scan(lambda carry, factor: (carry, norm(factor * carry)), size * directions, jnp.ones(3))[1]
+
+    expected = np.float64(sizes) * np.linalg.norm(directions)
+    np.testing.assert_allclose(norms(sizes), np.tile(expected[:, None], 3), rtol=1e-6)
+    for size, right in zip(sizes, expected, strict=True):
+        np.testing.assert_allclose(norm(size * directions), right, rtol=1e-6)
+    assert norm(jnp.float32([])) == norm(jnp.zeros(3)) == 0
+    assert norm(jnp.float32([1, -np.inf])) == np.inf
+    assert np.isnan(norm(jnp.float32([1, np.nan])))

@@ -235,7 +235,11 @@ GOOD["inner"] = GOOD["transformation"]  # cautious's, of those that it can chang
 
 @functools.cache
 def kind(check):
-    """Which function of hyperparameters.py made a check, and of what, which is in its closure."""
+    """Which function or class of hyperparameters.py made a check, and of what, which is in its closure or fields."""
+    if dataclasses.is_dataclass(check):
+        return type(check).__name__.lower(), {
+            each.name: getattr(check, each.name) for each in dataclasses.fields(check)
+        }
     options = dict(inspect.getclosurevars(check).nonlocals)
     options |= inspect.getclosurevars(options["one"]).nonlocals if "one" in options else {}
     options.pop("one", None)

@@ -674,7 +674,7 @@ class TestErrors:
             (0.1, r"optimizer must be an optimizer.*, got 0\.1 \(float\)"),
             (None, r"optimizer must be an optimizer.*, got None \(NoneType\)"),
         ],
-        ids=str,
+        ids=["factory", "factory of optax", "class", "text", "number", "none"],
     )
     def test_no_optimizer(self, loop, made, message):
         with pytest.raises(TypeError, match=message):
