@@ -240,8 +240,8 @@ def norm(value: ArrayLike) -> Array:
     Zero has a derivative, zero. The norm of nothing is 0, and of what has an infinite element infinite.
     """
     value = jnp.asarray(value)
-    # A unit in which to measure, so no derivative goes through it. Its reciprocal must be a normal number, since that is
-    # what compilers multiply by.
+    # A unit in which to measure, so no derivative goes through it. Its reciprocal must be a normal number, as compilers
+    # multiply by that.
     largest = jnp.max(jnp.abs(jax.lax.stop_gradient(value)), initial=0)
     is_size = (largest > 0) & jnp.isfinite(largest)
     unit = jnp.where(is_size, jnp.minimum(largest, 2.0 ** (jnp.finfo(largest.dtype).maxexp - 3)), 1)
