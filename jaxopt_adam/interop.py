@@ -235,6 +235,13 @@ def to_optax(state: Any, optimizer: Optimizer, params: optax.Params | None = Non
     return fill(jax.eval_shape(_transformation(optimizer).init, like))
 
 
+_OURS_ALONE: Mapping[str, Mapping[str, Any]] = {
+    "muon": {"matrix_axes": None},
+    "prodigy": {"bias_correction": True},
+}
+"""Arguments that optax's factories do not have, with the values that stand for what they do."""
+
+
 def _counterpart(optimizer: Optimizer) -> _Counterpart:
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"optimizer must be an Optimizer of jaxopt_adam, got {optimizer!r}")
@@ -253,6 +260,9 @@ def _transformation(optimizer: Optimizer) -> optax.GradientTransformation:
     arguments |= {name: True for name, value in arguments.items() if name.endswith("mask") and value is not None}
     if arguments.pop("moments", "float32") != "float32":
         raise ValueError(f"optimizer must have moments in float32, since optax has no other storage, got {optimizer!r}")
+    for name, value in _OURS_ALONE.get(optimizer._factory.__name__, {}).items():
+        if arguments.pop(name) is not value:
+            raise ValueError(f"optimizer must have {name}={value}, since optax knows nothing else, got {optimizer!r}")
     return _counterpart(optimizer).factory(**arguments)
 
 

@@ -603,3 +603,16 @@ def test_every_rule_in_both_libraries_is_covered():
     both = {name for name in ours if hasattr(optax, name) or hasattr(optax.contrib, name)}
     assert both == {rule for rule, _ in FULL}
     assert both <= {rule for rule, _ in CASES}
+
+
+@pytest.mark.parametrize(
+    ("made", "name"),
+    [
+        (jaxopt_adam.muon(0.1, matrix_axes=lambda path, shape: None), "matrix_axes=None"),
+        (jaxopt_adam.prodigy(bias_correction=False), "bias_correction=True"),
+    ],
+)
+def test_arguments_that_optax_has_not(made, name):
+    params = {"w": jnp.ones((2, 3))}
+    with pytest.raises(ValueError, match=f"must have {name}"):
+        to_optax(made.init(params), made, params)
