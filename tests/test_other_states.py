@@ -9,7 +9,19 @@ import optax
 import pytest
 from test_family import FACTORIES, TABLE
 
-from jaxopt_adam import adam, adamw, amsgrad, from_optax, laprop, lion, nadam, sgd
+from jaxopt_adam import (
+    adam,
+    adamw,
+    amsgrad,
+    from_optax,
+    laprop,
+    lion,
+    master_weights,
+    nadam,
+    observe,
+    sgd,
+    stochastic_rounding,
+)
 
 PARAMS = jnp.ones(3)
 OPTIMIZERS = {
@@ -67,3 +79,15 @@ def test_what_from_optax_makes_is_accepted_and_optax_states_are_not():
 def test_laprop_does_not_go_on_with_adamw():
     with pytest.raises(TypeError, match="must be a LapropState"):
         laprop(0.1).update(PARAMS, adamw(0.1).init(PARAMS), PARAMS)
+
+
+def test_wrappers_refuse_each_others_states():
+    params = jnp.ones(3, jnp.bfloat16)
+    wrappers = [master_weights(adam(0.1)), stochastic_rounding(adam(0.1)), observe(adam(0.1))]
+    states = [optimizer.init(params) for optimizer in wrappers]
+    for (optimizer, own), other in itertools.product(zip(wrappers, states, strict=True), states):
+        if other is not own:
+            with pytest.raises(
+                TypeError, match=rf"must be an? {type(own).__name__}, .* got (an? )?{type(other).__name__}"
+            ):
+                optimizer.update(params, other, params)

@@ -134,7 +134,7 @@ def master_weights(inner: Transformation, bits: Annotated[int, _bits] = 24) -> o
     def update(
         updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra_args: Any
     ) -> tuple[optax.Updates, MasterWeightsState]:
-        inner_state, corrections, step = fields(state, "inner_state", "correction", "step")
+        inner_state, corrections, step = fields(state, "inner_state", "correction", "step", of=MasterWeightsState)
 
         def weight(path: Path, param: Array, correction: Any) -> Array:
             return _join(to_bits(param), remembered(path, param, correction, dtype, "state.correction"), param.dtype)

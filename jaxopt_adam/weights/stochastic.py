@@ -87,7 +87,7 @@ def stochastic_rounding(
     def update(
         updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra_args: Any
     ) -> tuple[optax.Updates, StochasticRoundingState]:
-        inner_state, key_data = fields(state, "inner_state", "key")
+        inner_state, key_data = fields(state, "inner_state", "key", of=StochasticRoundingState)
         tree, moves, inner_state = update_within(
             "stochastic_rounding",
             wrapped,
