@@ -171,10 +171,14 @@ class Number:
         return value if isinstance(value, jax.Array) or np.ndim(value) else float(value)
 
     def _used(self, name: str, value: Any) -> Any:
-        if not isinstance(value, Tracer):
-            if callable(value) and self.below == 1:
-                return lambda count: self._used(name, scheduled(value, count, name))
-            return at_least_float32(self._checked(name, value))
+        if callable(value) and self.below == 1:
+            return lambda count: self._shown(name, scheduled(value, count, name))
+        return self._shown(name, value) if isinstance(value, Tracer) else at_least_float32(self._checked(name, value))
+
+    def _shown(self, name: str, value: Any) -> Any:
+        """A number that only a run can show, NaN where a decay is not one; others must be allowed."""
+        if not isinstance(value, jax.Array):
+            return self._checked(name, value)
         value = at_least_float32(value)
         return jnp.where(self._allows(value), value, jnp.nan) if self.below == 1 else value
 
