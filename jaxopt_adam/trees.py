@@ -24,6 +24,7 @@ __all__ = [
     "leaf_name",
     "leaves_like",
     "placed",
+    "real_scalars",
     "scalar_like",
     "with_gradient",
 ]
@@ -133,6 +134,17 @@ def fields(state: Any, *names: str, of: Any = None) -> list[Any]:
         if shape or not jnp.issubdtype(dtype, jnp.integer):
             raise TypeError(f"state.count must be a scalar of an integer dtype, got the shape {shape} and {dtype}")
     return list(values.values())
+
+
+def real_scalars(*values: Any, of: tuple[str, ...]) -> list[Array]:
+    """Fields of a state, by the names `of`, that must be real numbers; TypeError if one is not."""
+    for name, value in zip(of, values, strict=True):
+        dtype, shape = _dtype(value, f"state.{name}"), np.shape(value)
+        if shape or not jnp.issubdtype(dtype, jnp.floating):
+            raise TypeError(
+                f"state.{name} must be a scalar of a floating-point dtype, got the shape {shape} and {dtype}"
+            )
+    return list(map(jnp.asarray, values))
 
 
 def with_gradient(updates: Any, params: Any) -> Any:

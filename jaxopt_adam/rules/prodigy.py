@@ -14,7 +14,7 @@ from jaxopt_adam.dtypes import arithmetic_dtype
 from jaxopt_adam.noted import note
 from jaxopt_adam.optimizer import optimizer
 from jaxopt_adam.transformation import Moment, per_leaf_transformation
-from jaxopt_adam.trees import fields, inner_product
+from jaxopt_adam.trees import fields, inner_product, real_scalars
 
 
 class ProdigyState(NamedTuple):
@@ -121,8 +121,7 @@ def prodigy(
         count, start, distance, numerator = fields(
             state, "count", "params0", "estim_lr", "numerator_weighted", of=ProdigyState
         )
-        if jnp.iscomplexobj(numerator):
-            raise TypeError(f"state.numerator_weighted must be real, got {jnp.result_type(numerator)}")
+        distance, numerator = real_scalars(distance, numerator, of=("estim_lr", "numerator_weighted"))
         step = optax.safe_increment(count)
         rate = distance * kinds.single(kinds.scheduled(learning_rate, count, "learning_rate"), "learning_rate")
         if bias_correction:

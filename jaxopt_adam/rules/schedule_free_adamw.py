@@ -13,7 +13,7 @@ from jaxopt_adam.dtypes import rounded
 from jaxopt_adam.noted import note
 from jaxopt_adam.optimizer import optimizer
 from jaxopt_adam.transformation import Moment, per_leaf_transformation
-from jaxopt_adam.trees import fields
+from jaxopt_adam.trees import fields, real_scalars
 
 
 class ScheduleFreeAdamwState(NamedTuple):
@@ -116,6 +116,7 @@ def schedule_free_adamw(
         count, weight_sum, largest = fields(
             state, "count", "weight_sum", "max_learning_rate", of=ScheduleFreeAdamwState
         )
+        weight_sum, largest = real_scalars(weight_sum, largest, of=("weight_sum", "max_learning_rate"))
         rate = kinds.single(kinds.scheduled(learning_rate, count, "learning_rate"), "learning_rate")
         rate = rate * jnp.minimum(1.0, optax.safe_increment(count) / float(warmup_steps or 1))
         largest = jnp.maximum(largest, rate)
