@@ -59,7 +59,7 @@ def checked(optimizer: kinds.Transformation) -> optax.GradientTransformationExtr
     - every update is finite.
 
     That a bias correction is one number for each decay, in float32 at least, is asserted where a step is traced, by
-    :mod:`chex`.
+    chex.
 
     They are off in what JAX compiles (:func:`jax.jit`, a loop of :mod:`jax.lax`), and on where that is run through
     :func:`chex.chexify` or :func:`jax.experimental.checkify.checkify`: as ``chex.chexify(jax.jit(step))``, or as

@@ -99,7 +99,7 @@ def minimize(
 
     CONVERGED means no more than this. The gradient is also zero at a maximum, on a saddle and on a plateau. A slow walk
     over a gentle slope looks like an arrival once it has left a steeper one, and so does a walk whose schedule lowers
-    the rate too early. :attr:`Result.gradient_norm` tells more; a smaller `tol` walks on.
+    the rate too early. ``gradient_norm`` of the result tells more; a smaller `tol` walks on.
 
     MAX_STEPS is also the end of a walk that bounces for ever, and of one that is stuck: its updates are zero, or too
     small to change x in its dtype, and the gradient is not zero.
