@@ -95,7 +95,9 @@ class Moment:
 
         def one(shape: tuple[int, ...]) -> Array:
             # Like the parameter where it can be, since then it lies on the same devices.
-            return jnp.full_like(param, initial, dtype) if shape == np.shape(param) else jnp.full(shape, initial, dtype)
+            if shape == np.shape(param):
+                return jnp.full_like(param, initial, dtype)
+            return jnp.full(shape, initial, dtype, device=_sharding_of_axes(param, shape))
 
         shapes = np.shape(param) if self.shape is None else self.shape(path, np.shape(param))
         return jax.tree.map(one, shapes, is_leaf=_is_shape)
@@ -402,6 +404,25 @@ def _full_beside(param: Any, shape: tuple[int, ...], value: Array) -> Array:
     if mesh is not None and jax.sharding.AxisType.Explicit in mesh.axis_types:
         return jnp.broadcast_to(value, shape, out_sharding=jax.typeof(param).sharding)
     return jnp.full(shape, value)
+
+
+def _sharding_of_axes(param: Any, shape: tuple[int, ...]) -> jax.sharding.NamedSharding | None:
+    """How a step leaves a mean of the parameter's squares over some axes, if that is known: the others stay divided.
+
+    So it starts, lest the step be compiled a second time for what it has become.
+    """
+    sharding = None if isinstance(param, Tracer) else getattr(param, "sharding", None)
+    if not isinstance(sharding, jax.sharding.NamedSharding) or not param.committed:
+        return None
+    axes = [*sharding.spec, *[None] * (param.ndim - len(sharding.spec))]
+    if len(shape) == param.ndim:
+        axes = [axis if size == whole else None for axis, size, whole in zip(axes, shape, param.shape, strict=True)]
+    else:
+        left = [i for i in range(param.ndim) if (*param.shape[:i], *param.shape[i + 1 :]) == shape]
+        if len(left) != 1:
+            return None
+        del axes[left[0]]
+    return jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec(*axes))
 
 
 def _kind(value: Any) -> str:
