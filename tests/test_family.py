@@ -603,6 +603,11 @@ class TestTrees:
         assert_near(apart, Tanh(alike.table, 3 * alike.offset), 1e-6)
 
 
+def of_leaf(field, name):
+    """What a field of a state has for a leaf, be it a tree or several."""
+    return [tree[name] for tree in field] if type(field) is tuple else field[name]
+
+
 class TestHalfPrecision:
     """A thousand steps with leaves in half precision beside ones in float32, in one tree and so one program."""
 
@@ -677,10 +682,10 @@ class TestHalfPrecision:
                 continue
             for half, u in roundings.items():
                 # Nothing else than the gradients is rounded.
-                assert_same(trees[half], trees[half + " in float32"])
+                assert_same(of_leaf(trees, half), of_leaf(trees, half + " in float32"))
                 if bound is UNBOUNDED:
                     continue
-                leaves = (jax.tree.leaves(trees[name]) for name in (half, "float32", "size"))
+                leaves = (jax.tree.leaves(of_leaf(trees, name)) for name in (half, "float32", "size"))
                 for narrow, exact, size in zip(*map(list, leaves), strict=True):
                     size = np.abs(np.float64(size))
                     if bound in (linear, squares, ratios, ratios_from_start, unchanged):
