@@ -1,4 +1,4 @@
-"""How far 16-bit weights end from where small updates should take them: python benchmarks/weights_bias.py.
+"""The distance of 16-bit weights from where small updates should take them: python benchmarks/weights_bias.py.
 
 A matrix of weights of 1 in bfloat16 is trained by AdamW for 3,000 steps, with gradients that are given: they drift
 beneath noise, or are all alike. The exact way is the sum of the same updates in twice float32's precision. Takes a
@@ -66,7 +66,7 @@ CONTESTANTS: dict[str, tuple[Callable[..., Any], Callable[[Array, State], State]
     "Kahan's sum in bfloat16": (jnp.zeros_like, kahan, lambda now: now[0].astype(jnp.float32) + now[1]),
     "bfloat16": (lambda params: None, plain, lambda now: now[0].astype(jnp.float32)),
 }
-"""What is kept beside the weights, a step, and what weights they stand for."""
+"""By name: the initial memory beside the weights, a step, and the weights that both stand for."""
 
 
 def drifting(t: Array) -> Array:

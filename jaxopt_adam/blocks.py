@@ -49,7 +49,7 @@ def blocks_by_layout(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _is_embedding(path: str) -> bool:
-    """Whether a leaf is a table of embeddings, by its name, or by its layer's where its own says nothing."""
+    """True for a table of embeddings, by the leaf's name, or by its layer's where its own says nothing."""
     names = [name for name in re.findall(r"[A-Za-z_]\w*", path) if name not in ("w", "weight", "table", "value")]
     words = re.sub("([a-z])([A-Z])", r"\1_\2", names[-1]).lower().rstrip("_0123456789") if names else ""
     # The last word is what a thing is: embed_proj is a projection.

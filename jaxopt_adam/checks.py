@@ -229,7 +229,7 @@ def _of_decay(name: str, decay: ArrayLike, step: Array) -> Iterator[_Assertion]:
 
 
 def _assert_kind(correction: Array, decay: ArrayLike, step: Array) -> None:
-    """What is known of a bias correction before its value is: a number for each decay and step, in float32 at least."""
+    """Assert the kind of a bias correction: a number for each decay and step, in float32 at least."""
     import chex  # here, since nothing else needs it, and it takes a twentieth of a second to import
 
     chex.assert_type(correction, arithmetic_dtype(jnp.result_type(decay, float)))

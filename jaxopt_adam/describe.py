@@ -1,4 +1,4 @@
-"""What an optimizer will do with each parameter, as a table."""
+"""A table of what an optimizer will do with each parameter."""
 
 import dataclasses
 import math
@@ -24,7 +24,7 @@ __all__ = ["Description", "LeafDescription", "describe"]
 
 
 class LeafDescription(NamedTuple):
-    """What an optimizer will do with one parameter.
+    """One parameter, and what an optimizer will do with it.
 
     Attributes:
         path: the way to the parameter, as from :func:`jax.tree_util.keystr`.
@@ -50,7 +50,7 @@ class LeafDescription(NamedTuple):
 
 
 class Description(NamedTuple):
-    """What an optimizer will do with each parameter; printed, it is a table.
+    """The parameters, and what an optimizer will do with each; printed, it is a table.
 
     Attributes:
         optimizer: the optimizer, as a text.
@@ -101,7 +101,7 @@ class Description(NamedTuple):
 
 
 def describe(optimizer: optax.GradientTransformation | optax.MultiSteps, params: optax.Params) -> Description:
-    r"""What an optimizer will do with each parameter: which rule, which moments, how they are stored, what decays.
+    r"""Describe what an optimizer will do with each parameter: rule, moments and their storage, learning rate, decay.
 
     It is what the optimizer's own `init` does with these parameters, traced and not run, so it is what will be, and
     nothing is allocated. Ask it before a long run: :func:`muon` takes every leaf of two axes for a matrix,
