@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jax import Array
 
-from jaxopt_adam.averages import abs_sq, bias_correction
+from jaxopt_adam.averages import bias_correction
 from jaxopt_adam.dtypes import arithmetic_dtype, real_dtype
 from jaxopt_adam.hyperparameters import (
     LearningRate,
@@ -316,12 +316,12 @@ def _figures(
         dtype = arithmetic_dtype(grad.dtype)
         change = array_like(path, grad, change, None, "the update")
         moved = change.astype(dtype)
-        terms = {"gradient": abs_sq(grad.astype(dtype)), "update": abs_sq(moved)}
+        terms = {"gradient": _square(grad.astype(dtype)), "update": _square(moved)}
         if rate is not None:
-            terms["per_rate"] = abs_sq(moved / jnp.asarray(scalar_like(path, grad, rate, real_dtype(dtype))))
+            terms["per_rate"] = _square(moved / jnp.asarray(scalar_like(path, grad, rate, real_dtype(dtype))))
         if theta is not None:
             theta = array_like(path, grad, theta, None, "the parameter")
-            terms |= {"weight": abs_sq(theta.astype(dtype)), "lost": stays(theta, change), "moving": change != 0}
+            terms |= {"weight": _square(theta.astype(dtype)), "lost": stays(theta, change), "moving": change != 0}
         if corrections is not None:
             c1, c2 = corrections
             size, deviation = jnp.abs(mu.astype(dtype)), jnp.sqrt(nu.astype(real_dtype(dtype)))
@@ -330,7 +330,7 @@ def _figures(
                 terms["under"] = deviation < jnp.sqrt(c2) * eps
         if unrounded is not None:
             unrounded = unrounded.astype(dtype)
-            terms |= {"error": abs_sq(moved - unrounded), "exact": abs_sq(unrounded)}
+            terms |= {"error": _square(moved - unrounded), "exact": _square(unrounded)}
         sums.append({"elements": float(grad.size)} | _sums(terms, grad.shape, real_dtype(dtype)))
     # Of all leaves and then of each, in one array for each figure.
     columns = {name: jnp.stack([jnp.asarray(each[name]) for each in sums]) for name in (sums[0] if sums else ())}
@@ -382,6 +382,11 @@ def _sums(terms: Mapping[str, Array], shape: tuple[int, ...], dtype: np.dtype) -
         rows = [value.reshape(*shape[:-1], last // width, width) for value in values]
         values = jax.lax.reduce(rows, [np.zeros([], dtype)] * len(rows), _add, [len(shape)])
     return {name: jnp.sum(value) for name, value in zip(terms, values, strict=True)}
+
+
+def _square(value: Array) -> Array:
+    """|value|²; infinite where it overflows, as a figure that cannot be told should be."""
+    return jnp.square(value.real) + jnp.square(value.imag) if jnp.iscomplexobj(value) else jnp.square(value)
 
 
 def _add(one: list[Array], other: list[Array]) -> list[Array]:

@@ -131,6 +131,7 @@ class Number:
         schedule: whether a function of `count` is allowed too.
         optional: whether None is.
         tree: whether a tree of such values is.
+        direction: whether None stands for no learning rate, so that the rule gives the direction alone.
     """
 
     expected: str
@@ -139,6 +140,7 @@ class Number:
     schedule: bool = False
     optional: bool = False
     tree: bool = False
+    direction: bool = False
 
     def __call__(self, name: str, value: Any) -> Any:
         """The value to keep; TypeError or ValueError if it is not allowed. Traced numbers are taken on trust."""
@@ -343,9 +345,11 @@ _Rate = ArrayLike | Schedule
 
 LearningRate = Annotated[
     _Rate | _Tree | None,
-    Number("a number ≥ 0, a schedule, a tree of these or None", schedule=True, optional=True, tree=True),
+    Number(
+        "a number ≥ 0, a schedule, a tree of these or None", schedule=True, optional=True, tree=True, direction=True
+    ),
 ]
-# A kind of its own, since with None the rule still steps downhill and gives no bare direction.
+# With None the rule still steps downhill.
 RelativeLearningRate = Annotated[
     _Rate | _Tree | None,
     Number("a number ≥ 0, a schedule, a tree of these or None", schedule=True, optional=True, tree=True),

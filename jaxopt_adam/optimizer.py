@@ -16,7 +16,7 @@ import optax
 from jax.core import Tracer
 
 from jaxopt_adam.arguments import Arguments
-from jaxopt_adam.hyperparameters import Check, LearningRate, Number, Pair, is_number
+from jaxopt_adam.hyperparameters import Check, Number, Pair, is_number
 from jaxopt_adam.trees import placed, with_gradient
 
 __all__ = ["Optimizer", "grid", "optimizer", "rule_of"]
@@ -184,7 +184,7 @@ class Optimizer(optax.GradientTransformationExtraArgs):
             within = (value._gives_direction() for value in wrapped if isinstance(value, Optimizer))
             return next(filter(None, within), None)
         # Not all rules mean that by None; those that do say so by the kind of the argument.
-        means_direction = _checks(self._factory).get("learning_rate") is typing.get_args(LearningRate)[1]
+        means_direction = getattr(_checks(self._factory).get("learning_rate"), "direction", False)
         has_none = self._arguments.get("learning_rate", 0.0) is None
         return self._factory.__name__ if means_direction and has_none else None
 

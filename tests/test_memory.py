@@ -70,8 +70,8 @@ def test_what_is_no_array_is_named(wrong):
 def test_the_bytes_of_a_state_are_those_that_it_takes():
     params = {"matrix": jnp.zeros([256, 1024], jnp.bfloat16), "bias": jnp.zeros([256], jnp.bfloat16)}
     state = master_weights(adamw(1e-3, moments=Blockwise(8, block_size=128))).init(params)
-    # Two codes of a byte, two scales of 2 bytes for 128 of them; small leaves in float32; 8 bits more; the count.
-    by_hand = 256 * 1024 * (2 + 2 * 2 / 128) + 256 * 2 * 4 + 256 * 1025 + 4
+    # Two codes of a byte, two scales of 2 bytes for 128 of them; small leaves in float32; 8 bits more; two counts.
+    by_hand = 256 * 1024 * (2 + 2 * 2 / 128) + 256 * 2 * 4 + 256 * 1025 + 2 * 4
     assert nbytes(state) == nbytes(jax.eval_shape(lambda: state)) == by_hand
     assert nbytes(state) == sum(leaf.nbytes for leaf in jax.tree.leaves(state))
 

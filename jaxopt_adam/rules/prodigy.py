@@ -114,7 +114,7 @@ def prodigy(
         )
 
     def init(params):
-        start = at(0.0, jnp.array(estim_lr0, jnp.result_type(float)), 0.0)
+        start = at(0.0, jnp.array(kinds.single(estim_lr0, "estim_lr0"), jnp.result_type(float)), 0.0)
         return note(start.init(params), learning_rate=learning_rate)
 
     def update(updates, state, params=None, **_):
