@@ -1,4 +1,4 @@
-"""What a low-precision weight does with what rounding drops."""
+"""Wrappers for low-precision weights, which keep or dither the part that rounding drops."""
 
 from jaxopt_adam.weights.master import MasterWeightsState, master_params, master_weights, with_master_params
 from jaxopt_adam.weights.stalled import stalled_fraction

@@ -12,8 +12,7 @@ from jax.typing import DTypeLike
 from jaxopt_adam.hyperparameters import Transformation, transformation, whole
 from jaxopt_adam.optimizer import optimizer
 from jaxopt_adam.storage import phases
-from jaxopt_adam.trees import Path, fields, leaf_name
-from jaxopt_adam.weights.patterns import (
+from jaxopt_adam.storage.patterns import (
     MAGNITUDE,
     SIGN,
     from_bits,
@@ -23,6 +22,7 @@ from jaxopt_adam.weights.patterns import (
     to_bits,
     to_pattern,
 )
+from jaxopt_adam.trees import Path, fields, leaf_name
 from jaxopt_adam.weights.sums import rounded_sum
 from jaxopt_adam.weights.within import Move, for_each, in_float32, move_to, remembered, update_within
 
@@ -313,7 +313,7 @@ def _join(bits: Array, correction: Array, low: np.dtype) -> Array:
 
 
 def _dropped(dtype: np.dtype) -> int:
-    """How many of a pattern's last bits a correction goes without."""
+    """The number of a pattern's last bits that a correction does not keep."""
     return 16 - jnp.iinfo(dtype).bits
 
 

@@ -1,12 +1,12 @@
-"""How many updates are too small for the parameters that they are made for."""
+"""The share of updates that are too small to change their parameters."""
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
 
+from jaxopt_adam.storage.patterns import is_low_precision, to_bits
 from jaxopt_adam.trees import leaf_name
-from jaxopt_adam.weights.patterns import is_low_precision, to_bits
 
 __all__ = ["stalled_fraction", "stays"]
 

@@ -9,8 +9,8 @@ from jax import Array
 
 from jaxopt_adam.hyperparameters import Transformation, whole
 from jaxopt_adam.optimizer import optimizer
+from jaxopt_adam.storage.patterns import from_bits, to_bits
 from jaxopt_adam.trees import fields
-from jaxopt_adam.weights.patterns import from_bits, to_bits
 from jaxopt_adam.weights.sums import rounded_sum
 from jaxopt_adam.weights.within import Move, in_float32, move_to, update_within
 

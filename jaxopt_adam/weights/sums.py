@@ -6,7 +6,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxopt_adam.weights.patterns import MAGNITUDE, SIGN, from_pattern, infinity, to_pattern
+from jaxopt_adam.storage.patterns import MAGNITUDE, SIGN, from_pattern, infinity, to_pattern
 
 __all__ = ["rounded_sum"]
 

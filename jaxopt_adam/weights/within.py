@@ -1,4 +1,4 @@
-"""What the wrappers of this package share: an optimizer that sees float32, and an update that lands where it should."""
+"""Code shared by the wrappers: an inner optimizer that sees float32, and updates that give an exact 16-bit weight."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -10,13 +10,13 @@ import numpy as np
 import optax
 from jax import Array
 
+from jaxopt_adam.storage.patterns import from_bits, is_low_precision, to_bits
 from jaxopt_adam.trees import Path, array_like, inexact_dtype, leaf_name, leaves_like
-from jaxopt_adam.weights.patterns import from_bits, is_low_precision, to_bits
 
 __all__ = ["Move", "for_each", "in_float32", "move_to", "remembered", "update_within"]
 
 _CONDITIONAL = {"apply_if_finite", "conditionally_mask", "conditionally_transform"}
-"""What optax has that gives, in some steps, updates in the dtype of the gradients."""
+"""The wrappers of optax whose updates have, in some steps, the dtype of the gradients."""
 
 
 class Move(NamedTuple):
@@ -125,7 +125,7 @@ def _refuse_conditional(name: str, grads: list[Any], low: list[bool]) -> None:
 
 
 def remembered(path: Path, param: Array, memory: Any, dtype: np.dtype, what: str) -> Array:
-    """What the state remembers of `param`, which must be an array of its shape and of `dtype`."""
+    """The memory of `param` in the state, which must be an array of its shape and of `dtype`."""
     given = (np.shape(memory), getattr(memory, "dtype", None))
     if given != (param.shape, dtype):
         raise ValueError(

@@ -23,7 +23,7 @@ UNIT = np.float32(2.0**-40)  # one pattern of float16, where its exponent is 0
 
 
 def is_low_precision(leaf: Any) -> bool:
-    """Whether `leaf` is an array of bfloat16 or float16."""
+    """True for an array of bfloat16 or float16."""
     return getattr(leaf, "dtype", None) in (jnp.bfloat16, jnp.float16)
 
 
