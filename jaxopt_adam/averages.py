@@ -9,6 +9,7 @@ Dividing by it (:func:`debias`) makes it an average proper from the first value 
 """
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,8 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxopt_adam.dtypes import arithmetic_dtype, real_dtype
 
 __all__ = [
+    "Denominator",
+    "Shares",
     "abs_sq",
     "accumulate",
     "bias_correction",
@@ -38,7 +41,28 @@ __all__ = [
 ]
 
 
-def ema(average: ArrayLike, value: ArrayLike, decay: ArrayLike) -> Array:
+class Shares(NamedTuple):
+    """A decay as two numbers, for an :func:`ema` whose decay is computed anew in each step.
+
+    Attributes:
+        kept: β, what the average so far weighs.
+        added: 1 − β, what the new value weighs; it has the digits that rounding β would cost it.
+    """
+
+    kept: ArrayLike
+    added: ArrayLike
+
+    @classmethod
+    def of(cls, decay: ArrayLike) -> "Shares":
+        """The shares of a decay, in its own dtype but float32 at least."""
+        if isinstance(decay, jax.Array):
+            decay = decay.astype(arithmetic_dtype(_inexact(decay.dtype)))
+        else:
+            decay = np.asarray(decay, np.float64)
+        return cls(decay, 1 - decay)
+
+
+def ema(average: ArrayLike, value: ArrayLike, decay: ArrayLike | Shares) -> Array:
     r"""One step of an exponentially weighted average.
 
     .. math:: \text{decay} \cdot \text{average} + (1 - \text{decay}) \cdot \text{value}
@@ -53,7 +77,8 @@ def ema(average: ArrayLike, value: ArrayLike, decay: ArrayLike) -> Array:
     Args:
         average: the average so far, any shape, real or complex.
         value: the new value, of a shape that broadcasts with `average`.
-        decay: :math:`\beta` in [0, 1), the share of the past that is kept; a number or an array that broadcasts.
+        decay: :math:`\beta` in [0, 1), the share of the past that is kept; a number or an array that broadcasts, or
+            the :class:`Shares` of one.
 
     Returns:
         The new average, in the common dtype of `average` and `value`. `decay` never widens it. The arithmetic is done
@@ -70,7 +95,7 @@ def ema(average: ArrayLike, value: ArrayLike, decay: ArrayLike) -> Array:
         return jax.lax.complex(*parts).astype(dtype)
     compute = arithmetic_dtype(dtype)
     past, new = jnp.asarray(average, compute), jnp.asarray(value, compute)
-    kept, added = _shares(decay, compute)
+    kept, added = (jnp.asarray(share, compute) for share in (decay if isinstance(decay, Shares) else Shares.of(decay)))
     mostly_past = added <= kept
     more, less = jnp.where(mostly_past, past, new), jnp.where(mostly_past, new, past)
     # Twice the share of half the difference, which is the same number and cannot overflow.
@@ -177,19 +202,15 @@ def bias_correction(decay: ArrayLike, step: ArrayLike) -> Array:
     return _one_minus_power(jnp.asarray(head), jnp.asarray(log - head, jnp.float32), step)
 
 
-def accumulate(trace: Array, value: Array, decay: ArrayLike, *, nesterov: bool) -> tuple[Array, Array]:
-    """Momentum's decayed sum: the direction to take, and the new trace ``value + decay * trace``.
-
-    The direction is the trace, or with `nesterov` what the trace would be if the same value came once more.
-    """
-    trace = value + finite_product(decay, trace)
-    return value + finite_product(decay, trace) if nesterov else trace, trace
+def accumulate(trace: Array, value: Array, decay: ArrayLike) -> Array:
+    """One step of momentum's decayed sum, ``value + decay * trace``."""
+    return value + finite_product(decay, trace)
 
 
 def debiasing_weights(
     scale: Array, decay: ArrayLike, step: Array, *, nesterov: bool = False
 ) -> tuple[Array, Array | None]:
-    """What an average and its newest value weigh in `scale` times the debiased average; None for nothing.
+    """The weights of an average and of its newest value in `scale` times the debiased average; None for no weight.
 
     With `nesterov` it is what the debiased average would be if the same value came once more, each of its two parts
     debiased by the steps that it has seen: Dozat's look ahead.
@@ -217,16 +238,49 @@ def root(square: Array, eps: ArrayLike = 0.0) -> Array:
     return jnp.sqrt(square + (jnp.asarray(eps, square.dtype) + jnp.finfo(square.dtype).tiny))
 
 
+class Denominator(NamedTuple):
+    r"""The denominator of an update, :math:`\sqrt{\nu + \bar\varepsilon} + \varepsilon`.
+
+    Attributes:
+        eps: ε.
+        eps_root: :math:`\bar\varepsilon`.
+    """
+
+    eps: ArrayLike
+    eps_root: ArrayLike = 0.0
+
+    def __call__(self, nu: Array) -> Array:
+        """The denominator for a second moment."""
+        return root(nu, self.eps_root) + self.eps
+
+    def times(self, correction: Array) -> "Denominator":
+        """√correction times the denominator, as a function of ν where this is one of ν / correction."""
+        return Denominator(self.eps * jnp.sqrt(correction), self.eps_root * correction)
+
+
 def most_squarable(dtype: DTypeLike) -> float:
     """The largest size of a real number that :func:`squarable` leaves as it is."""
     return 2.0 ** ((int(jnp.finfo(dtype).maxexp) - 2) // 2)
 
 
 def abs_sq(value: ArrayLike) -> Array:
-    """The squared magnitude |value|², real also where `value` is complex.
+    r"""The squared magnitude ``|value|²``, real also where `value` is complex.
 
-    Of a real number it is at most the largest finite number. As for :func:`finite_product`, nothing can merge it with
-    an addition that follows.
+    .. math:: \min(|x|^2, \text{the largest finite number})
+
+    No compiler can merge the multiplication with an addition that follows, so the bits are the same on any layout of
+    devices.
+
+    Args:
+        value: an array of any shape, real or complex.
+
+    Returns:
+        Its square, in the real dtype of `value`.
+
+    Example:
+        >>> from jaxopt_adam import abs_sq
+        >>> print(abs_sq(3.0 + 4.0j))
+        25.0
     """
     value = jnp.asarray(value)
     if jnp.iscomplexobj(value):
@@ -264,15 +318,6 @@ _HEAD = np.int32(-4096)
 
 def _inexact(dtype: jnp.dtype) -> jnp.dtype:
     return dtype if jnp.issubdtype(dtype, jnp.inexact) else jnp.result_type(float)
-
-
-def _shares(decay: ArrayLike, dtype: jnp.dtype) -> tuple[Array, Array]:
-    """`decay` and 1 - decay in `dtype`; rounded after the subtraction, since before it would cost digits."""
-    if isinstance(decay, jax.Array):
-        decay = decay.astype(arithmetic_dtype(_inexact(decay.dtype)))
-    else:
-        decay = np.asarray(decay, np.float64)
-    return jnp.asarray(decay, dtype), jnp.asarray(1 - decay, dtype)
 
 
 @jax.custom_jvp

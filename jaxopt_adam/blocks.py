@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxopt_adam._rule import Moment
 from jaxopt_adam.averages import mean_square, root
-from jaxopt_adam.transformation import Moment
 from jaxopt_adam.trees import Path, leaf_name
 
 __all__ = [
@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 Blocks = Callable[[str, tuple[int, ...]], tuple[int, ...]]
-"""How many equal contiguous blocks a leaf has along each axis, from its path (as a text) and its shape."""
+"""The number of equal contiguous blocks of a leaf along each axis, from its path (as a text) and its shape."""
 
 
 def blocks_by_layout(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -57,7 +57,7 @@ def _is_embedding(path: str) -> bool:
 
 
 def checked_blocks(blocks: Blocks, path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """What `blocks` gives for a leaf; ValueError unless it divides the leaf's shape."""
+    """The result of `blocks` for a leaf; ValueError unless it divides the leaf's shape."""
     numbers = blocks(jax.tree_util.keystr(path), shape)
     whole = isinstance(numbers, tuple) and all(isinstance(number, (int, np.integer)) for number in numbers)
     if not whole or len(numbers) != len(shape) or not all(map(_divides, numbers, shape)):
@@ -74,7 +74,7 @@ def mean_square_of_blocks(value: Array, numbers: tuple[int, ...]) -> Array:
 
 
 def spread(moment: Array, shape: tuple[int, ...]) -> Array:
-    """What :func:`mean_square_of_blocks` makes, repeated over the blocks of an array of `shape`."""
+    """The result of :func:`mean_square_of_blocks`, repeated over the blocks of an array of `shape`."""
     split = _split(shape, moment.shape)
     return jnp.broadcast_to(jnp.expand_dims(moment, tuple(range(1, len(split), 2))), split).reshape(shape)
 
@@ -117,7 +117,7 @@ def _two_axes(shape: tuple[int, ...]) -> list[int]:
 
 
 def _has(path: str, words: str) -> bool:
-    """Whether one of the words is in the path, and not as a part of a longer one such as monkey."""
+    """True if one of the words is in the path, and not as a part of a longer one such as monkey."""
     return re.search(rf"(?<![a-zA-Z])({words})(?![a-zA-Z])", path) is not None
 
 

@@ -1,11 +1,9 @@
-"""Which dtype the arithmetic on a leaf is done in."""
+"""The dtypes of the arithmetic on a leaf."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import DTypeLike
 
-__all__ = ["arithmetic_dtype", "real_dtype", "rounded"]
+__all__ = ["arithmetic_dtype", "real_dtype"]
 
 
 def arithmetic_dtype(dtype: np.dtype) -> np.dtype:
@@ -16,10 +14,3 @@ def arithmetic_dtype(dtype: np.dtype) -> np.dtype:
 def real_dtype(dtype: np.dtype) -> np.dtype:
     """The dtype of the real part of numbers of a floating-point or complex `dtype`."""
     return jnp.finfo(dtype).dtype
-
-
-def rounded(value: jax.Array, dtype: DTypeLike) -> jax.Array:
-    """`value` as `dtype` holds it, or complex64 at least if it is complex; in the dtype that it has."""
-    narrow = jnp.promote_types(dtype, jnp.complex64) if jnp.iscomplexobj(value) else dtype
-    # XLA may take two casts for none, unless there is something between them.
-    return jax.lax.optimization_barrier(value.astype(narrow)).astype(value.dtype)

@@ -1,14 +1,14 @@
-"""A step of one leaf whose moments rest in codes: in passes of which each fits one loop of the compiler.
+"""A step of one leaf whose moments are stored in codes: in passes of which each fits one loop of the compiler.
 
 Nothing of the leaf's size is made on the way but the update itself. There are three kinds of passes:
 
 1. over the old moments and the gradient, for what the scales of the new ones follow from;
 2. one for each word, which has the codes of a moment or of two: it writes the new codes over the old ones;
-3. over the new moments: the update. So the update is that of the moments as they rest, which costs hardly any of its
-   exactness, since what rounding does to a moment stays in it for many steps, and it needs no old moment any more.
+3. over the new moments: the update. So the update is that of the moments as they are stored, which costs hardly any of
+   its exactness, since what rounding does to a moment stays in it for many steps, and it needs no old moment any more.
 
 Whatever two passes have in common is computed in both, since to keep it would take an array of the leaf's size. A
-compiler would keep it if it could, so what a pass reads is changed by a zero that only a run shows to be one.
+compiler would keep it if it could, so there is a :func:`~jaxopt_adam._xla.fence` between them.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxopt_adam.rewritten import Rule, as_rested
+from jaxopt_adam._xla import fence
 from jaxopt_adam.storage import (
     ROUNDINGS,
     Blocks,
@@ -28,23 +28,35 @@ from jaxopt_adam.storage import (
     Layout,
     Root,
     Word,
-    joined_scales,
-    parted_scales,
+    dithered,
+    is_dithered,
     phases,
-    root_of,
+    undithered,
     words,
 )
 
-__all__ = ["Kept", "decoded", "in_order", "in_place", "over_of", "unrounded", "words_of"]
+__all__ = ["Halves", "Kept", "as_kept", "decoded", "in_order", "in_place", "loaded", "over_of", "unrounded", "words_of"]
 
 
 _LEAST_EPS = 1e-30
-"""Of this it is sure that it is more than zero in float32."""
+"""An ε above this is positive in float32 too."""
 _LANES = np.array([[0], [1]], np.int32)
 
 
+class Halves(NamedTuple):
+    """The two halves of a rule, for one leaf, as functions of what it reads and the list of its moments.
+
+    Attributes:
+        moments: ``moments(inputs, old) -> new``.
+        update: ``update(inputs, old, new) -> update``.
+    """
+
+    moments: Callable[[Any, Sequence[Array]], Sequence[Array]]
+    update: Callable[[Any, Sequence[Array], Sequence[Array]], Array]
+
+
 class Kept(NamedTuple):
-    """How one moment of the leaf is kept.
+    """The storage of one moment of the leaf.
 
     Attributes:
         code: its code, None for a moment that rests as it is.
@@ -63,12 +75,12 @@ class Kept(NamedTuple):
 
 
 def in_place(
-    rule: Rule, inputs: Any, resting: Sequence[Any], kept: Sequence[Kept], layout: Layout, step: Array
+    rule: Halves, inputs: Any, resting: Sequence[Any], kept: Sequence[Kept], layout: Layout, step: Array
 ) -> tuple[Array, list[Any]]:
     """One step of a leaf.
 
     Args:
-        rule: the rule.
+        rule: the two halves of the rule.
         inputs: a pytree of what it reads besides the moments; arrays of the leaf's shape, or that broadcast to it.
         resting: the moments; where they have a code, :class:`~jaxopt_adam.storage.Blocks` of this leaf's arrays. Of a
             first moment whose codes are in a second moment's numbers its `codes` are None.
@@ -82,39 +94,30 @@ def in_place(
     lying = words_of(kept)
     inputs = jax.tree.map(lambda value: _seen(value, layout), inputs)
     old = _by_blocks(resting, kept, lying, layout)
-    unmoved = jax.lax.stop_gradient((inputs, old))
+    unmoved, held = jax.lax.stop_gradient((inputs, old))
     before: list[Any] = [None if how.code is None else value.scales for value, how in zip(resting, kept, strict=True)]
-    scales = _scales(rule, *unmoved, before, kept, lying, layout)
-    # Zero, which it takes a run to know: a count never passes int32's maximum.
-    zero = jax.lax.shift_right_logical(step, np.int32(31))
-    new = list(unmoved[1])
-    for index in _order(lying, kept):
-
-        def rewritten(own: Any, operands: Any, index: int = index) -> Any:
-            inputs, others, scales, *rest = operands
-            resting = [*others[:index], own[0], *others[index:]]
-            own = _rewritten(rule, inputs, resting, kept, lying, index, scales, *rest)
-            # Here, or the compiler would compute the scales once for the state and once for the pass.
-            return own, joined_scales(scales) if len(scales) == 2 else scales
-
-        others = [*unmoved[1][:index], *unmoved[1][index + 1 :]]
+    scales = _scales(rule, unmoved, held, before, kept, lying, layout)
+    # What passes have in common each must compute for itself, so they read what the compiler cannot know is the same.
+    held, scales = _fenced(step, held, scales)
+    new, left = list(held), _order(lying, kept)
+    while left:
+        index, *left = left
         members = lying[index].members
         places = [_places(layout, member) for member in members]
-        operands = unmoved[0], others, [scales[member] for member in members], places, step
-        olds = [before[member] for member in members]
-        own = new[index], joined_scales(olds) if len(olds) == 2 else olds
-        zero, (new[index], joined) = _once(zero, rewritten, own, operands)
-        halves = parted_scales(joined, [each.dtype for each in olds]) if len(olds) == 2 else joined
-        for member, half in zip(members, halves, strict=True):
-            scales[member] = half
-    inputs = _apart(inputs, zero)
+        new[index] = _rewritten(
+            rule, unmoved, held, kept, lying, index, [scales[member] for member in members], places, step
+        )
+        # After it what is not written yet is read by nobody else, and can be overwritten.
+        [new[index], *rest], scales = _fenced(step, [new[index], *(held[each] for each in left)], scales)
+        for each, own in zip(left, rest, strict=True):
+            held[each] = own
     moments = _awake(old, kept, lying), _awake(new, kept, lying)
     if layout.fits:
-        update = layout.flat(as_rested(rule, inputs, *moments))
+        update = layout.flat(rule.update(inputs, *moments))
     else:
         # A rule that takes a norm of the leaf must not see the padding.
         whole = jax.tree.map(lambda value: value if jnp.ndim(value) == 0 else layout.flat(value), (inputs, *moments))
-        update = as_rested(rule, *whole)
+        update = rule.update(*whole)
     after: list[Any] = [None if scale is None else Blocks(None, scale) for scale in scales]
     for each, word in zip(new, lying, strict=True):
         holder, *_ = word.members
@@ -124,23 +127,28 @@ def in_place(
 
 
 def unrounded(
-    rule: Rule, inputs: Any, resting: Sequence[Any], kept: Sequence[Kept], layout: Layout
+    rule: Halves, inputs: Any, resting: Sequence[Any], kept: Sequence[Kept], layout: Layout
 ) -> tuple[Array, list[Any]]:
-    """What :func:`in_place` would give if the moments after the step were not rounded: they are in float32."""
+    """The step of :func:`in_place` without rounding: the moments after it are in float32."""
+    old = loaded(resting, kept, layout)
+    after = rule.moments(inputs, old)
+    return rule.update(inputs, old, after), list(after)
+
+
+def loaded(resting: Sequence[Any], kept: Sequence[Kept], layout: Layout) -> list[Array]:
+    """The moments in float32, in the leaf's shape."""
     lying = words_of(kept)
-    old = _awake(_by_blocks(resting, kept, lying, layout), kept, lying)
-    update, *after = rule(inputs, [layout.flat(value) for value in old])
-    return update, after
+    return [layout.flat(value) for value in _awake(_by_blocks(resting, kept, lying, layout), kept, lying)]
 
 
 def words_of(kept: Sequence[Kept]) -> list[Word]:
-    """How the codes of moments that are kept so lie in words."""
+    """The words in which the codes of these moments are packed."""
     bits = [None if how.code is None else how.code.bits for how in kept]
     return words(bits, [how.over for how in kept])
 
 
 class _Resting(NamedTuple):
-    """What lies in one word, by blocks: its numbers, and for each of its members what the blocks' scales say."""
+    """One word as blocks: its numbers, and the decoding parameters of each of its members."""
 
     numbers: Array
     grids: tuple[tuple[Array, ...], ...]
@@ -153,7 +161,7 @@ def _order(lying: Sequence[Word], kept: Sequence[Kept]) -> list[int]:
 
 
 def _scales(
-    rule: Rule,
+    rule: Halves,
     inputs: Any,
     resting: Sequence[_Resting],
     before: Sequence[Any],
@@ -162,7 +170,7 @@ def _scales(
     layout: Layout,
 ) -> list[Any]:
     """The scale of each block after the step, None for a moment without a code, as they are in `before`."""
-    _, *after = rule(inputs, _awake(resting, kept, lying))
+    after = rule.moments(inputs, _awake(resting, kept, lying))
     measures = [
         how.code.measures(value, over_of(after, how)) if how.code else ()
         for how, value in zip(kept, after, strict=True)
@@ -186,7 +194,7 @@ def _scales(
 
 
 def _rewritten(
-    rule: Rule,
+    rule: Halves,
     inputs: Any,
     resting: Sequence[_Resting],
     kept: Sequence[Kept],
@@ -196,18 +204,19 @@ def _rewritten(
     places: Sequence[Sequence[Array]],
     step: Array,
 ) -> _Resting:
-    """What lies in one word after the step."""
+    """One word after the step."""
     word = lying[index]
     if word.bits is None:
         [member] = word.members
-        return _Resting(rule(inputs, _awake(resting, kept, lying))[1 + member].astype(kept[member].dtype), ())
+        value = rule.moments(inputs, _awake(resting, kept, lying))[member]
+        return _Resting(as_kept(value, kept[member], step, places[0]), ())
     grids = tuple(_code(kept[member]).grid(scale) for member, scale in zip(word.members, scales, strict=True))
 
     def codes(lane: int | None) -> list[Array]:
         def cut(value: Any) -> Any:
             return value if lane is None or jnp.ndim(value) < 3 else value[..., lane : lane + 1, :]
 
-        _, *after = rule(jax.tree.map(cut, inputs), _awake(resting, kept, lying, lane))
+        after = rule.moments(jax.tree.map(cut, inputs), _awake(resting, kept, lying, lane))
         encoded = []
         for place, (member, grid, (*leading, within)) in enumerate(zip(word.members, grids, places, strict=True)):
             how = kept[member]
@@ -250,7 +259,7 @@ def decoded(values: Sequence[Array], grids: Sequence[Any], kept: Sequence[Kept])
     for index in in_order(kept):
         how, value, grid = kept[index], values[index], grids[index]
         if how.code is None:
-            awake[index] = value.astype(jnp.float32)
+            awake[index] = undithered(value)
             roots[index] = jnp.sqrt(jnp.abs(awake[index]))
             continue
         over = None if how.over is None else _plus_eps(roots[how.over], how)
@@ -259,9 +268,16 @@ def decoded(values: Sequence[Array], grids: Sequence[Any], kept: Sequence[Kept])
     return [awake[index] for index in range(len(kept))]
 
 
+def as_kept(value: Array, how: Kept, step: Array, places: Sequence[Array]) -> Array:
+    """A moment without a code as it is stored."""
+    if is_dithered(how.dtype):
+        return dithered(value, how.dtype, ROUNDINGS["dither"](step, places))
+    return value.astype(how.dtype)
+
+
 def over_of(moments: Sequence[Array], how: Kept) -> Array | None:
-    """What the code of a moment is relative to, before the second moment is rounded itself; None for nothing."""
-    return None if how.over is None else _plus_eps(root_of(moments[how.over]), how)
+    """The denominator of a moment's code, from the second moment before it is rounded; None for a code without one."""
+    return None if how.over is None else _plus_eps(jnp.sqrt(moments[how.over]), how)
 
 
 def _plus_eps(root: Array, how: Kept) -> Array:
@@ -292,7 +308,7 @@ def _code(how: Kept) -> Code:
 
 
 def _spread(grid: tuple[Array, ...]) -> Any:
-    """What there is one of for each block, such that it broadcasts to the block's elements."""
+    """Parameters of each block, in a shape that broadcasts to the block's elements."""
     return tuple(each[..., None, None] for each in grid)
 
 
@@ -311,29 +327,9 @@ def _along_last(layout: Layout, array: Array) -> Array:
     return dataclasses.replace(layout, shape=layout.shape[-1:]).seen(array)
 
 
-def _apart(tree: Any, zero: Array) -> Any:
-    return jax.tree.map(lambda array: array + zero.astype(jnp.result_type(array)), tree)
-
-
-def _once(zero: Array, function: Callable[[Any, Any], Any], own: Any, operands: Any) -> tuple[Array, Any]:
-    """``function(own, operands)``, written over `own`; with the zero for what comes after.
-
-    It is a loop of one turn, since what a loop carries is written in place where it can be. On other platforms than the
-    CPU loops are dear.
-    """
-
-    def loop(zero: Array, own: Any, operands: Any) -> tuple[Array, Any]:
-        def body(carry: tuple[Array, Any]) -> tuple[Array, Any]:
-            turn, own = carry
-            return turn + 1, function(own, _apart(operands, turn >> 31))
-
-        return jax.lax.while_loop(lambda carry: carry[0] < 1, body, (zero, own))
-
-    def plain(zero: Array, own: Any, operands: Any) -> tuple[Array, Any]:
-        return zero + 1, function(own, operands)
-
-    turn, own = jax.lax.platform_dependent(zero, own, operands, cpu=loop, default=plain)
-    return turn >> 1, own
+def _fenced(step: Array, moments: Sequence[_Resting], scales: Any) -> tuple[list[_Resting], Any]:
+    numbers, scales = fence(step, ([each.numbers for each in moments], scales))
+    return [each._replace(numbers=own) for each, own in zip(moments, numbers, strict=True)], scales
 
 
 def in_order(kept: Sequence[Kept]) -> list[int]:

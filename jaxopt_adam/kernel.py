@@ -14,8 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxopt_adam.in_place import Kept, decoded, over_of, words_of
-from jaxopt_adam.rewritten import Rule, as_rested
+from jaxopt_adam.in_place import Halves, Kept, as_kept, decoded, over_of, words_of
 from jaxopt_adam.storage import ROUNDINGS, Blocks, Code, Layout, Word, mixed, phases, salted
 
 __all__ = ["in_one_pass", "suits"]
@@ -25,12 +24,12 @@ _ELEMENTS = 4096
 
 
 def suits(layout: Layout) -> bool:
-    """Whether the kernel can be used: its blocks must be whole, and powers of two as Triton's arrays must be."""
+    """True if the kernel can be used: its blocks must be whole, and powers of two as Triton's arrays must be."""
     return layout.fits and layout.length & (layout.length - 1) == 0
 
 
 def in_one_pass(
-    rule: Rule,
+    rule: Halves,
     inputs: Any,
     resting: Sequence[Any],
     kept: Sequence[Kept],
@@ -75,7 +74,7 @@ def _pallas() -> tuple[ModuleType, ModuleType]:
 
 def _run(
     pl: Any,
-    rule: Rule,
+    rule: Halves,
     inputs: Any,
     resting: Sequence[Any],
     step: Array,
@@ -95,7 +94,7 @@ def _run(
     example = jax.ShapeDtypeStruct((tile, width), jnp.float32)
     examples = jax.tree.unflatten(tree, [x if number else example for x, number in zip(values, is_number, strict=True)])
     # A kernel cannot close over what is traced, so what the rule closes over becomes numbers that it is given.
-    flat_rule, constants = _closed(rule, examples, [example] * len(kept))
+    closed, constants = _closed(rule, examples, [example] * len(kept))
     traced = [how.eps for how in kept if not isinstance(how.eps, float)]
     numbers += [step, *traced, *constants]
     lying = words_of(kept)
@@ -133,11 +132,16 @@ def _run(
                     grids[member] = _code(own_kept[member]).grid(before[member])
         given = [inputs_of(lane) for lane in lanes]
         old = [decoded([each[lane] for each in read], grids, own_kept) for lane in lanes]
-        after = [flat_rule(constants, each, awake)[1:] for each, awake in zip(given, old, strict=True)]
+        rule = closed(constants)
+        after = [rule.moments(each, awake) for each, awake in zip(given, old, strict=True)]
         for each, word in zip(new, lying, strict=True):
             if word.bits is None:
                 [member] = word.members
-                numbers = [lane[member].astype(own_kept[member].dtype) for lane in after]
+                phase = places[member][...]
+                numbers = [
+                    as_kept(moments[member], own_kept[member], step, [phase, _within(layout, member, lane)])
+                    for lane, moments in zip(lanes, after, strict=True)
+                ]
             else:
                 codes = []
                 for place, member in enumerate(word.members):
@@ -159,7 +163,7 @@ def _run(
                 read[member] = [_read(numbers, word, place, lane) for lane in lanes]
         for lane in lanes:
             rested = decoded([each[lane] for each in read], grids, own_kept)
-            out[:, lane, :] = as_rested(functools.partial(flat_rule, constants), given[lane], old[lane], rested)
+            out[:, lane, :] = rule.update(given[lane], old[lane], rested)
 
     def spec(array: Any) -> Any:
         if array.ndim == 1:
@@ -194,7 +198,7 @@ def _run(
 
 
 class _Parts(NamedTuple):
-    """What lies in one word, as a list of blocks: its numbers, and the scales of its members."""
+    """One word as a list of blocks: its numbers, and the scales of its members."""
 
     scales: tuple[Any, ...]
     numbers: Any
@@ -213,16 +217,20 @@ def _parts(resting: Sequence[Any], word: Word, seen: Callable[..., Array], layou
     return _Parts(tuple(resting[member].scales.reshape(-1, 1) for member in word.members), numbers)
 
 
-def _closed(rule: Rule, inputs: Any, moments: Sequence[Any]) -> tuple[Callable[..., Any], list[Array]]:
-    """The rule as a function of what it closes over besides its arguments, and that."""
-    flat, tree = jax.tree.flatten((inputs, list(moments)))
-    closed = jax.closure_convert(lambda *flat: tuple(rule(*jax.tree.unflatten(tree, flat))), *flat)
-    convert, constants = closed
+def _closed(rule: Halves, inputs: Any, moments: Sequence[Any]) -> tuple[Callable[[Sequence[Any]], Halves], list[Array]]:
+    """The rule as a function of what it closes over, and that."""
+    both: Any = (rule.moments, (inputs, list(moments))), (rule.update, (inputs, list(moments), list(moments)))
+    parts = [jax.closure_convert(function, *arguments) for function, arguments in both]
+    lengths = [len(constants) for _, constants in parts]
 
-    def applied(constants: Sequence[Any], inputs: Any, moments: Sequence[Any]) -> Sequence[Any]:
-        return convert(*jax.tree.leaves((inputs, list(moments))), *constants)
+    def applied(constants: Sequence[Any]) -> Halves:
+        first, second = constants[: lengths[0]], constants[lengths[0] :]
+        return Halves(
+            lambda inputs, old: parts[0][0](inputs, list(old), *first),
+            lambda inputs, old, new: parts[1][0](inputs, list(old), list(new), *second),
+        )
 
-    return applied, list(constants)
+    return applied, [constant for _, constants in parts for constant in constants]
 
 
 def _read(numbers: Sequence[Array], word: Word, place: int, lane: int) -> Array:

@@ -1,4 +1,4 @@
-"""The running statistics of a rule: how they start, wake for the arithmetic, and rest."""
+"""The running statistics of a rule: how they start, how they are stored, and how they are loaded."""
 
 import dataclasses
 import functools
@@ -13,24 +13,35 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 
+from jaxopt_adam._xla import fence
+from jaxopt_adam.averages import Denominator
 from jaxopt_adam.dtypes import arithmetic_dtype, real_dtype
-from jaxopt_adam.in_place import Kept, in_place, unrounded, words_of
+from jaxopt_adam.in_place import Halves, Kept, in_place, loaded, unrounded, words_of
 from jaxopt_adam.kernel import in_one_pass, suits
-from jaxopt_adam.rewritten import Rule
 from jaxopt_adam.storage import (
+    NEAREST,
+    ROUNDINGS,
+    SQUARES,
     Blocks,
     Blockwise,
     Dense,
     Layout,
     Word,
+    as_stored,
     block_length,
+    dithered,
+    is_dithered,
     joined_scales,
+    packed,
     parted_scales,
+    phases,
     storage_of,
+    undithered,
+    unpacked,
 )
 from jaxopt_adam.trees import Path, array_like, leaf_name, leaves_like, scalar_like
 
-__all__ = ["UNROUNDED", "LeafMoments", "Moment", "entries_of", "field_of"]
+__all__ = ["UNROUNDED", "Halves", "LeafMoments", "Moment", "entries_of", "field_of"]
 
 UNROUNDED = "jaxopt_adam: unrounded"
 """The extra argument of `update` by which :func:`~jaxopt_adam.observe` asks for a step without rounding to codes.
@@ -39,9 +50,12 @@ It passes through the wrappers that pass on extra arguments, and as no identifie
 """
 
 
+_NOTHING_ADDED = Denominator(0.0)
+
+
 @dataclasses.dataclass(frozen=True)
 class Moment:
-    """How one running statistic of the gradient starts and rests.
+    """A running statistic of the gradient: how it starts and how it is stored.
 
     Args:
         initial: the number that it starts from.
@@ -52,8 +66,7 @@ class Moment:
             list of these for several arrays; by default it has the parameter's.
         over: the name of the second moment by whose root the update divides this one, if there is one. In codes it then
             rests as the quotient, whose error is the update's.
-        eps: what the update adds to that root.
-        eps_root: what the update adds to the second moment before the root.
+        denominator: what the update adds to that root.
     """
 
     initial: ArrayLike = 0.0
@@ -62,16 +75,16 @@ class Moment:
     from_param: bool = False
     shape: Callable[[Path, tuple[int, ...]], Any] | None = None
     over: str | None = None
-    eps: ArrayLike = 0.0
-    eps_root: ArrayLike = 0.0
+    denominator: Denominator = _NOTHING_ADDED
 
     @property
     def added(self) -> Any:
         """About what is added to the root of the second moment in all: a Python number if it is known."""
-        if isinstance(self.eps, int | float) and isinstance(self.eps_root, int | float):
-            return float(self.eps + math.sqrt(self.eps_root))
+        eps, eps_root = self.denominator
+        if isinstance(eps, int | float) and isinstance(eps_root, int | float):
+            return float(eps + math.sqrt(eps_root))
         # It says in what units a code is, so no derivative goes through it.
-        eps, eps_root = jax.lax.stop_gradient((jnp.asarray(self.eps), jnp.asarray(self.eps_root)))
+        eps, eps_root = jax.lax.stop_gradient((jnp.asarray(eps), jnp.asarray(eps_root)))
         return eps.astype(jnp.float32) + jnp.sqrt(eps_root.astype(jnp.float32))
 
     def awake_dtype(self, leaf: np.dtype) -> np.dtype:
@@ -83,6 +96,8 @@ class Moment:
         awake = self.awake_dtype(leaf)
         if self.dtype is None:
             return awake
+        if self.real and jnp.dtype(self.dtype) == jnp.bfloat16:
+            return SQUARES
         is_complex = jnp.issubdtype(awake, jnp.complexfloating)
         return jnp.promote_types(self.dtype, jnp.complex64) if is_complex else jnp.dtype(self.dtype)
 
@@ -91,7 +106,10 @@ class Moment:
         dtype = self.resting_dtype(jnp.result_type(param))
         if self.from_param:
             return jnp.array(param, dtype)
-        initial = jnp.asarray(scalar_like(path, param, self.initial, real_dtype(dtype)))
+        real = real_dtype(self.awake_dtype(jnp.result_type(param)))
+        initial = jnp.asarray(scalar_like(path, param, self.initial, real))
+        if is_dithered(dtype):
+            initial = dithered(initial, dtype, NEAREST)
 
         def one(shape: tuple[int, ...]) -> Array:
             # Like the parameter where it can be, since then it lies on the same devices.
@@ -102,8 +120,8 @@ class Moment:
         shapes = np.shape(param) if self.shape is None else self.shape(path, np.shape(param))
         return jax.tree.map(one, shapes, is_leaf=_is_shape)
 
-    def wake(self, path: Path, whole: tuple[int, ...], leaf: np.dtype, resting: Any, what: str) -> Any:
-        """The statistic as the arithmetic wants it, for a gradient of shape `whole` and dtype `leaf`.
+    def checked(self, path: Path, whole: tuple[int, ...], leaf: np.dtype, resting: Any, what: str) -> Any:
+        """The statistic as it is stored, in arrays, for a gradient of shape `whole` and dtype `leaf`.
 
         ValueError or TypeError if it does not go with that.
         """
@@ -116,12 +134,22 @@ class Moment:
                 f"{_text(jax.tree.map(np.shape, resting))}"
             )
         arrays = [
-            array_like(path, grad, value, self.resting_dtype(leaf), what, shape).astype(self.awake_dtype(leaf))
+            array_like(path, grad, value, self.resting_dtype(leaf), what, shape)
             for shape, value in zip(jax.tree.leaves(shapes, is_leaf=_is_shape), jax.tree.leaves(resting), strict=True)
         ]
         return jax.tree.unflatten(expected, arrays)
 
-    def rest(self, path: Path, leaf: np.dtype, value: Any, before: Any, what: str) -> Any:
+    def load(self, leaf: np.dtype, stored: Any) -> Any:
+        """The statistic as the arithmetic wants it."""
+        dtype = self.awake_dtype(leaf)
+
+        def one(array: Array) -> Array:
+            # An integer has no derivative, and the others shall not have one alone.
+            return (jax.lax.stop_gradient(undithered(array)) if is_dithered(array.dtype) else array).astype(dtype)
+
+        return jax.tree.map(one, stored)
+
+    def store(self, path: Path, leaf: np.dtype, value: Any, before: Any, what: str, step: Array, salt: int) -> Any:
         """The statistic as it goes into the state; ValueError if it does not have the shape that it had `before`."""
         shape, other = (jax.tree.map(np.shape, each) for each in (before, value))
         if other != shape:
@@ -129,7 +157,11 @@ class Moment:
                 f"{leaf_name(path)}: {what} has {_text(shape)} and cannot become {_text(other)}, as with these "
                 "hyperparameters it would; for a batch of optimizers use jax.vmap"
             )
-        return jax.tree.map(lambda array: array.astype(self.resting_dtype(leaf)), value)
+        dtype = self.resting_dtype(leaf)
+        if not is_dithered(dtype):
+            return jax.tree.map(lambda array: array.astype(dtype), value)
+
+        return jax.tree.map(lambda array: dithered(array, dtype, _threshold(array.shape, step, salt)), value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,14 +169,16 @@ class LeafMoments:
     """The moments of one leaf, some of which may rest in codes.
 
     Args:
-        moments: all of them; those with codes are here for what else they are.
-        storages: how those with codes rest.
+        moments: all moments of the leaf, by name.
+        storages: the storage of each moment that has codes, by name.
+        pairs: the first moments that share their numbers with a second moment, and that.
         shape: the leaf's.
         dtype: the leaf's.
     """
 
     moments: Mapping[str, Moment]
     storages: Mapping[str, Blockwise]
+    pairs: Mapping[str, str]
     shape: tuple[int, ...]
     dtype: np.dtype
 
@@ -152,7 +186,7 @@ class LeafMoments:
     def of(cls, moments: Mapping[str, Moment], chosen: Any, path: Path, leaf: Any) -> "LeafMoments":
         """The moments of a parameter or gradient, as the argument `moments` of the rules (`chosen`) has them."""
         shape, dtype = np.shape(leaf), jnp.result_type(leaf)
-        own, storages = dict(moments), {}
+        own, storages, halves = dict(moments), {}, []
         for name, moment in moments.items():
             storage = storage_of(chosen, name, path)
             if moment.shape is not None or moment.from_param or storage == Dense():
@@ -161,12 +195,25 @@ class LeafMoments:
                 raise ValueError(f"moments and another argument both say how {name} rests; give one of them")
             if isinstance(storage, Dense):
                 own[name] = dataclasses.replace(moment, dtype=storage.dtype)
+                if jnp.dtype(storage.dtype) == jnp.bfloat16 and arithmetic_dtype(dtype) == jnp.float32:
+                    halves.append(name)
             elif storage.suits(shape, arithmetic_dtype(dtype)):
                 storages[name] = storage
-        return cls(own, storages, shape, dtype)
+        pairs: dict[str, str] = {}
+        for name in halves if not storages else []:
+            over = own[name].over
+            if over is not None and over in halves and over not in pairs.values():
+                pairs[name] = over
+        return cls(own, storages, pairs, shape, dtype)
 
     def start(self, name: str, path: Path, param: Any) -> Any:
         """The moment `name` of the parameter `param` before the first step."""
+        if name in self.pairs.values():
+            return None
+        if name in self.pairs:
+            mu, nu = (jnp.asarray(self.moments[each].initial, jnp.float32) for each in (name, self.pairs[name]))
+            nearest = jnp.asarray(NEAREST)
+            return jnp.full_like(param, packed(mu, nu, nearest, nearest), jnp.uint32)
         if name not in self.storages:
             return self.moments[name].start(path, param)
         word = self._words[name]
@@ -203,28 +250,22 @@ class LeafMoments:
         return self.storages[name].start(initial, nonnegative=moment.real)
 
     def step(
-        self, rule: Rule, path: Path, inputs: Any, resting: Sequence[Any], step: Array, *, rounded: bool = True
+        self, rule: Halves, path: Path, inputs: Any, resting: Sequence[Any], step: Array, *, rounded: bool = True
     ) -> tuple[Array, Sequence[Any]]:
         """The update of the leaf and its moments after the step.
 
         Args:
-            rule: ``rule(inputs, moments) -> (update, *moments)``.
+            rule: the two halves of the rule.
             path: the way to the leaf.
             inputs: what the rule reads besides the moments, the gradient first.
-            resting: the moments as they rest, in order.
+            resting: the moments as they are stored, in order.
             step: which step it is, from 1.
-            rounded: whether moments with codes rest in them after the step; otherwise they are arrays of float32.
+            rounded: whether moments are rounded to where they are stored; otherwise they are arrays of float32.
 
         Raises:
             ValueError, TypeError: if a moment does not go with the gradient, or would change its shape.
         """
-        names = [f"state.{name}" for name in self.moments]
-        awake = []
-        for (name, moment), each, what in zip(self.moments.items(), resting, names, strict=True):
-            if name in self.storages:
-                self._check(name, path, each, what)
-            else:
-                awake.append(moment.wake(path, self.shape, self.dtype, each, what))
+        stored = self._checked(path, resting)
         if self.storages:
             if not rounded:
                 return unrounded(rule, inputs, self._parted(resting), self._kept, self._layout)
@@ -235,18 +276,85 @@ class LeafMoments:
                 return update, self._joined(after)
 
             # On a mesh with explicit axes the step is of that mesh too.
-            return _placed(coded, (*inputs, step), list(resting))
-
-        def plain(inputs: Any, moments: Any) -> tuple[Array, list[Any]]:
-            change, *after = rule(inputs, moments)
-            return change, after
+            return _placed(coded, (*inputs, step), stored)
 
         shared = any(moment.shape is not None for moment in self.moments.values())
-        change, after = _placed(plain, inputs, awake) if shared else plain(inputs, awake)
-        return change, [
-            moment.rest(path, self.dtype, each, before, what)
-            for moment, each, before, what in zip(self.moments.values(), after, awake, names, strict=True)
+        plain = functools.partial(self._plain, rule, path, rounded=rounded)
+        given = *inputs, step
+        return _placed(plain, given, stored) if shared or self._is_narrow else plain(given, stored)
+
+    def _plain(
+        self, rule: Halves, path: Path, given: Any, stored: Sequence[Any], *, rounded: bool
+    ) -> tuple[Array, list[Any]]:
+        """The step of a leaf without codes; `given` is what the rule reads, and the step."""
+        inputs, step = given[:-1], given[-1]
+        old = self._load(stored)
+        new = rule.moments(inputs, old)
+        if not rounded:
+            return rule.update(inputs, old, new), list(new)
+        after = self._store(path, new, old, step)
+        if self._is_narrow:
+            # The update is that of the moments as they are stored.
+            after = fence(step, after)
+            new = [
+                jax.tree.map(as_stored, *each) if narrow else each[0]
+                for *each, narrow in zip(new, self._load(after), self._narrow, strict=True)
+            ]
+        return rule.update(inputs, old, new), after
+
+    def _load(self, stored: Sequence[Any]) -> list[Any]:
+        values: list[Any] = [
+            moment.load(self.dtype, each) for moment, each in zip(self.moments.values(), stored, strict=True)
         ]
+        for first, second in self._places_of_pairs:
+            pair = unpacked(jax.lax.stop_gradient(stored[first]))
+            values[first], values[second] = pair
+        return values
+
+    def _store(self, path: Path, values: Sequence[Any], before: Sequence[Any], step: Array) -> list[Any]:
+        each = zip(self.moments.items(), values, before, strict=True)
+        stored = [
+            moment.store(path, self.dtype, value, old, f"state.{name}", step, salt)
+            for salt, ((name, moment), value, old) in enumerate(each)
+        ]
+        for first, second in self._places_of_pairs:
+            thresholds = [_threshold(self.shape, step, salt) for salt in (first, second)]
+            stored[first], stored[second] = packed(values[first], values[second], *thresholds), None
+        return stored
+
+    @functools.cached_property
+    def _narrow(self) -> list[bool]:
+        """For each moment, True if it is rounded when it is stored."""
+        dtype = self.dtype
+        return [moment.resting_dtype(dtype) != moment.awake_dtype(dtype) for moment in self.moments.values()]
+
+    @property
+    def _is_narrow(self) -> bool:
+        return any(self._narrow)
+
+    @functools.cached_property
+    def _places_of_pairs(self) -> list[tuple[int, int]]:
+        names = list(self.moments)
+        return [(names.index(first), names.index(second)) for first, second in self.pairs.items()]
+
+    def load(self, path: Path, resting: Sequence[Any]) -> list[Any]:
+        """The moments as the arithmetic wants them; ValueError or TypeError if they do not go with the leaf."""
+        stored = self._checked(path, resting)
+        return loaded(self._parted(stored), self._kept, self._layout) if self.storages else self._load(stored)
+
+    def _checked(self, path: Path, resting: Sequence[Any]) -> list[Any]:
+        """The moments as they are stored; ValueError or TypeError if they do not go with the leaf."""
+        stored = []
+        for (name, moment), each in zip(self.moments.items(), resting, strict=True):
+            what = f"state.{name}"
+            if name in self.storages:
+                self._check(name, path, each, what)
+                stored.append(each)
+            elif name in self.pairs or name in self.pairs.values():
+                stored.append(self._checked_pair(name, path, each, what))
+            else:
+                stored.append(moment.checked(path, self.shape, self.dtype, each, what))
+        return stored
 
     @property
     def block_length(self) -> int:
@@ -269,7 +377,7 @@ class LeafMoments:
 
     @property
     def _implementation(self) -> Callable[..., tuple[Array, list[Any]]]:
-        """What takes the step of a leaf with codes."""
+        """The function that takes the step of a leaf with codes."""
         asked = any(storage.implementation == "pallas" for storage in self.storages.values())
         return in_one_pass if asked and suits(self._layout) else in_place
 
@@ -300,7 +408,7 @@ class LeafMoments:
         return blocks
 
     def _joined(self, blocks: Sequence[Any]) -> list[Any]:
-        """What :meth:`_parted` is the other way round."""
+        """The inverse of :meth:`_parted`."""
         resting = list(blocks)
         for second, first in self._pairs():
             scales = joined_scales([blocks[second].scales, blocks[first].scales])
@@ -310,6 +418,21 @@ class LeafMoments:
     def _scale_dtype(self, place: int) -> np.dtype:
         name = list(self.moments)[place]
         return self.storages[name].code(nonnegative=self.moments[name].real).scale_dtype
+
+    def _checked_pair(self, name: str, path: Path, stored: Any, what: str) -> Any:
+        """A moment that shares its numbers with another as it is stored; ValueError if it is not."""
+        is_first = name in self.pairs
+        numbers = None if stored is None or not jax.tree_util.all_leaves([stored]) else jnp.asarray(stored)
+        if is_first and numbers is not None and (numbers.dtype, numbers.shape) == (jnp.uint32, self.shape):
+            return numbers
+        if not is_first and stored is None:
+            return None
+        got = _kind(stored) if numbers is None else f"{numbers.dtype}{list(numbers.shape)}"
+        expected = f"uint32{list(self.shape)}, with state.{self.pairs[name]}," if is_first else "None"
+        raise ValueError(
+            f"{leaf_name(path)}: {what} must be {expected} in bfloat16, got {got}; the state must come from an "
+            "optimizer with the same moments"
+        )
 
     def _check(self, name: str, path: Path, resting: Any, what: str) -> None:
         """ValueError unless a moment with codes is what it should be."""
@@ -375,6 +498,13 @@ def entries_of(tree: Any, field: Any, name: str, leaves: Sequence[LeafMoments], 
     return [made(row[:own]) if own else row[0] for row, own in rows]
 
 
+def _threshold(shape: tuple[int, ...], step: Array, salt: int) -> Array:
+    """The share of a spacing by which each element of a moment is raised before it is rounded down."""
+    along = phases(shape, salt)
+    places = [each.reshape(-1, *[1] * (len(shape) - 1 - axis)) for axis, each in enumerate(along)]
+    return ROUNDINGS["dither"](step, places)
+
+
 def _placed(rule: Callable[..., Any], inputs: Any, moments: Any) -> Any:
     """``rule(inputs, moments)``, an update and moments; the compiler places what lies between.
 
@@ -407,7 +537,7 @@ def _full_beside(param: Any, shape: tuple[int, ...], value: Array) -> Array:
 
 
 def _sharding_of_axes(param: Any, shape: tuple[int, ...]) -> jax.sharding.NamedSharding | None:
-    """How a step leaves a mean of the parameter's squares over some axes, if that is known: the others stay divided.
+    """The sharding of a mean of the parameter's squares over some axes, if that is known: the others stay divided.
 
     So it starts, lest the step be compiled a second time for what it has become.
     """

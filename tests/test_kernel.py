@@ -12,19 +12,26 @@ import optax
 import pytest
 
 import jaxopt_adam
-from jaxopt_adam.in_place import Kept, in_place
+from jaxopt_adam.in_place import Halves, Kept, in_place
 from jaxopt_adam.kernel import in_one_pass, suits
 from jaxopt_adam.storage import ROUNDINGS, Blocks, Blockwise, Layout, Quotient, Root, block_length, phases
 
 SHAPES = [(64, 128), (3, 3, 32, 48), (4096,), (2, 40, 64)]
 
 
-def rule(inputs, moments):
-    grad, scale, eps = inputs
-    mu, nu = moments
-    mu = 0.9 * mu + 0.1 * grad
-    nu = 0.999 * nu + 0.001 * grad * grad
-    return scale * mu / (jnp.sqrt(nu) + eps), mu, nu
+def moments_after(inputs, old):
+    grad, _, _ = inputs
+    mu, nu = old
+    return 0.9 * mu + 0.1 * grad, 0.999 * nu + 0.001 * grad * grad
+
+
+def update(inputs, _, new):
+    _, scale, eps = inputs
+    mu, nu = new
+    return scale * mu / (jnp.sqrt(nu) + eps)
+
+
+RULE = Halves(moments_after, update)
 
 
 def leaf(bits, shape, rounding="dither", eps=1e-8, coded=("mu", "nu")):
@@ -56,7 +63,7 @@ def gradients(shape, steps=4):
 
 
 def walk(step, shape, resting, layout, kept):
-    step = jax.jit(functools.partial(step, rule, kept=kept, layout=layout))
+    step = jax.jit(functools.partial(step, RULE, kept=kept, layout=layout))
     updates = []
     for count, grad in enumerate(gradients(shape), 1):
         update, resting = step((grad, jnp.float32(-0.01), jnp.float32(1e-8)), resting, step=jnp.int32(count))
@@ -100,7 +107,7 @@ def plainly(rule, inputs, resting, kept, layout, step):
         return [how_mu.code.decode(codes_of(resting, 0), positive(root + how_mu.eps), grid), nu]
 
     grad, scale, eps = inputs
-    _, mu, nu = rule((rows(grad), scale, eps), decoded(resting))
+    mu, nu = rule.moments((rows(grad), scale, eps), decoded(resting))
     codes, scales = {}, {}
     overs = positive(jnp.sqrt(nu) + how_mu.eps), None
     for salt, (value, over, how) in enumerate(zip((mu, nu), overs, kept, strict=True)):
@@ -226,7 +233,7 @@ def test_kernel_is_lowered_for_cuda(bits):
 
     def step(grad, resting, count):
         inputs = grad, jnp.float32(-0.01), jnp.float32(1e-8)
-        return in_one_pass(rule, inputs, resting, kept, layout, count)
+        return in_one_pass(RULE, inputs, resting, kept, layout, count)
 
     given = jnp.zeros(layout.shape), resting, jnp.int32(1)
     with a_gpu():

@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 import optax
 from jax import Array
 
-from jaxopt_adam.averages import abs_sq, bias_correction, debiasing_weights, ema, finite_quotient, root, weighted
+from jaxopt_adam._rule import Moment, leafwise
+from jaxopt_adam.averages import Denominator, abs_sq, bias_correction, debiasing_weights, ema, finite_quotient, weighted
 from jaxopt_adam.hyperparameters import Decay, Flag, LearningRate, Moments, NonNegative
 from jaxopt_adam.optimizer import optimizer
-from jaxopt_adam.transformation import Moment, per_leaf_transformation
 
 
 class AdabeliefState(NamedTuple):
@@ -54,7 +54,7 @@ def adabelief(
         eps: ε ≥ 0, in units of the gradient.
         eps_root: ε̄ ≥ 0, in units of the squared gradient; added to the average at every step.
         nesterov: whether the average of the gradients looks one step ahead, as in :func:`nadam`.
-        moments: how the moments rest: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
+        moments: how the moments are stored: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`AdabeliefState`.
@@ -67,22 +67,27 @@ def adabelief(
         >>> print(minimize(lambda x: (x - 3.0) ** 2, 0.0, adabelief(0.1), tol=1e-9).x.round(2))
         3.0
     """
+    denominator = Denominator(eps)
 
-    def per_step(step, rate):
-        weights = debiasing_weights(rate, b1, step, nesterov=nesterov)
-        return bias_correction(b2, step), eps_root, eps, *weights
+    def scalars(step):
+        weights = debiasing_weights(-step.rate, b1, step.count, nesterov=nesterov)
+        c2 = bias_correction(b2, step.count)
+        return {"weights": weights, "c2": c2, "eps_root": eps_root, "denominator": denominator}
 
-    def per_leaf(grad, mu, nu, c2, eps_root, eps, *weights):
-        mu = ema(mu, grad, b1)
-        nu = ema(nu, abs_sq(grad - mu), b2) + eps_root
-        return weighted(mu, grad, *weights) / (root(finite_quotient(nu, c2)) + eps), mu, nu
+    def first(grad, old, step):
+        mu = ema(old.mu, grad, b1)
+        return old._replace(mu=mu, nu=ema(old.nu, abs_sq(grad - mu), b2) + step.eps_root)
 
-    return per_leaf_transformation(
+    def second(grad, old, new, step):
+        return weighted(new.mu, grad, *step.weights) / step.denominator(finite_quotient(new.nu, step.c2))
+
+    return leafwise(
         AdabeliefState,
-        per_step,
-        per_leaf,
-        learning_rate=learning_rate,
+        first,
+        second,
+        scalars,
         storage=moments,
-        mu=Moment(over="nu", eps=eps),
+        learning_rate=learning_rate,
+        mu=Moment(over="nu", denominator=denominator),
         nu=Moment(real=True),
     )

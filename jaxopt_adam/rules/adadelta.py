@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from jaxopt_adam._rule import Moment, leafwise
 from jaxopt_adam.averages import abs_sq, ema, root
 from jaxopt_adam.hyperparameters import Decay, LearningRate, Mask, Moments, NonNegative, WeightDecay
 from jaxopt_adam.optimizer import optimizer
-from jaxopt_adam.transformation import Moment, per_leaf_transformation
 
 
 class AdadeltaState(NamedTuple):
@@ -55,7 +55,7 @@ def adadelta(
         weight_decay: λ ≥ 0, a number, a schedule or a tree of these; :math:`\lambda x` is added to the gradient.
         weight_decay_mask: which leaves decay: a tree of booleans, a prefix of one, or a function from the parameters
             to one; None for all.
-        moments: how the moments rest: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
+        moments: how the moments are stored: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`AdadeltaState`. Its `update` needs `params`, unless the weight
@@ -70,25 +70,29 @@ def adadelta(
         3.0
     """
 
-    def per_step(_, rate):
-        return rate, eps
+    def scalars(step):
+        return {"eps": eps}
 
-    def per_leaf(leaf, e_g, e_x, rate, eps):
-        grad = leaf.grad + leaf.decay
-        e_g = ema(e_g, abs_sq(grad), rho)
-        delta = jnp.sqrt(e_x + eps) / root(e_g, eps) * grad
-        e_x = ema(e_x, abs_sq(delta), rho)
-        return rate * delta, e_g, e_x
+    def delta(grad, e_g, e_x, step):
+        return jnp.sqrt(e_x + step.eps) / root(e_g, step.eps) * (grad + step.decay)
 
-    return per_leaf_transformation(
+    def first(grad, old, step):
+        e_g = ema(old.e_g, abs_sq(grad + step.decay), rho)
+        return old._replace(e_g=e_g, e_x=ema(old.e_x, abs_sq(delta(grad, e_g, old.e_x, step)), rho))
+
+    def second(grad, old, new, step):
+        return -step.rate * delta(grad, new.e_g, old.e_x, step)
+
+    return leafwise(
         AdadeltaState,
-        per_step,
-        per_leaf,
+        first,
+        second,
+        scalars,
+        storage=moments,
         learning_rate=learning_rate,
         weight_decay=weight_decay,
-        weight_decay_mask=weight_decay_mask,
-        whole_leaf=True,
-        storage=moments,
+        mask=weight_decay_mask,
+        sees_to_decay=True,
         e_g=Moment(real=True),
         e_x=Moment(real=True),
     )

@@ -7,10 +7,10 @@ import optax
 from jax import Array
 
 from jaxopt_adam import hyperparameters as kinds
+from jaxopt_adam._rule import Moment, leafwise
 from jaxopt_adam.averages import abs_sq, ema, mean_square, root
 from jaxopt_adam.blocks import factored_moments, mean_squares, over_factored_root
 from jaxopt_adam.optimizer import optimizer
-from jaxopt_adam.transformation import Moment, per_leaf_transformation
 
 
 class AdafactorState(NamedTuple):
@@ -71,7 +71,7 @@ def adafactor(
         multiply_by_parameter_scale: whether s is relative to the RMS of the leaf; else that factor is 1.
         clipping_threshold: d ≥ 0, the largest RMS of h; None for no clipping.
         momentum: the decay of the average of s, in [0, 1), not debiased; None for none, without state for it.
-        dtype_momentum: the dtype in which `mu` rests; None for float32, or the gradient's if that is wider.
+        dtype_momentum: the dtype that `mu` is stored in, dithered if it has 16 bits; None for at least float32.
         weight_decay_rate: λ ≥ 0, a number, a schedule, or a tree of these; None for none.
         eps: ε ≥ 0, in units of the squared gradient.
         factored: whether to factor at all.
@@ -89,34 +89,44 @@ def adafactor(
         3.0
     """
 
-    def per_step(step, rate):
+    def scalars(step):
         # The share of the newest is what must keep its digits; the decay is near to one.
-        share = 1 / jnp.asarray(jnp.maximum(step - decay_offset, 1), float) ** decay_rate
-        return 1.0 if learning_rate is None else -rate, share, eps, clipping_threshold
+        share = 1 / jnp.asarray(jnp.maximum(step.count - decay_offset, 1), float) ** decay_rate
+        scale = 1.0 if learning_rate is None else step.rate
+        return {"scale": scale, "share": share, "eps": eps, "threshold": clipping_threshold}
 
-    def per_leaf(leaf, v_row, v_col, v, mu, scale, share, eps, threshold):
-        if v is None:
-            rows, columns = mean_squares(leaf.grad)
-            v_row, v_col = ema(rows + eps, v_row, share), ema(columns + eps, v_col, share)
-            update = over_factored_root(leaf.grad, v_row, v_col)
+    def direction(grad, moments, step):
+        factored = moments.v is None
+        update = over_factored_root(grad, moments.v_row, moments.v_col) if factored else grad / root(moments.v)
+        limit = 1
+        if step.threshold is not None:
+            limit = step.threshold / jnp.maximum(step.threshold, root(mean_square(update)))
+        size = jnp.maximum(root(mean_square(step.param)), 1e-3) if multiply_by_parameter_scale else 1
+        return step.scale * limit * size * update
+
+    def first(grad, old, step):
+        if old.v is None:
+            rows, columns = mean_squares(grad)
+            new = old._replace(
+                v_row=ema(rows + step.eps, old.v_row, step.share), v_col=ema(columns + step.eps, old.v_col, step.share)
+            )
         else:
-            v = ema(abs_sq(leaf.grad) + eps, v, share)
-            update = leaf.grad / root(v)
-        limit = 1 if threshold is None else threshold / jnp.maximum(threshold, root(mean_square(update)))
-        size = jnp.maximum(root(mean_square(leaf.param)), 1e-3) if multiply_by_parameter_scale else 1
-        update = scale * limit * size * update
-        if momentum is not None:
-            mu = update = ema(mu, update, momentum)
-        return -(update + leaf.decay), v_row, v_col, v, mu
+            new = old._replace(v=ema(abs_sq(grad) + step.eps, old.v, step.share))
+        return new if momentum is None else new._replace(mu=ema(old.mu, direction(grad, new, step), momentum))
 
-    return per_leaf_transformation(
+    def second(grad, old, new, step):
+        return -((direction(grad, new, step) if momentum is None else new.mu) + step.decay)
+
+    return leafwise(
         AdafactorState,
-        per_step,
-        per_leaf,
+        first,
+        second,
+        scalars,
+        storage="float32",
         learning_rate=learning_rate,
         weight_decay=0.0 if weight_decay_rate is None else weight_decay_rate,
-        weight_decay_mask=weight_decay_mask,
-        whole_leaf=True,
+        mask=weight_decay_mask,
+        sees_to_decay=True,
         needs_params=multiply_by_parameter_scale,
         **factored_moments(min_dim_size_to_factor if factored else None),
         mu=None if momentum is None else Moment(dtype=dtype_momentum),

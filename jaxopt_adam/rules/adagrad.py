@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 import optax
 from jax import Array
 
+from jaxopt_adam._rule import Moment, leafwise
 from jaxopt_adam.averages import abs_sq, root
 from jaxopt_adam.hyperparameters import LearningRate, Moments, NonNegative
 from jaxopt_adam.optimizer import optimizer
-from jaxopt_adam.transformation import Moment, per_leaf_transformation
 
 
 class AdagradState(NamedTuple):
@@ -47,7 +47,7 @@ def adagrad(
             the direction alone (positive).
         initial_accumulator_value: :math:`s_0 \ge 0`.
         eps: ε ≥ 0, in units of the squared gradient; with 0 an element without gradient still gets the update 0.
-        moments: how the moments rest: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
+        moments: how the moments are stored: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`AdagradState`.
@@ -61,18 +61,21 @@ def adagrad(
         3.0
     """
 
-    def per_step(_, rate):
-        return rate, eps
+    def scalars(step):
+        return {"eps": eps}
 
-    def per_leaf(grad, sum_of_squares, rate, eps):
-        sum_of_squares = sum_of_squares + abs_sq(grad)
-        return rate * grad / root(sum_of_squares, eps), sum_of_squares
+    def first(grad, old, step):
+        return old._replace(sum_of_squares=old.sum_of_squares + abs_sq(grad))
 
-    return per_leaf_transformation(
+    def second(grad, old, new, step):
+        return -step.rate * grad / root(new.sum_of_squares, step.eps)
+
+    return leafwise(
         AdagradState,
-        per_step,
-        per_leaf,
-        learning_rate=learning_rate,
+        first,
+        second,
+        scalars,
         storage=moments,
+        learning_rate=learning_rate,
         sum_of_squares=Moment(initial_accumulator_value, real=True),
     )

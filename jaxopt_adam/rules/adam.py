@@ -40,10 +40,10 @@ def adam(
         b2: β₂ in [0, 1), the decay of the average of their squares.
         eps: ε ≥ 0, in units of the gradient; elements whose gradients are far below it get smaller steps.
         eps_root: ε̄ ≥ 0, in units of the squared gradient; smooths the update where gradients are near zero.
-        mu_dtype: the dtype in which `mu` rests; None for float32, or the gradient's if that is wider. (optax's None
-            takes the parameter's, for both moments: in bfloat16 they forget.)
+        mu_dtype: the dtype that `mu` is stored in, dithered if it has 16 bits; None for at least float32.
+            (optax's None takes the parameter's, for both moments: in bfloat16 they forget.)
         nesterov: whether to look ahead.
-        moments: how the moments rest: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
+        moments: how the moments are stored: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`AdamState`.

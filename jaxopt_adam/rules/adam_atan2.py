@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from jaxopt_adam._rule import Moment, leafwise
 from jaxopt_adam.averages import abs_sq, bias_correction, ema
 from jaxopt_adam.hyperparameters import Decay, LearningRate, Mask, Moments, NonNegative, WeightDecay
 from jaxopt_adam.optimizer import optimizer
-from jaxopt_adam.transformation import Moment, per_leaf_transformation
 
 
 class AdamAtan2State(NamedTuple):
@@ -61,7 +61,7 @@ def adam_atan2(
         weight_decay: λ ≥ 0, a number, a schedule, or a tree of these; decoupled, so times α.
         mask: which leaves decay: a tree of booleans, a prefix of one, or a function from the parameters to one; None
             for all.
-        moments: how the moments rest: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
+        moments: how the moments are stored: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`AdamAtan2State`. Its `update` needs `params`, unless the
@@ -76,24 +76,26 @@ def adam_atan2(
         3.0
     """
 
-    def per_step(step, rate):
-        c1, c2 = bias_correction(b1, step), bias_correction(b2, step)
-        return rate * a, b * c1 / jnp.sqrt(c2)
+    def scalars(step):
+        c1, c2 = bias_correction(b1, step.count), bias_correction(b2, step.count)
+        return {"scale": -step.rate * a, "weight_of_root": b * c1 / jnp.sqrt(c2)}
 
-    def per_leaf(grad, mu, nu, scale, weight_of_root):
-        mu = ema(mu, grad, b1)
-        nu = ema(nu, abs_sq(grad), b2)
-        return scale * jnp.arctan2(mu, weight_of_root * jnp.sqrt(nu)), mu, nu
+    def first(grad, old, step):
+        return old._replace(mu=ema(old.mu, grad, b1), nu=ema(old.nu, abs_sq(grad), b2))
 
-    return per_leaf_transformation(
+    def second(grad, old, new, step):
+        return step.scale * jnp.arctan2(new.mu, step.weight_of_root * jnp.sqrt(new.nu))
+
+    return leafwise(
         AdamAtan2State,
-        per_step,
-        per_leaf,
+        first,
+        second,
+        scalars,
+        storage=moments,
         learning_rate=learning_rate,
         weight_decay=weight_decay,
-        weight_decay_mask=mask,
+        mask=mask,
         real_leaves=True,
-        storage=moments,
         mu=Moment(over="nu"),
         nu=Moment(real=True),
     )

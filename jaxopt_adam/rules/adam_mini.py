@@ -8,10 +8,10 @@ import optax
 from jax import Array
 
 from jaxopt_adam import hyperparameters as kinds
+from jaxopt_adam._rule import Moment, leafwise
 from jaxopt_adam.averages import bias_correction, debiasing_weights, ema, root, weighted
 from jaxopt_adam.blocks import blocks_by_layout, checked_blocks, mean_square_of_blocks, spread
 from jaxopt_adam.optimizer import optimizer
-from jaxopt_adam.transformation import Moment, per_leaf_transformation
 
 
 class AdamMiniState(NamedTuple):
@@ -89,23 +89,27 @@ def adam_mini(
         3.0
     """
 
-    def per_step(step, rate):
+    def scalars(step):
         # α m̂ / (√v̂ + ε) = (α √c₂/c₁) m / (√v + √c₂ ε): two divisions fewer for each element.
-        root_of_c2 = jnp.sqrt(bias_correction(b2, step))
-        return eps * root_of_c2, *debiasing_weights(rate * root_of_c2, b1, step)
+        root_of_c2 = jnp.sqrt(bias_correction(b2, step.count))
+        return {"eps": eps * root_of_c2, "weights": debiasing_weights(-step.rate * root_of_c2, b1, step.count)}
 
-    def per_leaf(grad, mu, nu, eps, *weights):
-        mu = ema(mu, grad, b1)
-        nu = ema(nu, mean_square_of_blocks(grad, nu.shape), b2)
-        return weighted(mu, grad, *weights) / (spread(root(nu), grad.shape) + eps), mu, nu
+    def first(grad, old, step):
+        nu = ema(old.nu, mean_square_of_blocks(grad, old.nu.shape), b2)
+        return old._replace(mu=ema(old.mu, grad, b1), nu=nu)
 
-    return per_leaf_transformation(
+    def second(grad, old, new, step):
+        return weighted(new.mu, grad, *step.weights) / (spread(root(new.nu), grad.shape) + step.eps)
+
+    return leafwise(
         AdamMiniState,
-        per_step,
-        per_leaf,
+        first,
+        second,
+        scalars,
+        storage="float32",
         learning_rate=learning_rate,
         weight_decay=weight_decay,
-        weight_decay_mask=mask,
+        mask=mask,
         mu=Moment(),
         nu=Moment(real=True, shape=functools.partial(checked_blocks, blocks or blocks_by_layout)),
     )

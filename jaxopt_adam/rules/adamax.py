@@ -32,7 +32,7 @@ def adamax(
         b1: β₁ in [0, 1), the decay of the average of the gradients.
         b2: β₂ in [0, 1), the decay of the maximum of their sizes.
         eps: ε ≥ 0, in units of the gradient; the paper has none.
-        moments: how the moments rest: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
+        moments: how the moments are stored: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`AdamaxState`.

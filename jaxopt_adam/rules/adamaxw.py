@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from jaxopt_adam._rule import Moment, leafwise
 from jaxopt_adam.averages import bias_correction, ema
 from jaxopt_adam.hyperparameters import Decay, LearningRate, Mask, Moments, NonNegative, WeightDecay
 from jaxopt_adam.optimizer import optimizer
-from jaxopt_adam.transformation import Moment, per_leaf_transformation
 
 
 class AdamaxState(NamedTuple):
@@ -52,7 +52,7 @@ def adamaxw(
         weight_decay: λ ≥ 0, a number, a schedule, or a tree of these; decoupled, so times α.
         mask: which leaves decay: a tree of booleans, a prefix of one, or a function from the parameters to one; None
             for all.
-        moments: how the moments rest: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
+        moments: how the moments are stored: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`AdamaxState`. Its `update` needs `params`, unless the
@@ -68,22 +68,24 @@ def adamaxw(
         3.0
     """
 
-    def per_step(step, rate):
-        return rate / bias_correction(b1, step), b2, eps
+    def scalars(step):
+        return {"scale": -step.rate / bias_correction(b1, step.count), "b2": b2, "eps": eps}
 
-    def per_leaf(grad, mu, nu, scale, b2, eps):
-        mu = ema(mu, grad, b1)
-        nu = jnp.maximum(b2 * nu, jnp.abs(grad) + eps)
-        return scale * mu / jnp.maximum(nu, jnp.finfo(nu.dtype).tiny), mu, nu
+    def first(grad, old, step):
+        return old._replace(mu=ema(old.mu, grad, b1), nu=jnp.maximum(step.b2 * old.nu, jnp.abs(grad) + step.eps))
 
-    return per_leaf_transformation(
+    def second(grad, old, new, step):
+        return step.scale * new.mu / jnp.maximum(new.nu, jnp.finfo(new.nu.dtype).tiny)
+
+    return leafwise(
         AdamaxState,
-        per_step,
-        per_leaf,
+        first,
+        second,
+        scalars,
+        storage=moments,
         learning_rate=learning_rate,
         weight_decay=weight_decay,
-        weight_decay_mask=mask,
-        storage=moments,
+        mask=mask,
         mu=Moment(over="nu"),
         nu=Moment(real=True),
     )

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxopt_adam.averages import abs_sq, bias_correction, debiasing_weights, ema, root, weighted
+from jaxopt_adam._rule import Moment, leafwise
+from jaxopt_adam.averages import Denominator, abs_sq, bias_correction, debiasing_weights, ema, weighted
 from jaxopt_adam.hyperparameters import (
     Decay,
     Flag,
@@ -18,7 +19,6 @@ from jaxopt_adam.hyperparameters import (
     WeightDecay,
 )
 from jaxopt_adam.optimizer import optimizer
-from jaxopt_adam.transformation import Moment, per_leaf_transformation
 
 
 class AdamState(NamedTuple):
@@ -69,12 +69,12 @@ def adamw(
         b2: β₂ in [0, 1), the decay of the average of their squares.
         eps: ε ≥ 0, in units of the gradient.
         eps_root: ε̄ ≥ 0, in units of the squared gradient.
-        mu_dtype: the dtype in which `mu` rests; None for float32, or the gradient's if that is wider.
+        mu_dtype: the dtype that `mu` is stored in, dithered if it has 16 bits; None for at least float32.
         weight_decay: λ ≥ 0, a number, a schedule, or a tree of these.
         mask: which leaves decay: a tree of booleans, a prefix of one, or a function from the parameters to one; None
             for all.
         nesterov: whether to look ahead, as :func:`nadamw` does.
-        moments: how the moments rest: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
+        moments: how the moments are stored: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`AdamState`. Its `update` needs `params`, unless the
@@ -88,26 +88,29 @@ def adamw(
         >>> print(minimize(lambda x: (x - 3.0) ** 2, 0.0, adamw(0.1), tol=1e-9).x.round(2))
         3.0
     """
+    denominator = Denominator(eps, eps_root)
 
-    def per_step(step, rate):
+    def scalars(step):
         # α m̂ / (√(v̂ + ε̄) + ε) = (α √c₂/c₁) m / (√(v + c₂ ε̄) + √c₂ ε): two divisions fewer for each element.
-        c2 = bias_correction(b2, step)
-        weights = debiasing_weights(rate * jnp.sqrt(c2), b1, step, nesterov=nesterov)
-        return eps_root * c2, eps * jnp.sqrt(c2), *weights
+        c2 = bias_correction(b2, step.count)
+        weights = debiasing_weights(-step.rate * jnp.sqrt(c2), b1, step.count, nesterov=nesterov)
+        return {"weights": weights, "denominator": denominator.times(c2)}
 
-    def per_leaf(grad, mu, nu, eps_root, eps, *weights):
-        mu = ema(mu, grad, b1)
-        nu = ema(nu, abs_sq(grad), b2)
-        return weighted(mu, grad, *weights) / (root(nu, eps_root) + eps), mu, nu
+    def first(grad, old, step):
+        return old._replace(mu=ema(old.mu, grad, b1), nu=ema(old.nu, abs_sq(grad), b2))
 
-    return per_leaf_transformation(
+    def second(grad, old, new, step):
+        return weighted(new.mu, grad, *step.weights) / step.denominator(new.nu)
+
+    return leafwise(
         AdamState,
-        per_step,
-        per_leaf,
+        first,
+        second,
+        scalars,
+        storage=moments,
         learning_rate=learning_rate,
         weight_decay=weight_decay,
-        weight_decay_mask=mask,
-        storage=moments,
-        mu=Moment(dtype=mu_dtype, over="nu", eps=eps, eps_root=eps_root),
+        mask=mask,
+        mu=Moment(dtype=mu_dtype, over="nu", denominator=denominator),
         nu=Moment(real=True),
     )

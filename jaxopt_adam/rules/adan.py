@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxopt_adam.averages import abs_sq, bias_correction, ema, finite_product, finite_quotient, root
+from jaxopt_adam._rule import Moment, leafwise
+from jaxopt_adam.averages import Denominator, abs_sq, bias_correction, ema, finite_product, finite_quotient
 from jaxopt_adam.hyperparameters import Decay, LearningRate, Mask, Moments, NonNegative, WeightDecay
 from jaxopt_adam.optimizer import optimizer
-from jaxopt_adam.transformation import Moment, per_leaf_transformation
 
 
 class AdanState(NamedTuple):
@@ -73,7 +73,7 @@ def adan(
         weight_decay: λ ≥ 0, a number, a schedule, or a tree of these; decoupled, so times α.
         mask: which leaves decay: a tree of booleans, a prefix of one, or a function from the parameters to one; None
             for all.
-        moments: how the moments rest: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
+        moments: how the moments are stored: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`AdanState`. Its `update` needs `params`, unless the
@@ -87,29 +87,42 @@ def adan(
         >>> print(minimize(lambda x: (x - 3.0) ** 2, 0.0, adan(0.1), tol=1e-9).x.round(2))
         3.0
     """
+    denominator = Denominator(eps, eps_root)
 
-    def per_step(step, rate):
-        c1, c2, c3 = (bias_correction(decay, step) for decay in (b1, b2, b3))
-        return rate / c1, rate * b2 / c2, c3, b2, eps_root, eps, step > 1
+    def scalars(step):
+        c1, c2, c3 = (bias_correction(decay, step.count) for decay in (b1, b2, b3))
+        return {
+            "weight_of_m": -step.rate / c1,
+            "weight_of_v": -step.rate * b2 / c2,
+            "c3": c3,
+            "b2": b2,
+            "denominator": denominator,
+        }
 
-    def per_leaf(grad, m, v, n, g, weight_of_m, weight_of_v, c3, weight, eps_root, eps, has_past):
-        difference = jnp.where(has_past > 0, grad - g, 0)
-        m = ema(m, grad, b1)
-        v = ema(v, difference, b2)
-        n = ema(n, abs_sq(grad + finite_product(weight, difference)), b3)
-        direction = finite_product(weight_of_m, m) + finite_product(weight_of_v, v)
-        return direction / (root(finite_quotient(n, c3), eps_root) + eps), m, v, n, grad
+    def first(grad, old, step):
+        difference = jnp.where(step.count > 1, grad - old.g, 0)
+        return old._replace(
+            m=ema(old.m, grad, b1),
+            v=ema(old.v, difference, b2),
+            n=ema(old.n, abs_sq(grad + finite_product(step.b2, difference)), b3),
+            g=grad,
+        )
 
-    return per_leaf_transformation(
+    def second(grad, old, new, step):
+        direction = finite_product(step.weight_of_m, new.m) + finite_product(step.weight_of_v, new.v)
+        return direction / step.denominator(finite_quotient(new.n, step.c3))
+
+    return leafwise(
         AdanState,
-        per_step,
-        per_leaf,
+        first,
+        second,
+        scalars,
+        storage=moments,
         learning_rate=learning_rate,
         weight_decay=weight_decay,
-        weight_decay_mask=mask,
-        storage=moments,
-        m=Moment(over="n", eps=eps, eps_root=eps_root),
-        v=Moment(over="n", eps=eps, eps_root=eps_root),
+        mask=mask,
+        m=Moment(over="n", denominator=denominator),
+        v=Moment(over="n", denominator=denominator),
         n=Moment(real=True),
-        g=Moment(over="n", eps=eps, eps_root=eps_root),
+        g=Moment(over="n", denominator=denominator),
     )

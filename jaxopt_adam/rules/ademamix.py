@@ -7,10 +7,9 @@ import optax
 from jax import Array
 
 from jaxopt_adam import hyperparameters as kinds
-from jaxopt_adam.averages import abs_sq, bias_correction, ema, root, weighted
+from jaxopt_adam._rule import Moment, leafwise
+from jaxopt_adam.averages import Denominator, Shares, abs_sq, bias_correction, ema, weighted
 from jaxopt_adam.optimizer import optimizer
-from jaxopt_adam.transformation import Moment, per_leaf_transformation
-from jaxopt_adam.trees import fields
 
 
 class AdemamixState(NamedTuple):
@@ -69,10 +68,10 @@ def ademamix(
         alpha: α ≥ 0, what the slow average weighs, or a schedule.
         eps: ε ≥ 0, in units of the gradient.
         eps_root: ε̄ ≥ 0, in units of the squared gradient.
-        mu_dtype: the dtype in which `m1` and `m2` rest (in optax `nu` too); None for at least float32.
+        mu_dtype: the dtype in which `m1` and `m2` are stored (in optax `nu` too); None for at least float32.
         weight_decay: λ ≥ 0, a number, a schedule, or a tree of these; decoupled, so times η.
         mask: which leaves decay: a tree of booleans, a prefix of one, or a function to one; None for all.
-        moments: how the moments rest: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
+        moments: how the moments are stored: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`AdemamixState`. Its `update` needs `params`, unless the
@@ -86,38 +85,34 @@ def ademamix(
         >>> print(minimize(lambda x: (x - 3.0) ** 2, 0.0, ademamix(0.1, b3=0.99), tol=1e-9).x.round(2))
         3.0
     """
+    denominator = Denominator(eps, eps_root)
 
-    def at(count):
-        # Here and not in per_step, which would round β₃ to the leaf's dtype before 1 − β₃ is taken.
-        slow, weight = kinds.scheduled(b3, count, "b3"), kinds.scheduled(alpha, count, "alpha")
+    def scalars(step):
+        c1, c2 = bias_correction(b1, step.count), bias_correction(b2, step.count)
+        scale = -step.rate * jnp.sqrt(c2)
+        return {
+            "b3": Shares.of(kinds.scheduled(b3, step.count - 1, "b3")),
+            "weights": (scale / c1, scale * kinds.scheduled(alpha, step.count - 1, "alpha")),
+            "denominator": denominator.times(c2),
+        }
 
-        def per_step(step, rate):
-            c1, c2 = bias_correction(b1, step), bias_correction(b2, step)
-            scale = rate * jnp.sqrt(c2)
-            return scale / c1, scale * weight, eps_root * c2, eps * jnp.sqrt(c2)
+    def first(grad, old, step):
+        m1, m2 = ema(old.m1, grad, b1), ema(old.m2, grad, step.b3)
+        return old._replace(m1=m1, m2=m2, nu=ema(old.nu, abs_sq(grad), b2))
 
-        def per_leaf(grad, m1, m2, nu, fast_weight, slow_weight, eps_root, eps):
-            m1, m2 = ema(m1, grad, b1), ema(m2, grad, slow)
-            nu = ema(nu, abs_sq(grad), b2)
-            return weighted(m1, m2, fast_weight, slow_weight) / (root(nu, eps_root) + eps), m1, m2, nu
+    def second(grad, old, new, step):
+        return weighted(new.m1, new.m2, *step.weights) / step.denominator(new.nu)
 
-        return per_leaf_transformation(
-            AdemamixState,
-            per_step,
-            per_leaf,
-            learning_rate=learning_rate,
-            weight_decay=weight_decay,
-            weight_decay_mask=mask,
-            storage=moments,
-            m1=Moment(dtype=mu_dtype, over="nu", eps=eps, eps_root=eps_root),
-            m2=Moment(dtype=mu_dtype, over="nu", eps=eps, eps_root=eps_root),
-            nu=Moment(real=True),
-        )
-
-    def init(params):
-        return at(jnp.zeros([], jnp.int32)).init(params)
-
-    def update(updates, state, params=None, **extra_args):
-        return at(*fields(state, "count", of=AdemamixState)).update(updates, state, params, **extra_args)
-
-    return optax.GradientTransformationExtraArgs(init, update)
+    return leafwise(
+        AdemamixState,
+        first,
+        second,
+        scalars,
+        storage=moments,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        mask=mask,
+        m1=Moment(dtype=mu_dtype, over="nu", denominator=denominator),
+        m2=Moment(dtype=mu_dtype, over="nu", denominator=denominator),
+        nu=Moment(real=True),
+    )

@@ -9,10 +9,10 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxopt_adam import hyperparameters as kinds
+from jaxopt_adam._rule import Moment, leafwise
 from jaxopt_adam.averages import abs_sq, ema, root
 from jaxopt_adam.hyperparameters import Decay, Flag, LearningRate, NonNegative, OptionalDtype, function
 from jaxopt_adam.optimizer import optimizer
-from jaxopt_adam.transformation import Moment, per_leaf_transformation
 
 
 class AdoptState(NamedTuple):
@@ -67,11 +67,11 @@ def adopt(
         b1: β₁ in [0, 1), the decay of the average of the normalized gradients.
         b2: β₂ in [0, 1), the decay of the average of the squares.
         eps: ε ≥ 0, in units of the gradient.
-        mu_dtype: the dtype in which `mu` rests; None for float32, or the gradient's if that is wider.
+        mu_dtype: the dtype that `mu` is stored in, dithered if it has 16 bits; None for at least float32.
         nesterov: whether to take the average that would be if the same normalized gradient came once more.
         use_clipping: whether to clip; without it an element whose gradients begin near zero may take a huge step.
         clip_value_fn: c ≥ 0, a function of `count`, the number of updates done; by default its fourth root.
-        moments: how the moments rest: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
+        moments: how the moments are stored: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`AdoptState`.
@@ -86,24 +86,28 @@ def adopt(
         3.0
     """
 
-    def per_step(step, rate):
-        limit = kinds.scheduled(clip_value_fn, step - 1, "clip_value_fn") if use_clipping else None
-        return rate, eps, limit, step > 1
+    def scalars(step):
+        limit = kinds.scheduled(clip_value_fn, step.count - 1, "clip_value_fn") if use_clipping else None
+        return {"eps": eps, "limit": limit}
 
-    def per_leaf(grad, mu, nu, rate, eps, limit, has_past):
-        ratio = grad / jnp.maximum(root(nu), eps)
-        clipped = ratio if limit is None else _clip(ratio, limit)
-        normalized = jnp.where(has_past > 0, clipped, 0)
-        mu = ema(mu, normalized, b1)
-        nu = jnp.where(has_past > 0, ema(nu, abs_sq(grad), b2), abs_sq(grad))
-        return rate * (ema(mu, normalized, b1) if nesterov else mu), mu, nu
+    def normalized(grad, old, step):
+        ratio = grad / jnp.maximum(root(old.nu), step.eps)
+        return jnp.where(step.count > 1, ratio if step.limit is None else _clip(ratio, step.limit), 0)
 
-    return per_leaf_transformation(
+    def first(grad, old, step):
+        nu = jnp.where(step.count > 1, ema(old.nu, abs_sq(grad), b2), abs_sq(grad))
+        return old._replace(mu=ema(old.mu, normalized(grad, old, step), b1), nu=nu)
+
+    def second(grad, old, new, step):
+        return -step.rate * (ema(new.mu, normalized(grad, old, step), b1) if nesterov else new.mu)
+
+    return leafwise(
         AdoptState,
-        per_step,
-        per_leaf,
-        learning_rate=learning_rate,
+        first,
+        second,
+        scalars,
         storage=moments,
+        learning_rate=learning_rate,
         mu=Moment(dtype=mu_dtype),
         nu=Moment(real=True),
     )

@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxopt_adam.averages import abs_sq, bias_correction, ema, root
+from jaxopt_adam._rule import Moment, leafwise
+from jaxopt_adam.averages import Denominator, abs_sq, bias_correction, ema
 from jaxopt_adam.hyperparameters import Decay, Flag, LearningRate, Moments, NonNegative, OptionalDtype
 from jaxopt_adam.optimizer import optimizer
-from jaxopt_adam.transformation import Moment, per_leaf_transformation
 
 
 class AmsgradState(NamedTuple):
@@ -63,10 +63,10 @@ def amsgrad(
         b2: β₂ in [0, 1), the decay of the average of their squares.
         eps: ε ≥ 0, in units of the gradient.
         eps_root: ε̄ ≥ 0, in units of the squared gradient.
-        mu_dtype: the dtype in which `mu` rests; None for float32, or the gradient's if that is wider.
+        mu_dtype: the dtype that `mu` is stored in, dithered if it has 16 bits; None for at least float32.
         bias_correction_mu: whether the average of the gradients is debiased.
         bias_correction_nu: whether that of their squares is, before the maximum is taken.
-        moments: how the moments rest: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
+        moments: how the moments are stored: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`AmsgradState`.
@@ -79,25 +79,28 @@ def amsgrad(
         >>> print(minimize(lambda x: (x - 3.0) ** 2, 0.0, amsgrad(0.1), tol=1e-9).x.round(2))
         3.0
     """
+    denominator = Denominator(eps, eps_root)
 
-    def per_step(step, rate):
-        c1 = bias_correction(b1, step) if bias_correction_mu else 1.0
-        c2 = bias_correction(b2, step) if bias_correction_nu else 1.0
-        return rate / c1, c2, eps_root, eps
+    def scalars(step):
+        c1 = bias_correction(b1, step.count) if bias_correction_mu else 1.0
+        c2 = bias_correction(b2, step.count) if bias_correction_nu else 1.0
+        return {"scale": -step.rate / c1, "c2": c2, "denominator": denominator}
 
-    def per_leaf(grad, mu, nu, nu_max, scale, c2, eps_root, eps):
-        mu = ema(mu, grad, b1)
-        nu = ema(nu, abs_sq(grad), b2)
-        nu_max = jnp.maximum(nu_max, nu / c2)
-        return scale * mu / (root(nu_max, eps_root) + eps), mu, nu, nu_max
+    def first(grad, old, step):
+        nu = ema(old.nu, abs_sq(grad), b2)
+        return old._replace(mu=ema(old.mu, grad, b1), nu=nu, nu_max=jnp.maximum(old.nu_max, nu / step.c2))
 
-    return per_leaf_transformation(
+    def second(grad, old, new, step):
+        return step.scale * new.mu / step.denominator(new.nu_max)
+
+    return leafwise(
         AmsgradState,
-        per_step,
-        per_leaf,
-        learning_rate=learning_rate,
+        first,
+        second,
+        scalars,
         storage=moments,
-        mu=Moment(dtype=mu_dtype, over="nu_max", eps=eps, eps_root=eps_root),
+        learning_rate=learning_rate,
+        mu=Moment(dtype=mu_dtype, over="nu_max", denominator=denominator),
         nu=Moment(real=True),
         nu_max=Moment(real=True),
     )

@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxopt_adam.averages import abs_sq, bias_correction, debiasing_weights, ema, norm, root, weighted
+from jaxopt_adam._rule import Moment, leafwise
+from jaxopt_adam.averages import Denominator, abs_sq, bias_correction, debiasing_weights, ema, norm, weighted
 from jaxopt_adam.hyperparameters import Decay, LearningRate, Mask, Moments, NonNegative, WeightDecay
 from jaxopt_adam.optimizer import optimizer
-from jaxopt_adam.transformation import Moment, per_leaf_transformation
 
 
 class LambState(NamedTuple):
@@ -61,7 +61,7 @@ def lamb(
         weight_decay: λ ≥ 0, a number, a schedule, or a tree of these; it turns the step and does not lengthen it.
         mask: which leaves decay: a tree of booleans, a prefix of one, or a function from the parameters to one; None
             for all.
-        moments: how the moments rest: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
+        moments: how the moments are stored: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`LambState`. Its `update` needs `params`.
@@ -76,30 +76,34 @@ def lamb(
         >>> print(minimize(lambda x: (x - 3.0) ** 2, 1.0, lamb(falling), tol=1e-9).x.round(2))
         3.0
     """
+    denominator = Denominator(eps, eps_root)
 
-    def per_step(step, rate):
+    def scalars(step):
         # m̂ / (√(v̂ + ε̄) + ε) = (√c₂/c₁) m / (√(v + c₂ ε̄) + √c₂ ε): two divisions fewer for each element.
-        c2 = bias_correction(b2, step)
-        return rate, eps_root * c2, eps * jnp.sqrt(c2), *debiasing_weights(jnp.sqrt(c2), b1, step)
+        c2 = bias_correction(b2, step.count)
+        weights = debiasing_weights(jnp.sqrt(c2), b1, step.count)
+        return {"weights": weights, "denominator": denominator.times(c2)}
 
-    def per_leaf(leaf, mu, nu, rate, eps_root, eps, *weights):
-        mu = ema(mu, leaf.grad, b1)
-        nu = ema(nu, abs_sq(leaf.grad), b2)
-        direction = weighted(mu, leaf.grad, *weights) / (root(nu, eps_root) + eps) + leaf.decay
-        size, length = norm(leaf.param), norm(direction)
+    def first(grad, old, step):
+        return old._replace(mu=ema(old.mu, grad, b1), nu=ema(old.nu, abs_sq(grad), b2))
+
+    def second(grad, old, new, step):
+        direction = weighted(new.mu, grad, *step.weights) / step.denominator(new.nu) + step.decay
+        size, length = norm(step.param), norm(direction)
         ratio = jnp.where((size > 0) & (length > 0), size / jnp.where(length > 0, length, 1), 1)
-        return rate * ratio * direction, mu, nu
+        return -step.rate * ratio * direction
 
-    return per_leaf_transformation(
+    return leafwise(
         LambState,
-        per_step,
-        per_leaf,
+        first,
+        second,
+        scalars,
+        storage=moments,
         learning_rate=learning_rate,
         weight_decay=weight_decay,
-        weight_decay_mask=mask,
-        whole_leaf=True,
+        mask=mask,
+        sees_to_decay=True,
         needs_params=True,
-        storage=moments,
-        mu=Moment(over="nu", eps=eps, eps_root=eps_root),
+        mu=Moment(over="nu", denominator=denominator),
         nu=Moment(real=True),
     )

@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 import optax
 from jax import Array
 
-from jaxopt_adam.averages import abs_sq, bias_correction, ema, finite_quotient, root
+from jaxopt_adam._rule import Moment, leafwise
+from jaxopt_adam.averages import Denominator, abs_sq, bias_correction, ema, finite_quotient
 from jaxopt_adam.hyperparameters import Decay, LearningRate, Mask, Moments, NonNegative, WeightDecay
 from jaxopt_adam.optimizer import optimizer
-from jaxopt_adam.transformation import Moment, per_leaf_transformation
 
 
 class LapropState(NamedTuple):
@@ -56,7 +56,7 @@ def laprop(
         weight_decay: λ ≥ 0, a number, a schedule, or a tree of these; decoupled, so times α.
         mask: which leaves decay: a tree of booleans, a prefix of one, or a function from the parameters to one; None
             for all.
-        moments: how the moments rest: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
+        moments: how the moments are stored: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`LapropState`. Its `update` needs `params`, unless the
@@ -71,22 +71,26 @@ def laprop(
         3.0
     """
 
-    def per_step(step, rate):
-        return rate / bias_correction(b1, step), bias_correction(b2, step), eps
+    def scalars(step):
+        c1, c2 = bias_correction(b1, step.count), bias_correction(b2, step.count)
+        return {"scale": -step.rate / c1, "c2": c2, "denominator": Denominator(eps)}
 
-    def per_leaf(grad, mu, nu, scale, c2, eps):
-        nu = ema(nu, abs_sq(grad), b2)
-        mu = ema(mu, grad / (root(finite_quotient(nu, c2)) + eps), b1)
-        return scale * mu, mu, nu
+    def first(grad, old, step):
+        nu = ema(old.nu, abs_sq(grad), b2)
+        return old._replace(mu=ema(old.mu, grad / step.denominator(finite_quotient(nu, step.c2)), b1), nu=nu)
 
-    return per_leaf_transformation(
+    def second(grad, old, new, step):
+        return step.scale * new.mu
+
+    return leafwise(
         LapropState,
-        per_step,
-        per_leaf,
+        first,
+        second,
+        scalars,
+        storage=moments,
         learning_rate=learning_rate,
         weight_decay=weight_decay,
-        weight_decay_mask=mask,
-        storage=moments,
+        mask=mask,
         mu=Moment(),
         nu=Moment(real=True),
     )

@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from jaxopt_adam._rule import Moment, leafwise
 from jaxopt_adam.averages import ema
 from jaxopt_adam.hyperparameters import Decay, LearningRate, Mask, Moments, OptionalDtype, WeightDecay
 from jaxopt_adam.optimizer import optimizer
-from jaxopt_adam.transformation import Moment, per_leaf_transformation
 
 
 class LionState(NamedTuple):
@@ -51,11 +51,11 @@ def lion(
             the direction alone (positive).
         b1: β₁ in [0, 1), how much of the direction comes from the past.
         b2: β₂ in [0, 1), the decay of the average of the gradients.
-        mu_dtype: the dtype in which `mu` rests; None for float32, or the gradient's if that is wider.
+        mu_dtype: the dtype that `mu` is stored in, dithered if it has 16 bits; None for at least float32.
         weight_decay: λ ≥ 0, a number, a schedule, or a tree of these; decoupled, so times α.
         mask: which leaves decay: a tree of booleans, a prefix of one, or a function from the parameters to one; None
             for all.
-        moments: how the moments rest: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
+        moments: how the moments are stored: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`LionState`. Its `update` needs `params`, unless the
@@ -70,19 +70,19 @@ def lion(
         3.0
     """
 
-    def per_step(_, rate):
-        return (rate,)
+    def first(grad, old, step):
+        return old._replace(mu=ema(old.mu, grad, b2))
 
-    def per_leaf(grad, mu, rate):
-        return rate * jnp.sign(ema(mu, grad, b1)), ema(mu, grad, b2)
+    def second(grad, old, new, step):
+        return -step.rate * jnp.sign(ema(old.mu, grad, b1))
 
-    return per_leaf_transformation(
+    return leafwise(
         LionState,
-        per_step,
-        per_leaf,
+        first,
+        second,
+        storage=moments,
         learning_rate=learning_rate,
         weight_decay=weight_decay,
-        weight_decay_mask=mask,
-        storage=moments,
+        mask=mask,
         mu=Moment(dtype=mu_dtype),
     )

@@ -77,7 +77,7 @@ def muon(
         eps: ε ≥ 0, added to the norm by which a matrix is divided, and to Adam's root.
         weight_decay: λ ≥ 0, a number, a schedule, or a tree of these; decoupled, so times α; of matrices.
         weight_decay_mask: which matrices decay: a tree of booleans, a prefix, or a function to one; None for all.
-        mu_dtype: the dtype in which `mu` rests; None for float32, or the gradient's if that is wider.
+        mu_dtype: the dtype that `mu` is stored in, dithered if it has 16 bits; None for at least float32.
         nesterov: whether the momentum looks ahead as above, Adam's too; else :math:`\hat m_t = m_t / (1 - \beta^t)`.
         adaptive: whether to scale by the dual norm :math:`\langle \hat m_t, U V^* \rangle`.
         preconditioning: what scales a matrix before the iteration: "frobenius", "spectral", "aol" or "schatten".

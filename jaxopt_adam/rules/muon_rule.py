@@ -8,10 +8,19 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxopt_adam.averages import abs_sq, bias_correction, debiasing_weights, ema, finite_quotient, root, weighted
+from jaxopt_adam._rule import Moment, leafwise
+from jaxopt_adam.averages import (
+    Denominator,
+    abs_sq,
+    bias_correction,
+    debiasing_weights,
+    ema,
+    finite_product,
+    finite_quotient,
+    weighted,
+)
 from jaxopt_adam.matrices import as_matrices, orthogonalize
 from jaxopt_adam.noted import note
-from jaxopt_adam.transformation import Moment, per_leaf_transformation
 from jaxopt_adam.trees import array_like, choose, inexact_dtype, leaves_like
 
 
@@ -52,25 +61,33 @@ def muon_rule(
     The learning rates and weight decays are those of both, in this order; the rest as for :func:`muon`.
     """
 
-    def per_step(step, rate):
-        weights = debiasing_weights(jnp.ones(()), beta, step, nesterov=nesterov)
-        adam_weights = debiasing_weights(rate, b1, step, nesterov=nesterov)
-        return rate, eps, consistent_rms, bias_correction(b2, step), eps_root, *weights, *adam_weights
+    def scalars(step):
+        return {
+            "weights": debiasing_weights(jnp.ones(()), beta, step.count, nesterov=nesterov),
+            "adam_weights": debiasing_weights(-step.rate, b1, step.count, nesterov=nesterov),
+            "c2": bias_correction(b2, step.count),
+            "denominator": Denominator(eps, eps_root),
+            "consistent_rms": consistent_rms,
+        }
 
-    def per_leaf(axes, leaf, mu, nu, rate, eps, consistent_rms, c2, eps_root, *weights):
-        if nu is None:
-            mu = ema(mu, leaf.grad, beta)
-            average = weighted(mu, leaf.grad, *weights[:2])
-            to_matrices, to_tensor, (rows, columns) = as_matrices(leaf.grad.shape, *axes[leaf.path])
+    def first(grad, old, step):
+        if old.nu is None:
+            return old._replace(mu=ema(old.mu, grad, beta))
+        return old._replace(mu=ema(old.mu, grad, b1), nu=ema(old.nu, abs_sq(grad), b2))
+
+    def second(axes, grad, old, new, step):
+        if new.nu is None:
+            average = weighted(new.mu, grad, *step.weights)
+            to_matrices, to_tensor, (rows, columns) = as_matrices(grad.shape, *axes[step.path])
+            eps = step.denominator.eps
             orthogonal = to_tensor(orthogonalize(to_matrices(average), coefficients, eps, preconditioning))
             width = max(1, columns / max(rows, 1)) ** 0.5 if consistent_rms is None else max(rows, columns) ** 0.5
-            scale = rate * width * (1 if consistent_rms is None else consistent_rms)
+            scale = -step.rate * width * (1 if consistent_rms is None else step.consistent_rms)
             change = scale * (jnp.sum(average.conj() * orthogonal) * orthogonal if adaptive else orthogonal)
         else:
-            mu = ema(mu, leaf.grad, b1)
-            nu = ema(nu, abs_sq(leaf.grad), b2)
-            change = weighted(mu, leaf.grad, *weights[2:]) / (root(finite_quotient(nu, c2), eps_root) + eps)
-        return change + rate * leaf.decay, mu, nu
+            denominator = step.denominator(finite_quotient(new.nu, step.c2))
+            change = weighted(new.mu, grad, *step.adam_weights) / denominator
+        return change - finite_product(step.rate, step.decay)
 
     def layer(tree: Any, params: Any) -> optax.GradientTransformationExtraArgs:
         jax.tree_util.tree_map_with_path(inexact_dtype, tree)  # before functions of the user's see it
@@ -82,14 +99,16 @@ def muon_rule(
             for (path, leaf), theta in zip(jax.tree_util.tree_leaves_with_path(tree), thetas, strict=True):
                 array_like(path, leaf, theta, None, "the parameter")
             masks = mask(params)
-        return per_leaf_transformation(
+        return leafwise(
             MuonState,
-            per_step,
-            functools.partial(per_leaf, axes),
+            first,
+            functools.partial(second, axes),
+            scalars,
+            storage="float32",
             learning_rate=choose(tree, chosen, *learning_rates, "learning_rate"),
             weight_decay=choose(tree, chosen, *weight_decays, "weight_decay"),
-            weight_decay_mask=choose(tree, chosen, masks, True, "weight_decay_mask"),
-            whole_leaf=True,
+            mask=choose(tree, chosen, masks, True, "weight_decay_mask"),
+            sees_to_decay=True,
             mu=Moment(dtype=mu_dtype),
             nu=Moment(real=True, shape=lambda path, shape: shape if axes[path] is None else None),
         )

@@ -46,9 +46,9 @@ def nadam(
         b2: β₂ in [0, 1), the decay of the average of their squares.
         eps: ε ≥ 0, in units of the gradient.
         eps_root: ε̄ ≥ 0, in units of the squared gradient.
-        mu_dtype: the dtype in which `mu` rests; None for float32, or the gradient's if that is wider.
+        mu_dtype: the dtype that `mu` is stored in, dithered if it has 16 bits; None for at least float32.
         nesterov: whether to look ahead at all.
-        moments: how the moments rest: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
+        moments: how the moments are stored: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`AdamState`.
@@ -94,12 +94,12 @@ def nadamw(
         b2: β₂ in [0, 1), the decay of the average of their squares.
         eps: ε ≥ 0, in units of the gradient.
         eps_root: ε̄ ≥ 0, in units of the squared gradient.
-        mu_dtype: the dtype in which `mu` rests; None for float32, or the gradient's if that is wider.
+        mu_dtype: the dtype that `mu` is stored in, dithered if it has 16 bits; None for at least float32.
         weight_decay: λ ≥ 0, a number, a schedule, or a tree of these; decoupled, so times α.
         mask: which leaves decay: a tree of booleans, a prefix of one, or a function from the parameters to one; None
             for all.
         nesterov: whether to look ahead at all.
-        moments: how the moments rest: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
+        moments: how the moments are stored: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`AdamState`. Its `update` needs `params`, unless the

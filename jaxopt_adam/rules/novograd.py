@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from jaxopt_adam._rule import Moment, leafwise
 from jaxopt_adam.averages import accumulate, ema, norm, root
 from jaxopt_adam.hyperparameters import Decay, LearningRate, NonNegative, WeightDecay
 from jaxopt_adam.optimizer import optimizer
-from jaxopt_adam.transformation import Moment, per_leaf_transformation
 
 
 class NovogradState(NamedTuple):
@@ -76,25 +76,32 @@ def novograd(
         3.0
     """
 
-    def per_step(step, rate):
-        first = step == 1
-        return rate, b1, eps_root, eps, first, jnp.sqrt(jnp.where(first, 1, 1 - b2))
+    def scalars(step):
+        share = jnp.sqrt(jnp.where(step.count == 1, 1, 1 - b2))
+        return {"b1": b1, "eps_root": eps_root, "eps": eps, "share": share}
 
-    def per_leaf(leaf, mu, nu, rate, b1, eps_root, eps, first, share):
-        size = norm(leaf.grad)
+    def direction(grad, nu, step):
+        scale = jnp.maximum(root(nu, step.eps_root), step.share * norm(grad)) + step.eps
+        return grad / scale + step.decay
+
+    def first(grad, old, step):
+        size = norm(grad)
         square = jnp.minimum(jnp.square(size), jnp.finfo(size.dtype).max)
-        nu = jnp.where(first > 0, square, ema(nu, square, b2))
-        scale = jnp.maximum(root(nu, eps_root), share * size) + eps
-        direction, mu = accumulate(mu, leaf.grad / scale + leaf.decay, b1, nesterov=False)
-        return rate * direction, mu, nu
+        nu = jnp.where(step.count == 1, square, ema(old.nu, square, b2))
+        return old._replace(mu=accumulate(old.mu, direction(grad, nu, step), step.b1), nu=nu)
 
-    return per_leaf_transformation(
+    def second(grad, old, new, step):
+        return -step.rate * new.mu
+
+    return leafwise(
         NovogradState,
-        per_step,
-        per_leaf,
+        first,
+        second,
+        scalars,
+        storage="float32",
         learning_rate=learning_rate,
         weight_decay=weight_decay,
-        whole_leaf=True,
+        sees_to_decay=True,
         mu=Moment(),
         nu=Moment(real=True, shape=lambda path, shape: ()),
     )

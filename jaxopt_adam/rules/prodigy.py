@@ -1,6 +1,5 @@
 """Prodigy (Mishchenko & Defazio, 2023)."""
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -9,12 +8,11 @@ import optax
 
 from jaxopt_adam import averages
 from jaxopt_adam import hyperparameters as kinds
+from jaxopt_adam._rule import Moment, leafwise
 from jaxopt_adam.averages import abs_sq, ema, finite_product, root, squarable
 from jaxopt_adam.dtypes import arithmetic_dtype
-from jaxopt_adam.noted import note
 from jaxopt_adam.optimizer import optimizer
-from jaxopt_adam.transformation import Moment, per_leaf_transformation
-from jaxopt_adam.trees import fields, inner_product, real_scalars
+from jaxopt_adam.trees import inner_product
 
 
 class ProdigyState(NamedTuple):
@@ -92,49 +90,57 @@ def prodigy(
     b1, b2 = betas
     b3 = b2**0.5 if beta3 is None else kinds.single(beta3, "beta3")
 
-    def at(rate, distance, growth) -> Any:
-        def per_leaf(leaf, mu, nu, grad_sum, params0, rate, distance, b3, weight, eps):
-            scaled = squarable(distance * leaf.grad)
-            mu, nu = ema(mu, scaled, b1), ema(nu, abs_sq(scaled), b2)
-            grad_sum = finite_product(b3, grad_sum) + finite_product(weight, leaf.grad)
-            return rate * (mu / (root(nu) + eps) + leaf.decay), mu, nu, grad_sum, params0
-
-        return per_leaf_transformation(
-            functools.partial(ProdigyState, estim_lr=distance, numerator_weighted=jnp.zeros([])),
-            lambda *_: (-rate, distance, b3, growth * (distance if safeguard_warmup else rate), distance * eps),
-            per_leaf,
-            learning_rate=rate,
-            weight_decay=weight_decay,
-            whole_leaf=True,
-            needs_params=True,
-            mu=Moment(),
-            nu=Moment(real=True),
-            grad_sum=Moment(),
-            params0=Moment(from_param=True),
-        )
-
-    def init(params):
-        start = at(0.0, jnp.array(kinds.single(estim_lr0, "estim_lr0"), jnp.result_type(float)), 0.0)
-        return note(start.init(params), learning_rate=learning_rate)
-
-    def update(updates, state, params=None, **_):
-        count, start, distance, numerator = fields(
-            state, "count", "params0", "estim_lr", "numerator_weighted", of=ProdigyState
-        )
-        distance, numerator = real_scalars(distance, numerator, of=("estim_lr", "numerator_weighted"))
-        step = optax.safe_increment(count)
-        rate = distance * kinds.single(kinds.scheduled(learning_rate, count, "learning_rate"), "learning_rate")
+    def scalars(step):
+        distance = step.state.estim_lr
+        rate = distance * kinds.single(step.rate, "learning_rate")
         if bias_correction:
-            rate = rate * jnp.sqrt(averages.bias_correction(b2, step)) / averages.bias_correction(b1, step)
+            rate = rate * jnp.sqrt(averages.bias_correction(b2, step.count)) / averages.bias_correction(b1, step.count)
         growth = distance / kinds.single(estim_lr0, "estim_lr0")
-        changes, after = at(rate, distance, growth).update(updates, state, params)
-        way = jax.tree.map(jnp.subtract, start, params)
-        numerator = b3 * numerator + growth * rate * inner_product(jax.tree.map(_squarable, updates), way)
-        size = optax.tree.sum(jax.tree.map(jnp.abs, after.grad_sum))
-        estimate = kinds.single(estim_lr_coef, "estim_lr_coef") * numerator / jnp.where(size == 0, jnp.inf, size)
-        return changes, after._replace(estim_lr=jnp.maximum(distance, estimate), numerator_weighted=numerator)
+        return {
+            "rate": rate,
+            "distance": distance,
+            "growth": growth,
+            "b3": b3,
+            "weight": growth * (distance if safeguard_warmup else rate),
+            "eps": distance * eps,
+        }
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    def first(grad, old, step):
+        scaled = squarable(step.distance * grad)
+        return old._replace(
+            mu=ema(old.mu, scaled, b1),
+            nu=ema(old.nu, abs_sq(scaled), b2),
+            grad_sum=finite_product(step.b3, old.grad_sum) + finite_product(step.weight, grad),
+        )
+
+    def second(grad, old, new, step):
+        return -step.rate * (new.mu / (root(new.nu) + step.eps) + step.decay)
+
+    def finish(step, grads, params, moments):
+        way = jax.tree.map(jnp.subtract, moments.params0, params)
+        change = inner_product(jax.tree.map(_squarable, grads), way)
+        numerator = b3 * step.state.numerator_weighted + step.growth * step.rate * change
+        size = optax.tree.sum(jax.tree.map(jnp.abs, moments.grad_sum))
+        estimate = kinds.single(estim_lr_coef, "estim_lr_coef") * numerator / jnp.where(size == 0, jnp.inf, size)
+        return {"estim_lr": jnp.maximum(step.distance, estimate), "numerator_weighted": numerator}
+
+    return leafwise(
+        ProdigyState,
+        first,
+        second,
+        scalars,
+        storage="float32",
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        sees_to_decay=True,
+        needs_params=True,
+        others={"estim_lr": kinds.single(estim_lr0, "estim_lr0"), "numerator_weighted": 0.0},
+        finish=finish,
+        mu=Moment(),
+        nu=Moment(real=True),
+        grad_sum=Moment(),
+        params0=Moment(from_param=True),
+    )
 
 
 def _squarable(grad: jax.Array) -> jax.Array:

@@ -6,10 +6,18 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxopt_adam.averages import abs_sq, bias_correction, debiasing_weights, ema, finite_quotient, root, weighted
+from jaxopt_adam._rule import Moment, leafwise
+from jaxopt_adam.averages import (
+    Denominator,
+    abs_sq,
+    bias_correction,
+    debiasing_weights,
+    ema,
+    finite_quotient,
+    weighted,
+)
 from jaxopt_adam.hyperparameters import Decay, Flag, LearningRate, Moments, NonNegative
 from jaxopt_adam.optimizer import optimizer
-from jaxopt_adam.transformation import Moment, per_leaf_transformation
 
 
 class RadamState(NamedTuple):
@@ -63,7 +71,7 @@ def radam(
         threshold: the least ρ_t at which the second moment is used; the paper's is 4, above which the root is real;
             never below 4, where the factor has no root.
         nesterov: whether the average of the gradients looks one step ahead, as in :func:`nadam`.
-        moments: how the moments rest: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
+        moments: how the moments are stored: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`RadamState`.
@@ -76,33 +84,33 @@ def radam(
         >>> print(minimize(lambda x: (x - 3.0) ** 2, 0.0, radam(0.1), tol=1e-9).x.round(2))
         3.0
     """
+    denominator = Denominator(eps, eps_root)
 
-    def per_step(step, rate):
-        c2 = bias_correction(b2, step)
+    def scalars(step):
+        c2 = bias_correction(b2, step.count)
         limit = 2 / (1 - b2) - 1
-        length = _length(1 - b2, step.astype(c2.dtype), c2)
+        length = _length(1 - b2, step.count.astype(c2.dtype), c2)
         settled = ~((length < threshold) | (length <= 4))  # and so where the length is NaN
         ratio = (length - 4) * (length - 2) * limit / ((limit - 4) * (limit - 2) * length)
-        rectified = rate * jnp.where(settled, jnp.sqrt(jnp.where(settled, ratio, 1)), 1)
-        weights = debiasing_weights(rectified, b1, step, nesterov=nesterov)
-        return c2, eps_root, eps, settled, *weights
+        rectified = -step.rate * jnp.where(settled, jnp.sqrt(jnp.where(settled, ratio, 1)), 1)
+        weights = debiasing_weights(rectified, b1, step.count, nesterov=nesterov)
+        return {"weights": weights, "c2": c2, "settled": settled, "denominator": denominator}
 
-    def per_leaf(grad, mu, nu, c2, eps_root, eps, settled, *weights):
-        mu = ema(mu, grad, b1)
-        nu = ema(nu, abs_sq(grad), b2)
-        return (
-            weighted(mu, grad, *weights) / jnp.where(settled > 0, root(finite_quotient(nu, c2), eps_root) + eps, 1),
-            mu,
-            nu,
-        )
+    def first(grad, old, step):
+        return old._replace(mu=ema(old.mu, grad, b1), nu=ema(old.nu, abs_sq(grad), b2))
 
-    return per_leaf_transformation(
+    def second(grad, old, new, step):
+        denominator = jnp.where(step.settled, step.denominator(finite_quotient(new.nu, step.c2)), 1)
+        return weighted(new.mu, grad, *step.weights) / denominator
+
+    return leafwise(
         RadamState,
-        per_step,
-        per_leaf,
-        learning_rate=learning_rate,
+        first,
+        second,
+        scalars,
         storage=moments,
-        mu=Moment(over="nu", eps=eps, eps_root=eps_root),
+        learning_rate=learning_rate,
+        mu=Moment(over="nu", denominator=denominator),
         nu=Moment(real=True),
     )
 

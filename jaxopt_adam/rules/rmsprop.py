@@ -7,10 +7,10 @@ import optax
 from jax import Array
 
 from jaxopt_adam import averages
+from jaxopt_adam._rule import Moment, leafwise
 from jaxopt_adam.averages import abs_sq, accumulate, ema, finite_quotient, root
 from jaxopt_adam.hyperparameters import Decay, Flag, LearningRate, Moments, NonNegative, OptionalDecay
 from jaxopt_adam.optimizer import optimizer
-from jaxopt_adam.transformation import Moment, per_leaf_transformation
 
 
 class RmspropState(NamedTuple):
@@ -72,7 +72,7 @@ def rmsprop(
         bias_correction: whether to divide the averages by :math:`1 - \beta^t`; without, the first steps are larger
             by up to :math:`1 / \sqrt{1 - \beta}`. (Centered too, the first variance is that of one value, zero, so the
             first step is all the gradient over ε or its root.)
-        moments: how the moments rest: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
+        moments: how the moments are stored: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`RmspropState`.
@@ -87,28 +87,39 @@ def rmsprop(
         3.0
     """
 
-    def per_step(step, rate):
-        correction = averages.bias_correction(decay, step) if bias_correction else None
-        return rate, eps, correction, momentum
+    def scalars(step):
+        correction = averages.bias_correction(decay, step.count) if bias_correction else None
+        return {"correction": correction, "momentum": momentum, "eps": eps}
 
-    def per_leaf(grad, nu, mu, trace, rate, eps, correction, momentum):
-        nu = ema(nu, abs_sq(grad), decay)
-        variance = finite_quotient(nu, correction) if bias_correction else nu
+    def direction(grad, moments, step):
+        def debiased(average):
+            return finite_quotient(average, step.correction) if bias_correction else average
+
+        variance = debiased(moments.nu)
         if centered:
-            mu = ema(mu, grad, decay)
-            variance = jnp.maximum(variance - abs_sq(finite_quotient(mu, correction) if bias_correction else mu), 0)
-        deviation = root(variance, eps) if eps_in_sqrt else root(variance) + eps
-        update = rate * grad / deviation
-        if momentum is not None:
-            update, trace = accumulate(trace, update, momentum, nesterov=nesterov)
-        return update, nu, mu, trace
+            variance = jnp.maximum(variance - abs_sq(debiased(moments.mu)), 0)
+        return -step.rate * grad / (root(variance, step.eps) if eps_in_sqrt else root(variance) + step.eps)
 
-    return per_leaf_transformation(
+    def first(grad, old, step):
+        new = old._replace(nu=ema(old.nu, abs_sq(grad), decay))
+        if centered:
+            new = new._replace(mu=ema(old.mu, grad, decay))
+        if momentum is not None:
+            new = new._replace(trace=accumulate(old.trace, direction(grad, new, step), step.momentum))
+        return new
+
+    def second(grad, old, new, step):
+        if momentum is None:
+            return direction(grad, new, step)
+        return accumulate(new.trace, direction(grad, new, step), step.momentum) if nesterov else new.trace
+
+    return leafwise(
         RmspropState,
-        per_step,
-        per_leaf,
-        learning_rate=learning_rate,
+        first,
+        second,
+        scalars,
         storage=moments,
+        learning_rate=learning_rate,
         nu=Moment(initial_scale, real=True),
         mu=Moment(over="nu") if centered else None,
         trace=None if momentum is None else Moment(),

@@ -1,6 +1,5 @@
 """Schedule-Free AdamW (Defazio et al., 2024)."""
 
-import functools
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -8,12 +7,9 @@ import optax
 from jax import Array
 
 from jaxopt_adam import hyperparameters as kinds
-from jaxopt_adam.averages import abs_sq, bias_correction, ema, finite_product, finite_quotient, root
-from jaxopt_adam.dtypes import rounded
-from jaxopt_adam.noted import note
+from jaxopt_adam._rule import Moment, leafwise
+from jaxopt_adam.averages import Denominator, abs_sq, bias_correction, ema, finite_product, finite_quotient
 from jaxopt_adam.optimizer import optimizer
-from jaxopt_adam.transformation import Moment, per_leaf_transformation
-from jaxopt_adam.trees import fields, real_scalars
 
 
 class ScheduleFreeAdamwState(NamedTuple):
@@ -74,8 +70,8 @@ def schedule_free_adamw(
         eps: ε ≥ 0, in units of the gradient.
         weight_decay: λ ≥ 0, a number, a schedule, or a tree of these; decoupled, so times γ.
         weight_lr_power: p ≥ 0; 0 weighs all iterates alike.
-        state_dtype: the dtype in which `z` rests; None for float32, or the gradient's if that is wider.
-        moments: how the moments rest: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
+        state_dtype: the dtype that `z` is stored in, dithered if it has 16 bits; None for at least float32.
+        moments: how the moments are stored: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`ScheduleFreeAdamwState`. Its `update` needs `params`.
@@ -89,44 +85,54 @@ def schedule_free_adamw(
         3.0
     """
 
-    def at(rate, share, **scalars):
-        def per_leaf(leaf, nu, z, rate, c2, eps, share, weight):
-            nu = ema(nu, abs_sq(leaf.grad), b2)
-            change = finite_product(rate, leaf.grad / (root(finite_quotient(nu, c2)) + eps) + leaf.decay)
-            if state_dtype is not None:  # x is found from the z that rests, so that is the one that counts
-                change = rounded(z + change, state_dtype) - z
-            # The difference of y with x written in y and z, so that what is common to both is not there to be rounded.
-            step = finite_product(weight, change) + finite_product(share, z - leaf.param)
-            return step, nu, z + change
-
-        return per_leaf_transformation(
-            functools.partial(ScheduleFreeAdamwState, b1=jnp.array(b1, jnp.result_type(float)), **scalars),
-            lambda step, rate: (rate, bias_correction(b2, step), eps, share, 1 - b1 + b1 * share),
-            per_leaf,
-            learning_rate=rate,
-            weight_decay=weight_decay,
-            whole_leaf=True,
-            needs_params=True,
-            storage=moments,
-            nu=Moment(real=True),
-            z=Moment(dtype=state_dtype, from_param=True),
-        )
-
-    def update(updates, state, params=None, **rest):
-        count, weight_sum, largest = fields(
-            state, "count", "weight_sum", "max_learning_rate", of=ScheduleFreeAdamwState
-        )
-        weight_sum, largest = real_scalars(weight_sum, largest, of=("weight_sum", "max_learning_rate"))
-        rate = kinds.single(kinds.scheduled(learning_rate, count, "learning_rate"), "learning_rate")
-        rate = rate * jnp.minimum(1.0, optax.safe_increment(count) / float(warmup_steps or 1))
-        largest = jnp.maximum(largest, rate)
+    def scalars(step):
+        rate = kinds.single(step.rate, "learning_rate") * jnp.minimum(1.0, step.count / float(warmup_steps or 1))
+        largest = jnp.maximum(step.state.max_learning_rate, rate)
         weight = largest ** kinds.single(weight_lr_power, "weight_lr_power")
-        weight_sum = weight_sum + weight
+        weight_sum = step.state.weight_sum + weight
         share = weight / jnp.where(weight_sum == 0, 1, weight_sum)
-        return at(rate, share, weight_sum=weight_sum, max_learning_rate=largest).update(updates, state, params, **rest)
+        return {
+            "rate": rate,
+            "max_learning_rate": largest,
+            "weight_sum": weight_sum,
+            "share": share,
+            "weight": 1 - b1 + b1 * share,
+            "c2": bias_correction(b2, step.count),
+            "denominator": Denominator(eps),
+        }
 
-    def init(params):
-        start = at(0.0, 0.0, weight_sum=jnp.zeros([]), max_learning_rate=jnp.zeros([]))
-        return note(start.init(params), learning_rate=learning_rate)
+    def move_of_z(grad, nu, step):
+        return finite_product(-step.rate, grad / step.denominator(finite_quotient(nu, step.c2)) + step.decay)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    def first(grad, old, step):
+        nu = ema(old.nu, abs_sq(grad), b2)
+        return old._replace(nu=nu, z=old.z + move_of_z(grad, nu, step))
+
+    def second(grad, old, new, step):
+        # The difference of y with x written in y and z, so that what is common to both is not there to be rounded.
+        # In fewer bits z moves by what is stored, as x is found from that.
+        move = move_of_z(grad, new.nu, step) if state_dtype is None else new.z - old.z
+        return finite_product(step.weight, move) + finite_product(step.share, old.z - step.param)
+
+    def finish(step, grads, params, moments):
+        return {
+            "b1": jnp.asarray(b1, float),
+            "weight_sum": step.weight_sum,
+            "max_learning_rate": step.max_learning_rate,
+        }
+
+    return leafwise(
+        ScheduleFreeAdamwState,
+        first,
+        second,
+        scalars,
+        storage=moments,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        sees_to_decay=True,
+        needs_params=True,
+        others={"b1": b1, "weight_sum": 0.0, "max_learning_rate": 0.0},
+        finish=finish,
+        nu=Moment(real=True),
+        z=Moment(dtype=state_dtype, from_param=True),
+    )

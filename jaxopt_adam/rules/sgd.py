@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 import optax
 from jax import Array
 
+from jaxopt_adam._rule import Moment, leafwise
 from jaxopt_adam.averages import accumulate
 from jaxopt_adam.hyperparameters import Flag, LearningRate, Moments, OptionalDecay, OptionalDtype
 from jaxopt_adam.optimizer import optimizer
-from jaxopt_adam.transformation import Moment, per_leaf_transformation
 
 
 class SgdState(NamedTuple):
@@ -56,9 +56,9 @@ def sgd(
             the direction alone (:math:`+s_t`).
         momentum: μ in [0, 1); None for none, without state for it.
         nesterov: whether to look ahead as Nesterov does; has a meaning with momentum only.
-        accumulator_dtype: the dtype in which the trace rests; None for float32, or the gradient's if that is wider.
-            (optax's None takes the parameter's: in bfloat16 a sum forgets what is below a 256th of it.)
-        moments: how the moments rest: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
+        accumulator_dtype: the dtype that the trace is stored in, dithered if it has 16 bits; None for at least float32
+            (optax's None takes the parameter's: in bfloat16 a sum forgets what is below a 256th of it).
+        moments: how the moments are stored: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`SgdState`.
@@ -74,18 +74,23 @@ def sgd(
         3.0
     """
 
-    def per_step(_, rate):
-        return rate, momentum
+    def scalars(step):
+        return {"momentum": momentum}
 
-    def per_leaf(grad, trace, rate, momentum):
-        direction, trace = (grad, None) if momentum is None else accumulate(trace, grad, momentum, nesterov=nesterov)
-        return rate * direction, trace
+    def first(grad, old, step):
+        return old if momentum is None else old._replace(trace=accumulate(old.trace, grad, step.momentum))
 
-    return per_leaf_transformation(
+    def second(grad, old, new, step):
+        if momentum is None:
+            return -step.rate * grad
+        return -step.rate * (accumulate(new.trace, grad, step.momentum) if nesterov else new.trace)
+
+    return leafwise(
         SgdState,
-        per_step,
-        per_leaf,
-        learning_rate=learning_rate,
+        first,
+        second,
+        scalars,
         storage=moments,
+        learning_rate=learning_rate,
         trace=None if momentum is None else Moment(dtype=accumulator_dtype),
     )

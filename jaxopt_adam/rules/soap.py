@@ -9,16 +9,16 @@ import optax
 from jax import Array
 
 from jaxopt_adam import hyperparameters as kinds
-from jaxopt_adam.averages import abs_sq, bias_correction, ema, finite_quotient, norm, root, squarable
+from jaxopt_adam._rule import Moment, leafwise
+from jaxopt_adam.averages import Denominator, abs_sq, bias_correction, ema, finite_quotient, norm, squarable
 from jaxopt_adam.matrices import bounded, by_eigenvalue, gram, refreshed, rotate
 from jaxopt_adam.optimizer import optimizer
-from jaxopt_adam.transformation import Moment, per_leaf_transformation
 
 _NOISE = 8
-"""How many units of the dtype's rounding count as noise, relative to the norm of the gradient."""
+"""The size below which a rotated element counts as noise, in units of rounding of the gradient's norm."""
 
 _MOST = 4
-"""How many times Adam's largest element the root mean square of an update may be."""
+"""The largest root mean square of an update, in multiples of Adam's largest element."""
 
 
 class SoapState(NamedTuple):
@@ -114,40 +114,62 @@ def soap(
         sides = [(size, size) if size <= max_precond_dim else None for size in shape]
         return sides if len(shape) > 1 and 0 not in shape and any(sides) else None
 
-    def per_step(step, rate):
-        # Leaves with bases count a step less; at their step 0, for which 1 stands, the update is not used.
-        corrections = [bias_correction(decay, at) for at in (step, jnp.maximum(step - 1, 1)) for decay in (b1, b2)]
-        largest = jnp.sqrt((1 - b1) * corrections[3] / ((1 - b2) * corrections[2]))
-        limit = jnp.where(jnp.less_equal(b1, b2), _MOST * largest, jnp.inf)
-        age = jnp.where(step == 1, 0, 2 - ((step - 1) % precondition_frequency == 0))
-        return rate, eps, age, limit, *corrections
+    def scalars(step):
+        # Leaves with bases start one step later. In the first step their update is zero, whatever its bias correction.
+        corrections = [
+            [bias_correction(decay, count) for decay in (b1, b2)]
+            for count in (step.count, jnp.maximum(step.count - 1, 1))
+        ]
+        c1, c2 = corrections[1]
+        largest = jnp.sqrt((1 - b1) * c2 / ((1 - b2) * c1))
+        return {
+            "corrections": corrections,
+            "limit": jnp.where(jnp.less_equal(b1, b2), _MOST * largest, jnp.inf),
+            "age": jnp.where(step.count == 1, 0, 2 - ((step.count - 1) % precondition_frequency == 0)),
+            "denominator": Denominator(eps),
+        }
 
-    def adam(mu, nu, eps, c1, c2):
-        return mu / c1 / (root(finite_quotient(nu, c2)) + eps)
+    def adam(mu, nu, corrections, step):
+        c1, c2 = corrections
+        return mu / c1 / step.denominator(finite_quotient(nu, c2))
 
-    def per_leaf(grad, mu, nu, factors, bases, rate, eps, age, limit, *corrections):
-        if bases is None:
+    def average_of_squares(grad, old):
+        return ema(old.nu, abs_sq(rotate(grad, old.bases)), b2)
+
+    def first(grad, old, step):
+        if old.bases is None:
             grad = squarable(grad)
-            mu, nu = ema(mu, grad, b1), ema(nu, abs_sq(grad), b2)
-            return rate * adam(mu, nu, eps, *corrections[:2]), mu, nu, None, None
+            return old._replace(mu=ema(old.mu, grad, b1), nu=ema(old.nu, abs_sq(grad), b2))
         grad = bounded(grad)
-        next_mu, next_nu = ema(mu, grad, b1), ema(nu, abs_sq(rotate(grad, bases)), b2)
-        direction = adam(_beyond_noise(next_nu) * rotate(next_mu, bases), next_nu, eps, *corrections[2:])
-        change = rotate(rate * _clipped(direction, limit), bases, back=True)
-        first = functools.partial(jnp.where, age == 0)
-        change, mu, nu = first(0.0, change), first(mu, next_mu), first(nu, next_nu)
-        factors = [f if f is None else ema(f, gram(grad, axis), factor_decay) for axis, f in enumerate(factors)]
+        mu, nu = (
+            jnp.where(step.age == 0, before, after)
+            for before, after in ((old.mu, ema(old.mu, grad, b1)), (old.nu, average_of_squares(grad, old)))
+        )
+        factors = [f if f is None else ema(f, gram(grad, axis), factor_decay) for axis, f in enumerate(old.factors)]
+        bases = old.bases
         if sort_by_eigenvalue:
-            bases, nu = by_eigenvalue(age == 1, factors, bases, nu)
-        return change, mu, nu, factors, jax.tree.map(functools.partial(refreshed, age), factors, bases)
+            bases, nu = by_eigenvalue(step.age == 1, factors, bases, nu)
+        bases = jax.tree.map(functools.partial(refreshed, step.age), factors, bases)
+        return old._replace(mu=mu, nu=nu, factors=factors, bases=bases)
 
-    return per_leaf_transformation(
+    def second(grad, old, new, step):
+        if old.bases is None:
+            return -step.rate * adam(new.mu, new.nu, step.corrections[0], step)
+        # The update is along the old bases, whose order `new.nu` may have left.
+        nu = average_of_squares(bounded(grad), old) if sort_by_eigenvalue else new.nu
+        direction = adam(_beyond_noise(nu) * rotate(new.mu, old.bases), nu, step.corrections[1], step)
+        change = rotate(-step.rate * _clipped(direction, step.limit), old.bases, back=True)
+        return jnp.where(step.age == 0, 0.0, change)
+
+    return leafwise(
         SoapState,
-        per_step,
-        per_leaf,
+        first,
+        second,
+        scalars,
+        storage="float32",
         learning_rate=learning_rate,
         weight_decay=weight_decay,
-        weight_decay_mask=mask,
+        mask=mask,
         real_leaves=True,
         mu=Moment(),
         nu=Moment(),

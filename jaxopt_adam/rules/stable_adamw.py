@@ -6,10 +6,19 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxopt_adam.averages import abs_sq, bias_correction, debiasing_weights, ema, mean_square, root, weighted
+from jaxopt_adam._rule import Moment, leafwise
+from jaxopt_adam.averages import (
+    Denominator,
+    abs_sq,
+    bias_correction,
+    debiasing_weights,
+    ema,
+    mean_square,
+    root,
+    weighted,
+)
 from jaxopt_adam.hyperparameters import Decay, LearningRate, Mask, Moments, NonNegative, WeightDecay
 from jaxopt_adam.optimizer import optimizer
-from jaxopt_adam.transformation import Moment, per_leaf_transformation
 
 
 class StableAdamwState(NamedTuple):
@@ -59,7 +68,7 @@ def stable_adamw(
         weight_decay: λ ≥ 0, a number, a schedule, or a tree of these.
         mask: which leaves decay: a tree of booleans, a prefix of one, or a function from the parameters to one; None
             for all.
-        moments: how the moments rest: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
+        moments: how the moments are stored: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`StableAdamwState`. Its `update` needs `params`, unless the
@@ -73,29 +82,33 @@ def stable_adamw(
         >>> print(minimize(lambda x: (x - 3.0) ** 2, 0.0, stable_adamw(0.1), tol=1e-9).x.round(2))
         3.0
     """
+    denominator = Denominator(eps)
 
-    def per_step(step, rate):
+    def scalars(step):
         # m̂ / (√v̂ + ε) = (√c₂/c₁) m / (√v + √c₂ ε), and |g| / max(√v̂, ε) = √c₂ |g| / max(√v, √c₂ ε).
-        root_of_c2 = jnp.sqrt(bias_correction(b2, step))
-        return rate, root_of_c2, eps * root_of_c2, *debiasing_weights(root_of_c2, b1, step)
+        root_of_c2 = jnp.sqrt(bias_correction(b2, step.count))
+        weights = debiasing_weights(root_of_c2, b1, step.count)
+        return {"root_of_c2": root_of_c2, "eps": eps * root_of_c2, "weights": weights}
 
-    def per_leaf(leaf, mu, nu, rate, root_of_c2, eps, *weights):
-        mu = ema(mu, leaf.grad, b1)
-        nu = ema(nu, abs_sq(leaf.grad), b2)
-        deviation = root(nu)
-        rms = root_of_c2 * root(mean_square(leaf.grad / jnp.maximum(deviation, eps)))
-        direction = weighted(mu, leaf.grad, *weights) / (deviation + eps) + leaf.decay
-        return rate / jnp.maximum(rms, 1) * direction, mu, nu
+    def first(grad, old, step):
+        return old._replace(mu=ema(old.mu, grad, b1), nu=ema(old.nu, abs_sq(grad), b2))
 
-    return per_leaf_transformation(
+    def second(grad, old, new, step):
+        deviation = root(new.nu)
+        rms = step.root_of_c2 * root(mean_square(grad / jnp.maximum(deviation, step.eps)))
+        direction = weighted(new.mu, grad, *step.weights) / (deviation + step.eps) + step.decay
+        return -step.rate / jnp.maximum(rms, 1) * direction
+
+    return leafwise(
         StableAdamwState,
-        per_step,
-        per_leaf,
+        first,
+        second,
+        scalars,
+        storage=moments,
         learning_rate=learning_rate,
         weight_decay=weight_decay,
-        weight_decay_mask=mask,
-        whole_leaf=True,
-        storage=moments,
-        mu=Moment(over="nu", eps=eps),
+        mask=mask,
+        sees_to_decay=True,
+        mu=Moment(over="nu", denominator=denominator),
         nu=Moment(real=True),
     )

@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxopt_adam.averages import abs_sq, bias_correction, ema, finite_product, finite_quotient, root
+from jaxopt_adam._rule import Moment, leafwise
+from jaxopt_adam.averages import Denominator, abs_sq, bias_correction, ema, finite_product, finite_quotient
 from jaxopt_adam.hyperparameters import Decay, LearningRate, Moments, NonNegative
 from jaxopt_adam.optimizer import optimizer
-from jaxopt_adam.transformation import Moment, per_leaf_transformation
 
 
 class YogiState(NamedTuple):
@@ -56,7 +56,7 @@ def yogi(
         b1: β₁ in [0, 1), the decay of the average of the gradients.
         b2: β₂ in [0, 1), the memory of the second moment.
         eps: ε ≥ 0, in units of the gradient.
-        moments: how the moments rest: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
+        moments: how the moments are stored: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`YogiState`.
@@ -69,21 +69,27 @@ def yogi(
         >>> print(minimize(lambda x: (x - 3.0) ** 2, 0.0, yogi(0.1), tol=1e-9).x.round(2))
         3.0
     """
+    denominator = Denominator(eps)
 
-    def per_step(step, rate):
-        return rate / bias_correction(b1, step), bias_correction(b2, step), 1 - b2, eps
+    def scalars(step):
+        c1, c2 = bias_correction(b1, step.count), bias_correction(b2, step.count)
+        return {"scale": -step.rate / c1, "c2": c2, "share": 1 - b2, "denominator": denominator}
 
-    def per_leaf(grad, mu, nu, scale, c2, share, eps):
-        mu = ema(mu, grad, b1)
-        nu = nu - finite_product(share * jnp.sign(nu - abs_sq(grad)), abs_sq(grad))
-        return scale * mu / (root(finite_quotient(nu, c2)) + eps), mu, nu
+    def first(grad, old, step):
+        square = abs_sq(grad)
+        nu = old.nu - finite_product(step.share * jnp.sign(old.nu - square), square)
+        return old._replace(mu=ema(old.mu, grad, b1), nu=nu)
 
-    return per_leaf_transformation(
+    def second(grad, old, new, step):
+        return step.scale * new.mu / step.denominator(finite_quotient(new.nu, step.c2))
+
+    return leafwise(
         YogiState,
-        per_step,
-        per_leaf,
-        learning_rate=learning_rate,
+        first,
+        second,
+        scalars,
         storage=moments,
-        mu=Moment(1e-6, over="nu", eps=eps),
+        learning_rate=learning_rate,
+        mu=Moment(1e-6, over="nu", denominator=denominator),
         nu=Moment(1e-6, real=True),
     )

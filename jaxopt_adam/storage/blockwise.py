@@ -26,9 +26,9 @@ class Blocks(NamedTuple):
 
     Attributes:
         codes: a tree like the parameters, of uint8 in the parameters' shapes; two codes of 4 bits share a byte, and the
-            last axis is half as long. Leaves that do not rest in codes are here as they are.
+            last axis is half as long. Leaves without codes are here as they are.
         scales: a tree like the parameters, of what the elements of a block have in common, 16 bits for each block along
-            the last axis; None for leaves that do not rest in codes.
+            the last axis; None for leaves without codes.
     """
 
     codes: Any
@@ -39,7 +39,7 @@ class Blocks(NamedTuple):
 class Blockwise:
     r"""Moments in 8 or 4 bits, in blocks along the last axis of a leaf.
 
-    A second moment v rests as its place on a logarithmic grid, a first moment as m / (√v + ε), which is the update
+    A second moment v is stored as its place on a logarithmic grid, a first moment as m / (√v + ε), which is the update
     itself: the error that matters. The grid of a block spans the numbers that are in it. A second moment that is not
     zero never becomes zero.
 
@@ -50,8 +50,9 @@ class Blockwise:
         bits: of a code, 8 or 4.
         block_size: the number of elements of a block at most, even and at least 16; None for 128 with 8 bits and 64
             with 4, which makes 2.03 and 1.06 bytes for two moments of a parameter, and a quarter of these in leaves
-            under a million elements, where more exactness costs little memory. Blocks are shorter where that lets them
-            divide the last axis, also among 8 devices, but not under 16 elements unless the axis is.
+            under a million elements, where more exactness costs little memory. Blocks are shorter where
+            only shorter ones divide the last axis, or divide it into blocks for 8 devices. They have at least 16
+            elements, or the whole axis.
         rounding: "dither" rounds up in a share of the steps, evenly spread; "stochastic" by numbers that are a hash of
             step and place; both are the same on any layout of devices, and over time the logarithm of v is right on
             average to less than a hundredth in 8 bits, to some tenths in 4. With "nearest" small changes get lost.
@@ -85,7 +86,7 @@ class Blockwise:
             raise ValueError(f"Blockwise: implementation must be one of auto, xla, pallas, got {self.implementation!r}")
 
     def suits(self, shape: tuple[int, ...], dtype: np.dtype) -> bool:
-        """Whether a leaf of that shape, computed in that dtype, rests in codes."""
+        """True if a leaf of that shape, computed in that dtype, is stored in codes."""
         return dtype == jnp.float32 and int(np.prod(shape)) >= self.min_size and len(shape) > 0
 
     def code(self, *, nonnegative: bool) -> Code:

@@ -1,4 +1,4 @@
-"""What may be given as `moments`, and what it says of one moment of one leaf."""
+"""The argument `moments`, and the storage that it gives to one moment of one leaf."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -9,7 +9,7 @@ from jaxopt_adam.storage.dense import Dense
 __all__ = ["NAMED", "Storage", "StorageChoice", "StorageName", "storage_of", "valid_storage"]
 
 Storage = Dense | Blockwise
-"""How a moment rests between steps."""
+"""The storage of a moment between steps."""
 
 StorageName = Literal["float32", "bfloat16", "int8", "int4"]
 """The names in `NAMED`."""
@@ -20,7 +20,7 @@ StorageChoice = (
     | Mapping[str, StorageName | Storage]
     | Callable[[tuple[Any, ...]], str | Storage | Mapping[str, str | Storage]]
 )
-"""What `moments` may be: one storage for all, a dict of these by moment, or a function of a leaf's path to either."""
+"""The type of `moments`: one storage for all, a dict of these by moment, or a function of a leaf's path to either."""
 
 NAMED: Mapping[str, Storage] = {
     "float32": Dense(),
@@ -45,7 +45,7 @@ def valid_storage(name: str, value: Any) -> Any:
 
 
 def storage_of(moments: Any, moment: str, path: tuple[Any, ...]) -> Storage:
-    """How the `moment` of the leaf at `path` rests."""
+    """The storage of the `moment` of the leaf at `path`."""
     chosen = valid_storage("what moments gives for a path", moments(path)) if callable(moments) else moments
     if isinstance(chosen, Callable):
         raise TypeError(f"moments must give a storage for a path, got {chosen!r}")

@@ -21,11 +21,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-__all__ = ["Code", "Quotient", "Root", "root_of"]
+__all__ = ["Code", "Quotient", "Root"]
 
 
 Grid = tuple[Array, ...]
-"""What a code has to know of the block of each element."""
+"""Decoding parameters of the block of each element."""
 
 
 class Code(Protocol):
@@ -53,7 +53,7 @@ class Code(Protocol):
         ...
 
     def grid(self, scale: Array) -> Grid:
-        """What a scale says, in numbers of 32 bits, in which computers compute fastest."""
+        """The decoding parameters that a scale stands for, in 32 bits, which processors compute in fastest."""
         ...
 
     def encode(self, value: Array, over: Array | None, grid: Grid, threshold: Array, shift: int = 0) -> Array:
@@ -193,8 +193,8 @@ class Root:
         origin, _, per_line, fairness = grid
         place = _place(value)
         line = (place - origin).astype(jnp.float32) * per_line
-        # A share of one, which is added before rounding down: of which here half is left out, as rounding to the
-        # nearest whole number, by adding one that leaves no bits behind the point, then is rounding down.
+        # The threshold as a share of a line, less a half. Adding _WHOLE rounds to the nearest whole number. With the
+        # half taken off, that is rounding down.
         share = _float(threshold >> np.uint32(9) | np.uint32(_ONE)) - 1.5
         if _FAIRNESS[self.bits] and jnp.ndim(threshold):  # rounding to nearest is not fair anyway
             share = share * (1 - fairness * share) + 0.25 * fairness
@@ -248,16 +248,8 @@ def _over(value: Array, over: Array | None) -> Array:
     return value if over is None else value / over
 
 
-def root_of(value: Array) -> Array:
-    """The root of what is never negative; of NaN it is one without a sign.
-
-    Where it has two uses, XLA would keep what they have in common in memory, were it not for this last cheap operation.
-    """
-    return jnp.abs(jnp.sqrt(value))
-
-
 def _place(value: Array) -> Array:
-    return _bits(root_of(value))
+    return _bits(jnp.sqrt(value))
 
 
 def _spacing(index: Array) -> Array:
@@ -269,7 +261,7 @@ def _unit(index: Array) -> Array:
 
 
 def _lines(place: Array, index: Array, rounded: Callable[[Array], Array] = jnp.floor) -> Array:
-    """How many units of the lowest line are below a place."""
+    """The number of units of the lowest line below a place."""
     return rounded(place.astype(jnp.float32) / _unit(index).astype(jnp.float32)).astype(jnp.int32)
 
 

@@ -1,4 +1,4 @@
-"""How an array is divided into blocks along its last axis, and how its codes lie in bytes."""
+"""The division of an array into blocks along its last axis, and of its codes into bytes."""
 
 import dataclasses
 
@@ -49,7 +49,7 @@ class Layout:
 
     @property
     def fits(self) -> bool:
-        """Whether the blocks fill the axis, so that there is no padding."""
+        """True if the blocks fill the axis, so that there is no padding."""
         return self.blocks[-1] * self.length == self.shape[-1]
 
     def codes_shape(self, *, halved: bool) -> tuple[int, ...]:

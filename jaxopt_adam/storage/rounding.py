@@ -1,4 +1,4 @@
-"""Which way a number between two codes is rounded: the same bits on any layout of devices, and little bias."""
+"""The rounding of numbers between two codes: with little bias, and the same bits on any layout of devices."""
 
 from collections.abc import Callable, Sequence
 
@@ -28,7 +28,7 @@ def phases(shape: tuple[int, ...], salt: int) -> list[Array]:
 
 
 def salted(salt: int, axis: int) -> np.uint32:
-    """What is added to a position along `axis` before it is hashed to its phase."""
+    """The number that is added to a position along `axis` before it is hashed to its phase."""
     return np.uint32(0x9E3779B1 * (16 * salt + axis + 1) & 0xFFFFFFFF)
 
 

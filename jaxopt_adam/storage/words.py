@@ -1,4 +1,4 @@
-"""How the codes of a leaf's moments lie in words.
+"""The packing of a leaf's codes into words.
 
 A second moment and a first moment that is relative to it have their codes in the same numbers: neither is read without
 the other, so what reads or writes both has one array to go through. Their scales are in the same numbers too. So two
@@ -20,11 +20,11 @@ __all__ = ["Word", "joined_scales", "parted_scales", "words"]
 
 
 class Word(NamedTuple):
-    """What lies in one array of numbers.
+    """The codes that share one array of numbers.
 
     Attributes:
         members: the places, among the leaf's moments, of those whose codes it has, from the lowest bits on.
-        bits: of each of the codes; None for a moment that rests as it is.
+        bits: of each of the codes; None for a moment without codes.
     """
 
     members: tuple[int, ...]
@@ -32,7 +32,7 @@ class Word(NamedTuple):
 
     @property
     def halved(self) -> bool:
-        """Whether two elements share a byte."""
+        """True if two elements share a byte."""
         return self.bits == 4 and len(self.members) == 1
 
     @property

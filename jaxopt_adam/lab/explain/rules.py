@@ -7,9 +7,9 @@ import optax
 from jax import Array
 
 from jaxopt_adam import averages, optimizer
+from jaxopt_adam._rule import Moment, leafwise
 from jaxopt_adam.averages import abs_sq, ema
 from jaxopt_adam.hyperparameters import Decay, Flag, LearningRate, NonNegative
-from jaxopt_adam.transformation import Moment, per_leaf_transformation
 
 __all__ = ["MomentumState", "UncorrectedAdamState", "momentum", "uncorrected_adam"]
 
@@ -59,14 +59,16 @@ def momentum(
         An :class:`~jaxopt_adam.Optimizer` with :class:`MomentumState`.
     """
 
-    def per_step(step, rate):
-        return rate, averages.bias_correction(b1, step) if bias_correction else None
+    def scalars(step):
+        return {"correction": averages.bias_correction(b1, step.count) if bias_correction else None}
 
-    def per_leaf(grad, mu, rate, correction):
-        mu = ema(mu, grad, b1)
-        return rate * (mu / correction if bias_correction else mu), mu
+    def first(grad, old, step):
+        return old._replace(mu=ema(old.mu, grad, b1))
 
-    return per_leaf_transformation(MomentumState, per_step, per_leaf, learning_rate=learning_rate, mu=Moment())
+    def second(grad, old, new, step):
+        return -step.rate * (new.mu / step.correction if bias_correction else new.mu)
+
+    return leafwise(MomentumState, first, second, scalars, storage="float32", learning_rate=learning_rate, mu=Moment())
 
 
 @optimizer
@@ -90,14 +92,22 @@ def uncorrected_adam(
         An :class:`~jaxopt_adam.Optimizer` with :class:`UncorrectedAdamState`.
     """
 
-    def per_step(_, rate):
-        return rate, eps
+    def scalars(step):
+        return {"eps": eps}
 
-    def per_leaf(grad, mu, nu, rate, eps):
-        mu = ema(mu, grad, b1)
-        nu = ema(nu, abs_sq(grad), b2)
-        return rate * mu / (jnp.sqrt(nu) + eps), mu, nu
+    def first(grad, old, step):
+        return old._replace(mu=ema(old.mu, grad, b1), nu=ema(old.nu, abs_sq(grad), b2))
 
-    return per_leaf_transformation(
-        UncorrectedAdamState, per_step, per_leaf, learning_rate=learning_rate, mu=Moment(), nu=Moment(real=True)
+    def second(grad, old, new, step):
+        return -step.rate * new.mu / (jnp.sqrt(new.nu) + step.eps)
+
+    return leafwise(
+        UncorrectedAdamState,
+        first,
+        second,
+        scalars,
+        storage="float32",
+        learning_rate=learning_rate,
+        mu=Moment(),
+        nu=Moment(real=True),
     )
