@@ -1,11 +1,13 @@
 """Adam and its family for JAX: exact, lean, and visible."""
 
-from jaxopt_adam.averages import bias_correction, debias, ema
+from jaxopt_adam._rule import Moment, Step, leafwise
+from jaxopt_adam.averages import Denominator, Shares, abs_sq, bias_correction, debias, ema
 from jaxopt_adam.cautious import cautious
 from jaxopt_adam.checks import checked
 from jaxopt_adam.describe import Description, LeafDescription, describe
 from jaxopt_adam.diagnostics import Figures, ObserveState, observe, summary
 from jaxopt_adam.interop import from_optax, to_optax
+from jaxopt_adam.loaded import load_moments
 from jaxopt_adam.nbytes import nbytes
 from jaxopt_adam.optimizer import Optimizer, grid, optimizer
 from jaxopt_adam.rules import (
@@ -91,6 +93,7 @@ __all__ = [
     "AdemamixState",
     "AdoptState",
     "AmsgradState",
+    "Denominator",
     "Description",
     "Figures",
     "LambState",
@@ -98,6 +101,7 @@ __all__ = [
     "LeafDescription",
     "LionState",
     "MasterWeightsState",
+    "Moment",
     "MuonState",
     "NovogradState",
     "ObserveState",
@@ -108,12 +112,15 @@ __all__ = [
     "RmspropState",
     "ScheduleFreeAdamwState",
     "SgdState",
+    "Shares",
     "SoapState",
     "StableAdamwState",
     "Status",
+    "Step",
     "StochasticRoundingState",
     "Trajectory",
     "YogiState",
+    "abs_sq",
     "adabelief",
     "adadelta",
     "adafactor",
@@ -139,7 +146,9 @@ __all__ = [
     "grid",
     "lamb",
     "laprop",
+    "leafwise",
     "lion",
+    "load_moments",
     "master_params",
     "master_weights",
     "minimize",

@@ -12,12 +12,12 @@ import optax
 from jax.core import Tracer
 from jax.tree_util import GetAttrKey, keystr
 
+from jaxopt_adam._rule import decay_masks
 from jaxopt_adam.diagnostics import Figures
 from jaxopt_adam.moments import LeafMoments, entries_of
 from jaxopt_adam.nbytes import nbytes
 from jaxopt_adam.noted import Note, noting
 from jaxopt_adam.optimizer import Optimizer
-from jaxopt_adam.transformation import decay_masks
 from jaxopt_adam.trees import Path, broadcast_prefix
 
 __all__ = ["Description", "LeafDescription", "describe"]
@@ -157,7 +157,7 @@ def describe(optimizer: optax.GradientTransformation | optax.MultiSteps, params:
 
 @dataclasses.dataclass
 class _Seen:
-    """What was seen of one leaf so far."""
+    """The findings about one leaf so far."""
 
     rules: list[str] = dataclasses.field(default_factory=list)
     rates: list[str] = dataclasses.field(default_factory=list)
@@ -249,17 +249,20 @@ def _note_rule(state: Any, note: Note, seen: dict[Path, _Seen], label: str) -> N
         own.rates.append(_number(rates[index]))
         decay = _number(decays[index]) if masks[index] else "none"
         own.decays.append("none" if decay == "0" else decay)
-        storages, shape = owns[index].storages, owns[index].shape
+        storages, pairs, shape = owns[index].storages, owns[index].pairs, owns[index].shape
         for name, column in columns.items():
             if not _is_left_out(column[index]):
-                coded = (
-                    f"{storages[name].bits} bits, blocks of {owns[index].block_length}" if name in storages else None
-                )
-                own.keep(rule, name, coded or _text(column[index], shape), column[index])
+                if name in storages:
+                    text = f"{storages[name].bits} bits, blocks of {owns[index].block_length}"
+                elif name in pairs:
+                    text = f"bfloat16, with {pairs[name]}"
+                else:
+                    text = _text(column[index], shape)
+                own.keep(rule, name, text, column[index])
 
 
 def _entries(params: Any, node: Any) -> list[Any] | None:
-    """What a part of a state has for each leaf, if it is a tree like the parameters."""
+    """The entries of a part of a state for each leaf, if it is a tree like the parameters."""
     if jax.tree_util.all_leaves([params]):
         # A count is no moment, though it has the tree of a single leaf.
         is_moment = _is_array(node) and (
@@ -284,7 +287,7 @@ def _gathered(part: Any, node: Any) -> list[Any] | None:
 
 
 def _text(value: Any, shape: tuple[int, ...]) -> str:
-    """How a moment of a leaf of `shape` is stored."""
+    """The storage of a moment of a leaf of `shape`, in words."""
     if isinstance(value, (list, tuple)):
         return f"[{', '.join('none' if each is None else _text(each, shape) for each in value)}]"
     return f"{value.dtype}" if value.shape == shape else f"{value.dtype}{list(value.shape)}"

@@ -5,7 +5,10 @@ import contextvars
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["Note", "note", "noting"]
+import jax
+import jax.numpy as jnp
+
+__all__ = ["Note", "note", "noted_states", "noting"]
 
 Note = dict[str, Any]
 """Of a state by name: its `params`, and what the rule was given for them."""
@@ -30,3 +33,26 @@ def noting() -> Iterator[list[tuple[Any, Note]]]:
         yield notes
     finally:
         _NOTES.reset(token)
+
+
+def noted_states(optimizer: Any, params: Any) -> tuple[Any, list[Note | None]]:
+    """The structure of an optimizer's state in which those of rules are leaves, and the note of each leaf or None."""
+    found: list[tuple[Any, list[Note | None]]] = []
+
+    def look(params: Any) -> None:
+        # Within the trace, where a state is the object that its rule made a note of.
+        with noting() as notes:
+            state = optimizer.init(params)
+        of_state: dict[int, Note] = {}
+        for each, what in notes:
+            shapes = {"params": jax.tree.map(_struct, what["params"])} if "params" in what else {}
+            of_state.setdefault(id(each), {}).update(what | shapes)
+        leaves, structure = jax.tree.flatten(state, is_leaf=lambda node: id(node) in of_state)
+        found.append((structure, [of_state.get(id(leaf)) for leaf in leaves]))
+
+    jax.eval_shape(look, params)
+    return found[0]
+
+
+def _struct(leaf: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf))

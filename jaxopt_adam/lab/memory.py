@@ -45,7 +45,7 @@ def measure(
 
     Args:
         rule: one of `RULES`.
-        moments: how the moments rest, one of `MOMENTS`.
+        moments: how the moments are stored, one of `MOMENTS`.
         weights: how the weights rest, one of `WEIGHTS`.
         gradients: the dtype of the gradients, one of `DTYPES`; None for that of the weights.
 
@@ -65,13 +65,23 @@ def measure(
     state: Any = jax.eval_shape((optimizer if wrapper is None else wrapper(optimizer)).init, params)
     fields = state._asdict()
     own = fields if wrapper is None else fields.pop("inner_state")._asdict()
-    # Of two moments in codes one is the codes of both and the other their scales; each of the two is half of that.
-    shared = {name: tree for name, tree in own.items() if _is_unsigned(tree)}
+    # Two moments that share their numbers have half of them each: in bfloat16 the second of the two is nothing, and in
+    # codes one is the codes of both and the other their scales.
+    shared = {name: tree for name, tree in own.items() if name in _sharing(own)}
     fields = own | fields
     trees = {"weights": params, "gradients": jax.ShapeDtypeStruct(MATRIX, jnp.dtype(gradients or dtype)), **fields}
     sizes = {name: nbytes(tree) for name, tree in trees.items()} | {name: nbytes(shared) // 2 for name in shared}
     return {name: size / params.size for name, size in sizes.items() if size >= min(MATRIX)}
 
 
-def _is_unsigned(tree: Any) -> bool:
-    return hasattr(tree, "dtype") and jnp.issubdtype(tree.dtype, jnp.unsignedinteger)
+def _sharing(moments: dict[str, Any]) -> list[str]:
+    """The names of the two moments that share their numbers, if there are such."""
+    unsigned = {
+        name: tree
+        for name, tree in moments.items()
+        if hasattr(tree, "dtype") and jnp.issubdtype(tree.dtype, jnp.unsignedinteger)
+    }
+    if any(tree.shape != MATRIX for tree in unsigned.values()):  # scales
+        return list(unsigned)
+    pairs = [name for name, tree in unsigned.items() if tree.dtype == jnp.uint32]
+    return pairs and [*pairs, *(name for name, tree in moments.items() if tree is None)]
