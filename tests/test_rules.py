@@ -221,7 +221,8 @@ CONSTANT = [
     ("adan", {"learning_rate": 0.01, "b3": 0.99999}),
 ]
 
-# Optax multiplies what rests in a low precision before it widens it, so these are held against the oracles only.
+# What is stored in 16 bits is dithered, and the update is that of what is stored. So these are held against the rule
+# without rounding.
 NARROW_CASES = [
     ("sgd", {"learning_rate": 0.1, "momentum": 0.9, "accumulator_dtype": "float32"}),
     ("sgd", {"learning_rate": 0.1, "momentum": 0.9, "nesterov": True, "accumulator_dtype": jnp.bfloat16}),
@@ -299,14 +300,19 @@ class TestAgreement:
 
     @over(NARROW_CASES)
     @pytest.mark.usefixtures("x64")
-    def test_float64_that_rests_in_less(self, rule, arguments):
+    def test_float64_that_is_stored_in_less(self, rule, arguments):
         params, gradients = start(), noisy_gradients(1000)
         updates, state = library_updates(make(rule, arguments), params, gradients)
-        right, _ = walk(ORACLES[rule](**arguments), params, gradients)
-        assert deviation(updates, right) <= 1e-12
+        name = "accumulator_dtype" if rule == "sgd" else "mu_dtype"
+        dtype = jnp.dtype(arguments[name])
+        exact = {key: value for key, value in arguments.items() if key != name}
+        right, _ = walk(ORACLES[rule](**exact), params, gradients)
+        bound = {"float32": 1e-7, "bfloat16": 0.006, "float16": 0.0015}[dtype.name]
+        # Of a sign a rounding can make the other; the slow average is among float16's smallest numbers.
+        bound = {"lion": 0.08, "ademamix": 0.06}.get(rule, bound)
+        assert deviation(updates, right) <= bound
         narrow = {"sgd": ["trace"], "ademamix": ["m1", "m2"]}.get(rule, ["mu"])
-        dtype = "accumulator_dtype" if rule == "sgd" else "mu_dtype"
-        chex.assert_type([getattr(state, name) for name in narrow], jnp.dtype(arguments[dtype]))
+        chex.assert_type([getattr(state, each) for each in narrow], dtype)
         chex.assert_type(updates, np.float64)
 
     # In float32 a tie of Lion's signs that is off by rounding alone would be a whole step; none of these is.

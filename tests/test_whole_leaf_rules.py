@@ -126,7 +126,14 @@ def walk_of(shape, steps, imaginary=False):
 def test_float64_with_the_oracle(rule, arguments, shape):
     param, gradients = walk_of(shape, 200)
     updates, state = library_updates(make(rule, arguments), param, gradients)
-    right, right_state = walk(make_oracle(rule, arguments), param, gradients)
+    narrow = {"mu_dtype", "state_dtype", "dtype_momentum"} & {key for key, value in arguments.items() if value}
+    exact = {key: value for key, value in arguments.items() if key not in narrow}
+    right, right_state = walk(make_oracle(rule, exact), param, gradients)
+    if narrow:  # what is stored in 16 bits is dithered, and the update is that of what is stored
+        # Of a matrix near to one of lower rank an iteration makes more of a rounding.
+        bound = 0.05 if rule == "muon" else 0.02
+        assert deviation(updates, right) <= (bound if "bfloat16" in arguments.values() else 1e-6)
+        return
     assert deviation(updates, right) <= 1e-10
     for name, value in state._asdict().items():
         # Eigenvectors have no sign; and b1, which is no moment, only schedule_free_eval_params wants.
