@@ -186,8 +186,9 @@ TABLE = {
         elementwise=False,
     ),
     # Its d, which all leaves share, weighs what comes into mu, nu and grad_sum.
+    # At a constant rate it passes its goal now and then, and at which step is a matter of rounding.
     "prodigy": Row(
-        0.3,
+        falling(1.0),
         falling(1.0),
         {"mu": linear, "nu": squares, "grad_sum": linear, "params0": unchanged},
         invariant={"eps": 0.0},
@@ -306,6 +307,10 @@ class Rule:
         for index in range(3):
             _, state = self.step(optimizer, at(GRADIENTS, index), state, PARAMS)
         return optimizer, state
+
+
+TO_ROUNDING = {"muon": 1e-4}
+"""Tolerances where sums go in another order; Muon's iteration makes of a rounding up to 3.4⁵ as much."""
 
 
 @pytest.fixture(scope="module", params=FACTORIES)
@@ -476,7 +481,7 @@ class TestCompilation:
             state = optimizers[row].init(alone)
             for index in range(8):
                 updates, state = rule.step(optimizers[row], at(gradients, (row, index)), state, alone)
-                assert_near(at(batched[0], (row, index)), updates, 1e-5)
+                assert_near(at(batched[0], (row, index)), updates, TO_ROUNDING.get(rule.name, 1e-5))
                 alone = optax.apply_updates(alone, updates)
             assert_near(at(batched[1], row), state, 1e-5)
 
