@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import DTypeLike
 
-__all__ = ["OTHERS", "Format", "dynamic_map", "flashoptim", "torchao_4bit", "torchao_8bit"]
+__all__ = ["OTHERS", "Format", "dynamic_map", "flashoptim", "nearest", "torchao_4bit", "torchao_8bit"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,5 +118,25 @@ def _whole(blocks: Array, shape: tuple[int, ...]) -> Array:
     return jax.lax.slice_in_dim(blocks.reshape(-1), 0, int(np.prod(shape))).reshape(shape)
 
 
-OTHERS = {"FlashOptim, 8 bits": flashoptim(), "torchao, 8 bits": torchao_8bit(), "torchao, 4 bits": torchao_4bit()}
+def nearest(name: str, mu: DTypeLike, nu: DTypeLike) -> Format:
+    """Two arrays of floating-point dtypes, rounded to the nearest."""
+
+    def store(first: Array, second: Array) -> Any:
+        # Without something in between the compiler may take a cast there and back for none.
+        return jax.lax.optimization_barrier((first.astype(mu), second.astype(nu)))
+
+    def load(kept: Any, shape: tuple[int, ...]) -> tuple[Array, Array]:
+        first, second = kept
+        return first.astype(jnp.float32), second.astype(jnp.float32)
+
+    return Format(name, store, load, np.dtype(mu).itemsize + np.dtype(nu).itemsize)
+
+
+OTHERS = {
+    "bfloat16, to the nearest": nearest("bfloat16", jnp.bfloat16, jnp.bfloat16),
+    "optax's mu_dtype=bfloat16": nearest("mu in bfloat16", jnp.bfloat16, jnp.float32),
+    "FlashOptim, 8 bits": flashoptim(),
+    "torchao, 8 bits": torchao_8bit(),
+    "torchao, 4 bits": torchao_4bit(),
+}
 """The formats by the name that tables have for them."""
