@@ -117,7 +117,7 @@ def checked(optimizer: kinds.Transformation) -> optax.GradientTransformationExtr
 
 
 class _Step(NamedTuple):
-    """What is looked at: trees, and with their names what was found in the optimizer and its states."""
+    """The values that are checked: trees, and by their names the decays, counts and moments of optimizer and states."""
 
     updates: Any
     gradients: Any
@@ -159,12 +159,12 @@ def _fields(state: optax.OptState, names: set[str], gradients: optax.Updates) ->
 
 
 def _is_left_out(node: Any) -> bool:
-    """Whether a moment has this for a leaf that does without."""
+    """True for the entry of a leaf that a moment leaves out."""
     return node is None or isinstance(node, optax.MaskedNode)
 
 
 class _Assertion(NamedTuple):
-    """What to say where `right` is not true everywhere; may quote {step}, {wrong}, the elements, and their {value}."""
+    """A message for where `right` is not true; may quote {step}, {wrong}, the elements, and their {value}."""
 
     message: str
     right: Array

@@ -1,4 +1,4 @@
-"""What a step did: figures of the gradient, the update and the moments, by leaf and in all."""
+"""Figures of a step: of its gradient, its update and its moments, by leaf and in all."""
 
 import math
 from collections.abc import Mapping
@@ -58,7 +58,7 @@ _AVERAGES = (
 
 
 class Figures(NamedTuple):
-    """What one step did: float32 scalars, or for each figure a tree of them; NaN where there is no such figure.
+    """The figures of one step: float32 scalars, or for each figure a tree of them; NaN where there is no such figure.
 
     Attributes:
         gradient_norm: the Euclidean norm of the gradient.
@@ -149,8 +149,8 @@ def observe(
 
     Args:
         inner: the optimizer, ours or optax's.
-        every: observe the first step and from there each of so many; 1 for each. None for each if there are at most
-            2²⁰ parameters, and for every 100th beyond that.
+        every: observe the first step, and from there one in so many; 1 observes each. None is 1 for models of up to
+            2²⁰ parameters, and 100 for larger ones.
         hyperparameters: what the figures need to know of `inner` and it does not tell: a dict of ``learning_rate`` (a
             number, a schedule, or a tree of these), ``b1``, ``b2`` and ``eps``, or of some of them. They change figures
             only. Our optimizers tell; so does the state of :func:`optax.inject_hyperparams`; others of optax do not.
@@ -433,7 +433,7 @@ def _is_observed(node: Any) -> bool:
 
 
 def _may_be_rounded(state: Any) -> bool:
-    """Whether a state may have moments in codes, which are whole numbers without a sign."""
+    """True if a state may have moments in few bits, which are unsigned integers."""
     return any(jnp.issubdtype(jnp.result_type(leaf), jnp.unsignedinteger) for leaf in jax.tree.leaves(state))
 
 

@@ -1,4 +1,4 @@
-"""What a hyperparameter may be, and the error when it is something else.
+"""The kinds of hyperparameters, and the errors when a value is of another.
 
 A rule names the kind of each of its arguments in their annotations (``b1: Decay = 0.9``), and
 :func:`~jaxopt_adam.optimizer` has every value checked by its kind when an optimizer is made.
@@ -74,19 +74,19 @@ Check = Callable[[str, Any], Any]
 
 
 def is_array(value: object) -> TypeGuard[np.generic | np.ndarray | jax.Array]:
-    """Whether `value` is an array or a scalar of NumPy's or JAX's."""
+    """True for an array or a scalar of NumPy's or JAX's."""
     return isinstance(value, (np.generic, np.ndarray, jax.Array))
 
 
 def is_number(value: object) -> bool:
-    """Whether `value` is a number or an array of numbers, NumPy's and JAX's included, and so a leaf of an optimizer."""
+    """True for a number or an array of numbers, NumPy's and JAX's included, and so a leaf of an optimizer."""
     if is_array(value):
         return jnp.issubdtype(value.dtype, np.number)
     return isinstance(value, (int, float, complex)) and not isinstance(value, (bool, Whole))
 
 
 def is_real(value: object) -> bool:
-    """Whether `value` is a real number or an array of real numbers."""
+    """True for a real number or an array of real numbers."""
     return is_number(value) and not jnp.iscomplexobj(value)
 
 

@@ -26,7 +26,7 @@ Fields = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class _Counterpart:
-    """What stands for a rule in optax.
+    """The counterpart of a rule in optax.
 
     Args:
         factory: optax's factory, which takes our hyperparameters.
@@ -43,7 +43,7 @@ class _Counterpart:
     constants: Callable[[Optimizer], Fields] = lambda optimizer: {}
 
     def fields(self, node: Any) -> Fields:
-        """What a state of optax's has of a rule's, by our names; nothing in a wrapper's or a schedule's."""
+        """The fields of a rule in a state of optax's, by our names; none for the state of a wrapper or a schedule."""
         named = {self.names.get(name, name): value for name, value in node._asdict().items()}
         return {name: value for name, value in named.items() if name in _MOMENTS}
 
@@ -64,7 +64,7 @@ def _factored_shape(moments: Fields) -> tuple[int, ...]:
 
 
 def _coefficients(optimizer: Optimizer) -> Fields:
-    """What optax keeps in Muon's state besides the moments."""
+    """The fields of optax's Muon state besides the moments."""
     given = {name: optimizer.hyperparameters[name] for name in ("ns_coeffs", "ns_steps")}
     return {"ns_coeffs": optax.tree.get(optax.contrib.muon(0.0, **given).init(()), "ns_coeffs")}
 
@@ -284,7 +284,7 @@ def _is_tree(value: Any) -> bool:
 
 
 def _is_state(node: Any) -> bool:
-    """Whether a node is a state of optax's, rather than a named tuple of somebody's parameters."""
+    """True for a state of optax's, as against a named tuple of somebody's parameters."""
     return hasattr(node, "_fields") and type(node).__module__.partition(".")[0] == "optax"
 
 

@@ -40,7 +40,7 @@ COEFFICIENTS = {
 
 
 def dimension_numbers(numbers: Any, params: Any, by_path: Any = None) -> dict[Path, MuonDimensionNumbers | None]:
-    """Which axes of each leaf make matrices, by the leaf's path; None for leaves that are none.
+    """The axes of each leaf that make matrices, by the leaf's path; None for leaves that are no matrices.
 
     `numbers` is a tree of :class:`optax.contrib.MuonDimensionNumbers` and None, a prefix of the tree of the parameters;
     or a function from them to one; or None for all leaves of two axes. In its place `by_path` is a function from a
@@ -73,7 +73,7 @@ def dimension_numbers(numbers: Any, params: Any, by_path: Any = None) -> dict[Pa
 def as_matrices(
     shape: tuple[int, ...], rows: int | Sequence[int], columns: int | Sequence[int]
 ) -> tuple[Callable[[Array], Array], Callable[[Array], Array], tuple[int, int]]:
-    """How a tensor of a shape is a batch of matrices, whose rows run over some axes and whose columns over others.
+    """A tensor as a batch of matrices, whose rows run over some axes and whose columns over others.
 
     Args:
         shape: the tensor's.

@@ -1,4 +1,4 @@
-"""How many bytes the arrays of a tree take."""
+"""The bytes of the arrays of a tree."""
 
 import math
 from typing import Any

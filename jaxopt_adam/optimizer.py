@@ -389,7 +389,7 @@ def grid(factory: Callable[..., Optimizer], *args: Any, **axes: Any) -> tuple[Op
             "closures, where no batch of them can be; put @jaxopt_adam.optimizer over the function"
         )
     rows = jax.vmap(lambda row: factory(**(axes | row)))(jax.tree.map(lambda row: jnp.asarray(row, float), batched))
-    # Strongly typed, as the numbers of no one row are.
+    # Strongly typed: the rows of a batch have no weak types.
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), rows), table
 
 

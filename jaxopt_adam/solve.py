@@ -34,7 +34,7 @@ class Status(enum.IntEnum):
 
 
 class Result(NamedTuple):
-    """What :func:`minimize` found; every field has leading axes under :func:`jax.vmap`.
+    """The result of :func:`minimize`; every field has leading axes under :func:`jax.vmap`.
 
     Attributes:
         x: the last finite point, a tree like `x0`.
