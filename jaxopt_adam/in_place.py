@@ -8,7 +8,7 @@ Nothing of the leaf's size is made on the way but the update itself. There are t
    its exactness, since what rounding does to a moment stays in it for many steps, and it needs no old moment any more.
 
 Whatever two passes have in common is computed in both, since to keep it would take an array of the leaf's size. A
-compiler would keep it if it could, so there is a :func:`~jaxopt_adam._xla.fence` between them.
+compiler would keep it if it could, so what a pass reads is changed by a zero that only a run shows to be one.
 """
 
 import dataclasses
@@ -20,7 +20,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxopt_adam._xla import fence
 from jaxopt_adam.storage import (
     ROUNDINGS,
     Blocks,
@@ -30,6 +29,8 @@ from jaxopt_adam.storage import (
     Word,
     dithered,
     is_dithered,
+    joined_scales,
+    parted_scales,
     phases,
     undithered,
     words,
@@ -94,23 +95,32 @@ def in_place(
     lying = words_of(kept)
     inputs = jax.tree.map(lambda value: _seen(value, layout), inputs)
     old = _by_blocks(resting, kept, lying, layout)
-    unmoved, held = jax.lax.stop_gradient((inputs, old))
+    unmoved = jax.lax.stop_gradient((inputs, old))
     before: list[Any] = [None if how.code is None else value.scales for value, how in zip(resting, kept, strict=True)]
-    scales = _scales(rule, unmoved, held, before, kept, lying, layout)
-    # What passes have in common each must compute for itself, so they read what the compiler cannot know is the same.
-    held, scales = _fenced(step, held, scales)
-    new, left = list(held), _order(lying, kept)
-    while left:
-        index, *left = left
+    scales = _scales(rule, *unmoved, before, kept, lying, layout)
+    # Zero, which it takes a run to know: a count never passes int32's maximum.
+    zero = jax.lax.shift_right_logical(step, np.int32(31))
+    new = list(unmoved[1])
+    for index in _order(lying, kept):
+
+        def rewritten(own: Any, operands: Any, index: int = index) -> Any:
+            inputs, others, scales, *rest = operands
+            resting = [*others[:index], own[0], *others[index:]]
+            own = _rewritten(rule, inputs, resting, kept, lying, index, scales, *rest)
+            # Here, or the compiler would compute the scales once for the state and once for the pass.
+            return own, joined_scales(scales) if len(scales) == 2 else scales
+
+        others = [*unmoved[1][:index], *unmoved[1][index + 1 :]]
         members = lying[index].members
         places = [_places(layout, member) for member in members]
-        new[index] = _rewritten(
-            rule, unmoved, held, kept, lying, index, [scales[member] for member in members], places, step
-        )
-        # After it what is not written yet is read by nobody else, and can be overwritten.
-        [new[index], *rest], scales = _fenced(step, [new[index], *(held[each] for each in left)], scales)
-        for each, own in zip(left, rest, strict=True):
-            held[each] = own
+        operands = unmoved[0], others, [scales[member] for member in members], places, step
+        olds = [before[member] for member in members]
+        own = new[index], joined_scales(olds) if len(olds) == 2 else olds
+        zero, (new[index], joined) = _once(zero, rewritten, own, operands)
+        halves = parted_scales(joined, [each.dtype for each in olds]) if len(olds) == 2 else joined
+        for member, half in zip(members, halves, strict=True):
+            scales[member] = half
+    inputs = _apart(inputs, zero)
     moments = _awake(old, kept, lying), _awake(new, kept, lying)
     if layout.fits:
         update = layout.flat(rule.update(inputs, *moments))
@@ -327,9 +337,29 @@ def _along_last(layout: Layout, array: Array) -> Array:
     return dataclasses.replace(layout, shape=layout.shape[-1:]).seen(array)
 
 
-def _fenced(step: Array, moments: Sequence[_Resting], scales: Any) -> tuple[list[_Resting], Any]:
-    numbers, scales = fence(step, ([each.numbers for each in moments], scales))
-    return [each._replace(numbers=own) for each, own in zip(moments, numbers, strict=True)], scales
+def _apart(tree: Any, zero: Array) -> Any:
+    return jax.tree.map(lambda array: array + zero.astype(jnp.result_type(array)), tree)
+
+
+def _once(zero: Array, function: Callable[[Any, Any], Any], own: Any, operands: Any) -> tuple[Array, Any]:
+    """``function(own, operands)``, written over `own`; with the zero for what comes after.
+
+    It is a loop of one turn, since what a loop carries is written in place where it can be. On other platforms than the
+    CPU loops are dear.
+    """
+
+    def loop(zero: Array, own: Any, operands: Any) -> tuple[Array, Any]:
+        def body(carry: tuple[Array, Any]) -> tuple[Array, Any]:
+            turn, own = carry
+            return turn + 1, function(own, _apart(operands, turn >> 31))
+
+        return jax.lax.while_loop(lambda carry: carry[0] < 1, body, (zero, own))
+
+    def plain(zero: Array, own: Any, operands: Any) -> tuple[Array, Any]:
+        return zero + 1, function(own, operands)
+
+    turn, own = jax.lax.platform_dependent(zero, own, operands, cpu=loop, default=plain)
+    return turn >> 1, own
 
 
 def in_order(kept: Sequence[Kept]) -> list[int]:

@@ -501,6 +501,8 @@ def entries_of(tree: Any, field: Any, name: str, leaves: Sequence[LeafMoments], 
 def _threshold(shape: tuple[int, ...], step: Array, salt: int) -> Array:
     """The share of a spacing by which each element of a moment is raised before it is rounded down."""
     along = phases(shape, salt)
+    if len(shape) > 1:  # or each element's would be hashed anew
+        along = fence(step, along)
     places = [each.reshape(-1, *[1] * (len(shape) - 1 - axis)) for axis, each in enumerate(along)]
     return ROUNDINGS["dither"](step, places)
 
