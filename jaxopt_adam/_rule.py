@@ -220,8 +220,10 @@ def leafwise(
                 grad, step = known(inputs)
                 return update(grad, named(old), named(new), step)
 
+            # A second moment may be None where it shares the numbers of a first.
             squares = has_squares and any(
-                moment.real and each is not None for moment, each in zip(present.values(), resting, strict=True)
+                moment.real and (each is not None or name in own.pairs.values())
+                for (name, moment), each in zip(present.items(), resting, strict=True)
             )
             try:
                 change, after = own.step(

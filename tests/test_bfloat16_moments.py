@@ -234,6 +234,26 @@ def test_a_step_writes_each_array_once_and_needs_no_other(shape):
     assert large_loops(compiled.as_text()) == 2
 
 
+@pytest.mark.parametrize("size", [1e19, 1e25, 3e38])
+def test_an_absurd_gradient_is_forgotten_as_in_float32(size):
+    """Where ν shares its numbers with m, gradients are bounded as well, or m would be out of all proportion to √ν."""
+    gradients = jnp.ones((40, 3)).at[:2, 1].set(size)
+    largest, last = [], []
+    for moments in ("bfloat16", "float32"):
+        optimizer = adam(0.1, b2=0.9, moments=moments)
+
+        def step(state, gradient, optimizer=optimizer):
+            update, state = optimizer.update(gradient, state)
+            return state, update
+
+        _, updates = jax.lax.scan(step, optimizer.init(jnp.ones(3)), gradients)
+        assert jnp.isfinite(updates).all()
+        largest.append(jnp.abs(updates).max())
+        last.append(updates[-1])
+    assert largest[0] < 1.02 * largest[1] < 1
+    np.testing.assert_allclose(*last, rtol=0.05)
+
+
 def test_errors_name_the_leaf_and_the_storage():
     optimizer = adamw(1e-3, moments="bfloat16")
     params = {"w": jnp.ones(SHAPE)}
