@@ -60,12 +60,12 @@ class Moment:
     Args:
         initial: the number that it starts from.
         real: whether it is real also where the gradient is complex, and never negative, as an average of ``|g|²`` is.
-        dtype: the dtype in which it rests between steps; by default that of the arithmetic, at least float32.
+        dtype: the dtype in which it is stored between steps; by default that of the arithmetic, at least float32.
         from_param: whether it starts as a copy of the parameter.
         shape: ``shape(path, shape of the parameter)``: the shape for one leaf, None for a leaf that goes without, or a
             list of these for several arrays; by default it has the parameter's.
-        over: the name of the second moment by whose root the update divides this one, if there is one. In codes it then
-            rests as the quotient, whose error is the update's.
+        over: the name of the second moment by whose root the update divides this one, if there is one. In codes it is
+            then stored as the quotient, whose error is the update's.
         denominator: what the update adds to that root.
     """
 
@@ -149,24 +149,26 @@ class Moment:
 
         return jax.tree.map(one, stored)
 
-    def store(self, path: Path, leaf: np.dtype, value: Any, before: Any, what: str, step: Array, salt: int) -> Any:
-        """The statistic as it goes into the state; ValueError if it does not have the shape that it had `before`."""
+    def check_shape(self, path: Path, value: Any, before: Any, what: str) -> None:
+        """ValueError unless the statistic has the shape that it had `before`."""
         shape, other = (jax.tree.map(np.shape, each) for each in (before, value))
         if other != shape:
             raise ValueError(
                 f"{leaf_name(path)}: {what} has {_text(shape)} and cannot become {_text(other)}, as with these "
                 "hyperparameters it would; for a batch of optimizers use jax.vmap"
             )
+
+    def store(self, leaf: np.dtype, value: Any, step: Array, salt: int) -> Any:
+        """The statistic as it goes into the state."""
         dtype = self.resting_dtype(leaf)
         if not is_dithered(dtype):
             return jax.tree.map(lambda array: array.astype(dtype), value)
-
         return jax.tree.map(lambda array: dithered(array, dtype, _threshold(array.shape, step, salt)), value)
 
 
 @dataclasses.dataclass(frozen=True)
 class LeafMoments:
-    """The moments of one leaf, some of which may rest in codes.
+    """The moments of one leaf, some of which may be stored in codes.
 
     Args:
         moments: all moments of the leaf, by name.
@@ -303,23 +305,22 @@ class LeafMoments:
         return rule.update(inputs, old, new), after
 
     def _load(self, stored: Sequence[Any]) -> list[Any]:
-        values: list[Any] = [
-            moment.load(self.dtype, each) for moment, each in zip(self.moments.values(), stored, strict=True)
+        values = [
+            each if name in self._paired else moment.load(self.dtype, each)
+            for (name, moment), each in zip(self.moments.items(), stored, strict=True)
         ]
         for first, second in self._places_of_pairs:
-            pair = unpacked(jax.lax.stop_gradient(stored[first]))
-            values[first], values[second] = pair
+            values[first], values[second] = unpacked(jax.lax.stop_gradient(stored[first]))
         return values
 
     def _store(self, path: Path, values: Sequence[Any], before: Sequence[Any], step: Array) -> list[Any]:
-        each = zip(self.moments.items(), values, before, strict=True)
-        stored = [
-            moment.store(path, self.dtype, value, old, f"state.{name}", step, salt)
-            for salt, ((name, moment), value, old) in enumerate(each)
-        ]
+        stored = []
+        for salt, ((name, moment), value, old) in enumerate(zip(self.moments.items(), values, before, strict=True)):
+            moment.check_shape(path, value, old, f"state.{name}")
+            stored.append(None if name in self._paired else moment.store(self.dtype, value, step, salt))
         for first, second in self._places_of_pairs:
             thresholds = [_threshold(self.shape, step, salt) for salt in (first, second)]
-            stored[first], stored[second] = packed(values[first], values[second], *thresholds), None
+            stored[first] = packed(values[first], values[second], *thresholds)
         return stored
 
     @functools.cached_property
@@ -331,6 +332,10 @@ class LeafMoments:
     @property
     def _is_narrow(self) -> bool:
         return any(self._narrow)
+
+    @property
+    def _paired(self) -> set[str]:
+        return {*self.pairs, *self.pairs.values()}
 
     @functools.cached_property
     def _places_of_pairs(self) -> list[tuple[int, int]]:
@@ -350,7 +355,7 @@ class LeafMoments:
             if name in self.storages:
                 self._check(name, path, each, what)
                 stored.append(each)
-            elif name in self.pairs or name in self.pairs.values():
+            elif name in self._paired:
                 stored.append(self._checked_pair(name, path, each, what))
             else:
                 stored.append(moment.checked(path, self.shape, self.dtype, each, what))
