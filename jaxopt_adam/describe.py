@@ -16,7 +16,7 @@ from jaxopt_adam._rule import decay_masks
 from jaxopt_adam.diagnostics import Figures
 from jaxopt_adam.moments import LeafMoments, entries_of
 from jaxopt_adam.nbytes import nbytes
-from jaxopt_adam.noted import Note, noting
+from jaxopt_adam.noted import Note, by_state, noting
 from jaxopt_adam.optimizer import Optimizer
 from jaxopt_adam.trees import Path, broadcast_prefix
 
@@ -146,10 +146,7 @@ def describe(optimizer: optax.GradientTransformation | optax.MultiSteps, params:
         # Within the trace, where a state is the object that its rule made a note of.
         with noting() as notes:
             state = optimizer.init(whole)
-        of_state: dict[int, Note] = {}
-        for each, what in notes:
-            of_state.setdefault(id(each), {}).update(what)
-        found.append(_description(optimizer, whole, state, of_state))
+        found.append(_description(optimizer, whole, state, by_state(notes)))
 
     jax.eval_shape(look, [leaf for leaf, traced in zip(leaves, is_array, strict=True) if traced])
     return found[0]

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-__all__ = ["Note", "note", "noted_states", "noting"]
+__all__ = ["Note", "by_state", "note", "noted_states", "noting"]
 
 Note = dict[str, Any]
 """Of a state by name: its `params`, and what the rule was given for them."""
@@ -35,6 +35,14 @@ def noting() -> Iterator[list[tuple[Any, Note]]]:
         _NOTES.reset(token)
 
 
+def by_state(notes: list[tuple[Any, Note]]) -> dict[int, Note]:
+    """The notes of each state together, by its `id`; of several notes of one thing the later counts."""
+    together: dict[int, Note] = {}
+    for state, what in notes:
+        together.setdefault(id(state), {}).update(what)
+    return together
+
+
 def noted_states(optimizer: Any, params: Any) -> tuple[Any, list[Note | None]]:
     """The structure of an optimizer's state in which those of rules are leaves, and the note of each leaf or None."""
     found: list[tuple[Any, list[Note | None]]] = []
@@ -43,10 +51,10 @@ def noted_states(optimizer: Any, params: Any) -> tuple[Any, list[Note | None]]:
         # Within the trace, where a state is the object that its rule made a note of.
         with noting() as notes:
             state = optimizer.init(params)
-        of_state: dict[int, Note] = {}
-        for each, what in notes:
-            shapes = {"params": jax.tree.map(_struct, what["params"])} if "params" in what else {}
-            of_state.setdefault(id(each), {}).update(what | shapes)
+        of_state = by_state(notes)
+        for what in of_state.values():
+            if "params" in what:
+                what["params"] = jax.tree.map(_struct, what["params"])
         leaves, structure = jax.tree.flatten(state, is_leaf=lambda node: id(node) in of_state)
         found.append((structure, [of_state.get(id(leaf)) for leaf in leaves]))
 
