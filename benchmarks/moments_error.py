@@ -1,4 +1,4 @@
-"""What fewer bits for the moments do to Adam's update: python benchmarks/moments_error.py [--mnist FOLDER].
+"""The error of Adam's update with moments in fewer bits: python benchmarks/moments_error.py [--mnist FOLDER].
 
 Two networks are trained with Adam in float32. The same gradients go to Adam with moments in fewer bits, and its updates
 are compared with the exact ones, on every matrix of weights that is large enough for codes. That is the error after

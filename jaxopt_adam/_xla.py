@@ -16,14 +16,14 @@ def fence(step: Array, arrays: Any) -> Any:
 
     XLA's CPU backend computes an array anew within each loop that reads it, where that is cheap. So a moment that is
     written over the old one and then read for the update is computed twice, from the old one, which must be copied to
-    outlive the first: of an Adam step with both moments in bfloat16, 36 bytes an element and 4 of temporaries in place
-    of 24 and none (JAX 0.9.2 to 0.12). :func:`jax.lax.optimization_barrier` does not help there, as it is gone before
-    loops are formed. A loop does help: one that would change the arrays, but whose number of turns,
-    known at run time only, is always zero.
+    outlive the first. Of an Adam step with moments in two arrays of bfloat16 that makes 36 bytes an element and 4 of
+    temporaries in place of 24 and none (JAX 0.9.2 to 0.12). :func:`jax.lax.optimization_barrier` does not help there,
+    as it is gone before loops are formed. A loop does help: one that would change the arrays, but whose number of
+    turns, known at run time only, is always zero.
 
     Args:
         step: a count of steps, which is not negative.
-        arrays: a pytree of arrays of floating-point dtypes.
+        arrays: a pytree of arrays of numbers.
     """
 
     def on_cpu(step: Array, arrays: Any) -> Any:

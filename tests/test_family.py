@@ -609,7 +609,7 @@ class TestTrees:
 
 
 def of_leaf(field, name):
-    """What a field of a state has for a leaf, be it a tree or several."""
+    """The entries of a leaf in a field of a state, be it a tree or several."""
     return [tree[name] for tree in field] if type(field) is tuple else field[name]
 
 

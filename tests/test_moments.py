@@ -508,7 +508,7 @@ def large_copies(text):
 
 
 def large_loops(text):
-    """How many compiled loops read or write an array of millions, but for those that a fence never runs."""
+    """The number of compiled loops that read or write an array of millions, but for those that a fence never runs."""
     count = 0
     for head, body in re.findall(r"^%fused\S* (\([^\n]*)\n(.*?)^\}", text, re.MULTILINE | re.DOTALL):
         sizes = [np.prod(np.int64(dims.split(","))) for dims in re.findall(r"\w\[([\d,]+)\]", head)]
