@@ -67,6 +67,8 @@ class Moment:
         over: the name of the second moment by whose root the update divides this one, if there is one. In codes it is
             then stored as the quotient, whose error is the update's.
         denominator: what the update adds to that root.
+        apart: whether it may be a thousand times that root and more, as where the second moment averages no squared
+            gradients. In bfloat16 the two then share no numbers.
     """
 
     initial: ArrayLike = 0.0
@@ -76,6 +78,7 @@ class Moment:
     shape: Callable[[Path, tuple[int, ...]], Any] | None = None
     over: str | None = None
     denominator: Denominator = _NOTHING_ADDED
+    apart: bool = False
 
     @property
     def added(self) -> Any:
@@ -204,7 +207,7 @@ class LeafMoments:
         pairs: dict[str, str] = {}
         for name in halves if not storages else []:
             over = own[name].over
-            if over is not None and over in halves and over not in pairs.values():
+            if over is not None and over in halves and over not in pairs.values() and not own[name].apart:
                 pairs[name] = over
         return cls(own, storages, pairs, shape, dtype)
 

@@ -88,6 +88,6 @@ def adabelief(
         scalars,
         storage=moments,
         learning_rate=learning_rate,
-        mu=Moment(over="nu", denominator=denominator),
+        mu=Moment(over="nu", denominator=denominator, apart=True),
         nu=Moment(real=True),
     )

@@ -86,6 +86,6 @@ def adamaxw(
         learning_rate=learning_rate,
         weight_decay=weight_decay,
         mask=mask,
-        mu=Moment(over="nu"),
+        mu=Moment(over="nu", apart=True),
         nu=Moment(real=True),
     )
