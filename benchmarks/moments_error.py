@@ -25,8 +25,8 @@ from trainings import Params, Training, trainings
 import jaxopt_adam
 from jaxopt_adam import load_moments
 from jaxopt_adam.lab.figures import new_figure, save, style
-from jaxopt_adam.moments import Halves, LeafMoments, Moment
 from jaxopt_adam.storage import StorageName
+from jaxopt_adam.storage._leaf import Halves, LeafMoments, Moment
 
 B1, B2, EPS, RATE = 0.9, 0.999, 1e-8, 1e-3
 EVERY = 50

@@ -8,9 +8,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxopt_adam import Optimizer, rules
+import jaxopt_adam
+from jaxopt_adam import Optimizer
 
-FACTORIES = [factory for name in rules.__all__ if inspect.isfunction(factory := getattr(rules, name))]
+FACTORIES = [
+    factory
+    for factory in vars(jaxopt_adam).values()
+    if inspect.isfunction(factory)
+    and factory.__module__.startswith("jaxopt_adam.rules.")
+    and hasattr(factory, "__wrapped__")
+]
 MATRIX = jax.ShapeDtypeStruct((1024, 1024), jnp.float32)
 
 

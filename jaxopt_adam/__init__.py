@@ -1,176 +1,102 @@
 """Adam and its family for JAX: exact, lean, and visible."""
 
-from jaxopt_adam._rule import Moment, Step, leafwise
-from jaxopt_adam.averages import Denominator, Shares, abs_sq, bias_correction, debias, ema
-from jaxopt_adam.cautious import cautious
-from jaxopt_adam.checks import checked
-from jaxopt_adam.describe import Description, LeafDescription, describe
-from jaxopt_adam.diagnostics import Figures, ObserveState, observe, summary
-from jaxopt_adam.interop import from_optax, to_optax
-from jaxopt_adam.loaded import load_moments
-from jaxopt_adam.nbytes import nbytes
-from jaxopt_adam.optimizer import Optimizer, grid, optimizer
-from jaxopt_adam.rules import (
-    AdabeliefState,
-    AdadeltaState,
-    AdafactorState,
-    AdagradState,
-    AdamAtan2State,
-    AdamaxState,
-    AdamMiniState,
-    AdamState,
-    AdanState,
-    AdemamixState,
-    AdoptState,
-    AmsgradState,
-    LambState,
-    LapropState,
-    LionState,
-    MuonState,
-    NovogradState,
-    ProdigyState,
-    RadamState,
-    RmspropState,
-    ScheduleFreeAdamwState,
-    SgdState,
-    SoapState,
-    StableAdamwState,
-    YogiState,
-    adabelief,
-    adadelta,
-    adafactor,
-    adagrad,
-    adam,
-    adam_atan2,
-    adam_mini,
-    adamax,
-    adamaxw,
-    adamw,
-    adan,
-    ademamix,
-    adopt,
-    amsgrad,
-    lamb,
-    laprop,
-    lion,
-    muon,
-    nadam,
-    nadamw,
-    novograd,
-    prodigy,
-    radam,
-    rmsprop,
-    schedule_free_adamw,
-    sgd,
-    soap,
-    stable_adamw,
-    yogi,
-)
-from jaxopt_adam.rules.schedule_free_eval_params import schedule_free_eval_params
-from jaxopt_adam.solve import Result, Status, Trajectory, descend, minimize
-from jaxopt_adam.weights import (
-    MasterWeightsState,
-    StochasticRoundingState,
-    master_params,
-    master_weights,
-    stalled_fraction,
-    stochastic_rounding,
-    with_master_params,
-)
+from jaxopt_adam._averages import Denominator as Denominator
+from jaxopt_adam._averages import Shares as Shares
+from jaxopt_adam._averages import abs_sq as abs_sq
+from jaxopt_adam._averages import bias_correction as bias_correction
+from jaxopt_adam._averages import debias as debias
+from jaxopt_adam._averages import ema as ema
+from jaxopt_adam._cautious import cautious as cautious
+from jaxopt_adam._checked import checked as checked
+from jaxopt_adam._describe import Description as Description
+from jaxopt_adam._describe import LeafDescription as LeafDescription
+from jaxopt_adam._describe import describe as describe
+from jaxopt_adam._hyperparameters import Decay as Decay
+from jaxopt_adam._hyperparameters import Flag as Flag
+from jaxopt_adam._hyperparameters import LearningRate as LearningRate
+from jaxopt_adam._hyperparameters import Mask as Mask
+from jaxopt_adam._hyperparameters import Moments as Moments
+from jaxopt_adam._hyperparameters import NonNegative as NonNegative
+from jaxopt_adam._hyperparameters import Number as Number
+from jaxopt_adam._hyperparameters import OptionalDtype as OptionalDtype
+from jaxopt_adam._hyperparameters import Positive as Positive
+from jaxopt_adam._hyperparameters import Schedule as Schedule
+from jaxopt_adam._hyperparameters import Size as Size
+from jaxopt_adam._hyperparameters import WeightDecay as WeightDecay
+from jaxopt_adam._interop import from_optax as from_optax
+from jaxopt_adam._interop import to_optax as to_optax
+from jaxopt_adam._load_moments import load_moments as load_moments
+from jaxopt_adam._observe import Figures as Figures
+from jaxopt_adam._observe import ObserveState as ObserveState
+from jaxopt_adam._observe import observe as observe
+from jaxopt_adam._observe import summary as summary
+from jaxopt_adam._optimizer import Optimizer as Optimizer
+from jaxopt_adam._optimizer import grid as grid
+from jaxopt_adam._optimizer import optimizer as optimizer
+from jaxopt_adam._rule import AdamState as AdamState
+from jaxopt_adam._rule import Moment as Moment
+from jaxopt_adam._rule import Step as Step
+from jaxopt_adam._rule import leafwise as leafwise
+from jaxopt_adam._trees import nbytes as nbytes
+from jaxopt_adam.rules.adabelief import adabelief as adabelief
+from jaxopt_adam.rules.adadelta import AdadeltaState as AdadeltaState
+from jaxopt_adam.rules.adadelta import adadelta as adadelta
+from jaxopt_adam.rules.adafactor import AdafactorState as AdafactorState
+from jaxopt_adam.rules.adafactor import adafactor as adafactor
+from jaxopt_adam.rules.adagrad import AdagradState as AdagradState
+from jaxopt_adam.rules.adagrad import adagrad as adagrad
+from jaxopt_adam.rules.adam import adam as adam
+from jaxopt_adam.rules.adam_atan2 import adam_atan2 as adam_atan2
+from jaxopt_adam.rules.adam_mini import AdamMiniState as AdamMiniState
+from jaxopt_adam.rules.adam_mini import adam_mini as adam_mini
+from jaxopt_adam.rules.adamax import adamax as adamax
+from jaxopt_adam.rules.adamaxw import AdamaxState as AdamaxState
+from jaxopt_adam.rules.adamaxw import adamaxw as adamaxw
+from jaxopt_adam.rules.adamw import adamw as adamw
+from jaxopt_adam.rules.adan import AdanState as AdanState
+from jaxopt_adam.rules.adan import adan as adan
+from jaxopt_adam.rules.ademamix import AdemamixState as AdemamixState
+from jaxopt_adam.rules.ademamix import ademamix as ademamix
+from jaxopt_adam.rules.adopt import AdoptState as AdoptState
+from jaxopt_adam.rules.adopt import adopt as adopt
+from jaxopt_adam.rules.amsgrad import AmsgradState as AmsgradState
+from jaxopt_adam.rules.amsgrad import amsgrad as amsgrad
+from jaxopt_adam.rules.lamb import lamb as lamb
+from jaxopt_adam.rules.laprop import LapropState as LapropState
+from jaxopt_adam.rules.laprop import laprop as laprop
+from jaxopt_adam.rules.lion import LionState as LionState
+from jaxopt_adam.rules.lion import lion as lion
+from jaxopt_adam.rules.muon import MuonState as MuonState
+from jaxopt_adam.rules.muon import muon as muon
+from jaxopt_adam.rules.nadam import nadam as nadam
+from jaxopt_adam.rules.nadam import nadamw as nadamw
+from jaxopt_adam.rules.novograd import NovogradState as NovogradState
+from jaxopt_adam.rules.novograd import novograd as novograd
+from jaxopt_adam.rules.prodigy import ProdigyState as ProdigyState
+from jaxopt_adam.rules.prodigy import prodigy as prodigy
+from jaxopt_adam.rules.radam import radam as radam
+from jaxopt_adam.rules.rmsprop import RmspropState as RmspropState
+from jaxopt_adam.rules.rmsprop import rmsprop as rmsprop
+from jaxopt_adam.rules.schedule_free_adamw import ScheduleFreeAdamwState as ScheduleFreeAdamwState
+from jaxopt_adam.rules.schedule_free_adamw import schedule_free_adamw as schedule_free_adamw
+from jaxopt_adam.rules.schedule_free_adamw import schedule_free_eval_params as schedule_free_eval_params
+from jaxopt_adam.rules.sgd import SgdState as SgdState
+from jaxopt_adam.rules.sgd import sgd as sgd
+from jaxopt_adam.rules.soap import SoapState as SoapState
+from jaxopt_adam.rules.soap import soap as soap
+from jaxopt_adam.rules.stable_adamw import stable_adamw as stable_adamw
+from jaxopt_adam.rules.yogi import yogi as yogi
+from jaxopt_adam.solve import Result as Result
+from jaxopt_adam.solve import Status as Status
+from jaxopt_adam.solve import Trajectory as Trajectory
+from jaxopt_adam.solve import descend as descend
+from jaxopt_adam.solve import minimize as minimize
+from jaxopt_adam.weights._master import MasterWeightsState as MasterWeightsState
+from jaxopt_adam.weights._master import master_params as master_params
+from jaxopt_adam.weights._master import master_weights as master_weights
+from jaxopt_adam.weights._master import with_master_params as with_master_params
+from jaxopt_adam.weights._stalled import stalled_fraction as stalled_fraction
+from jaxopt_adam.weights._stochastic import StochasticRoundingState as StochasticRoundingState
+from jaxopt_adam.weights._stochastic import stochastic_rounding as stochastic_rounding
 
 __version__ = "0.1.0"
-
-__all__ = [
-    "AdabeliefState",
-    "AdadeltaState",
-    "AdafactorState",
-    "AdagradState",
-    "AdamAtan2State",
-    "AdamMiniState",
-    "AdamState",
-    "AdamaxState",
-    "AdanState",
-    "AdemamixState",
-    "AdoptState",
-    "AmsgradState",
-    "Denominator",
-    "Description",
-    "Figures",
-    "LambState",
-    "LapropState",
-    "LeafDescription",
-    "LionState",
-    "MasterWeightsState",
-    "Moment",
-    "MuonState",
-    "NovogradState",
-    "ObserveState",
-    "Optimizer",
-    "ProdigyState",
-    "RadamState",
-    "Result",
-    "RmspropState",
-    "ScheduleFreeAdamwState",
-    "SgdState",
-    "Shares",
-    "SoapState",
-    "StableAdamwState",
-    "Status",
-    "Step",
-    "StochasticRoundingState",
-    "Trajectory",
-    "YogiState",
-    "abs_sq",
-    "adabelief",
-    "adadelta",
-    "adafactor",
-    "adagrad",
-    "adam",
-    "adam_atan2",
-    "adam_mini",
-    "adamax",
-    "adamaxw",
-    "adamw",
-    "adan",
-    "ademamix",
-    "adopt",
-    "amsgrad",
-    "bias_correction",
-    "cautious",
-    "checked",
-    "debias",
-    "descend",
-    "describe",
-    "ema",
-    "from_optax",
-    "grid",
-    "lamb",
-    "laprop",
-    "leafwise",
-    "lion",
-    "load_moments",
-    "master_params",
-    "master_weights",
-    "minimize",
-    "muon",
-    "nadam",
-    "nadamw",
-    "nbytes",
-    "novograd",
-    "observe",
-    "optimizer",
-    "prodigy",
-    "radam",
-    "rmsprop",
-    "schedule_free_adamw",
-    "schedule_free_eval_params",
-    "sgd",
-    "soap",
-    "stable_adamw",
-    "stalled_fraction",
-    "stochastic_rounding",
-    "summary",
-    "to_optax",
-    "with_master_params",
-    "yogi",
-]

@@ -8,7 +8,7 @@ import collections
 import functools
 import types
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,24 +16,37 @@ import numpy as np
 import optax
 from jax import Array
 
-from jaxopt_adam.averages import finite_product, squarable
-from jaxopt_adam.dtypes import arithmetic_dtype, real_dtype
-from jaxopt_adam.hyperparameters import flag, scheduled
-from jaxopt_adam.moments import UNROUNDED, Halves, LeafMoments, Moment, entries_of, field_of
-from jaxopt_adam.noted import note
-from jaxopt_adam.trees import (
+from jaxopt_adam._averages import finite_product, squarable
+from jaxopt_adam._hyperparameters import flag, scheduled
+from jaxopt_adam._notes import note
+from jaxopt_adam._trees import (
     Path,
+    arithmetic_dtype,
     array_like,
     broadcast_prefix,
     fields,
     inexact_dtype,
     leaf_name,
     leaves_like,
+    real_dtype,
     real_scalars,
     scalar_like,
 )
+from jaxopt_adam.storage._leaf import UNROUNDED, Halves, LeafMoments, Moment, entries_of, field_of
 
-__all__ = ["Moment", "Step", "decay_masks", "leafwise"]
+
+class AdamState(NamedTuple):
+    """The state of the rules whose two moments are Adam's.
+
+    Attributes:
+        count: the number of updates done, int32.
+        mu: the first moment, the average of g; a tree like the parameters.
+        nu: the second moment, an average of ``|g|²`` or of what stands for it; a tree like the parameters, real.
+    """
+
+    count: Array
+    mu: Any
+    nu: Any
 
 
 class Step(types.SimpleNamespace):

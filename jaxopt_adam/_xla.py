@@ -7,8 +7,6 @@ import jax
 import numpy as np
 from jax import Array
 
-__all__ = ["fence"]
-
 
 @jax.custom_jvp
 def fence(step: Array, arrays: Any) -> Any:

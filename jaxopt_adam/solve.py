@@ -13,13 +13,10 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from jaxopt_adam.averages import norm
-from jaxopt_adam.dtypes import arithmetic_dtype
-from jaxopt_adam.hyperparameters import is_array, is_real
-from jaxopt_adam.optimizer import Optimizer
-from jaxopt_adam.trees import inexact_dtype, inner_product, leaf_name
-
-__all__ = ["Result", "Status", "Trajectory", "descend", "minimize"]
+from jaxopt_adam._averages import norm
+from jaxopt_adam._hyperparameters import is_array, is_real
+from jaxopt_adam._optimizer import Optimizer
+from jaxopt_adam._trees import arithmetic_dtype, inexact_dtype, inner_product, leaf_name
 
 
 class Status(enum.IntEnum):

@@ -10,7 +10,7 @@ import pytest
 
 import jaxopt_adam
 from jaxopt_adam import bias_correction, debias, ema
-from jaxopt_adam.averages import norm
+from jaxopt_adam._averages import norm
 
 DECAYS = (0.0, 0.5, 0.9, 0.95, 0.99, 0.999, 0.9999, 0.99999, 0.999999)
 LAST_STEP = 2**31 - 1

@@ -11,7 +11,8 @@ from test_moments import OPTIONS, WITH_MOMENTS, large_copies, large_loops
 
 import jaxopt_adam
 from jaxopt_adam import adam, adamw, grid, lion, load_moments, rmsprop, schedule_free_adamw, sgd
-from jaxopt_adam.storage import dithered, packed, undithered, unpacked
+from jaxopt_adam.storage._dense import dithered, undithered
+from jaxopt_adam.storage._pairs import packed, unpacked
 
 SHAPE = (64, 128)
 DECAYING = [

@@ -15,7 +15,9 @@ import numpy as np
 import optax
 import pytest
 from jax.experimental import checkify
+from public import RULES
 
+import jaxopt_adam
 from jaxopt_adam import (
     adadelta,
     adam,
@@ -29,12 +31,11 @@ from jaxopt_adam import (
     hyperparameters,
     optimizer,
     rmsprop,
-    rules,
     sgd,
 )
-from jaxopt_adam.checks import checked
+from jaxopt_adam._checked import checked
 
-FACTORIES = [name for name in rules.__all__ if inspect.isfunction(getattr(rules, name))]
+FACTORIES = list(RULES)
 LAST_STEP = 2**31 - 1
 
 PARAMS = {"layer": {"kernel": np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3), "bias": np.ones(3, np.float32)}}
@@ -173,7 +174,7 @@ class TestFailures:
         ],
     )
     def test_the_moments_that_may_not_be_negative(self, name, fields):
-        made = getattr(rules, name)(0.1)
+        made = RULES[name](0.1)
         state = made.init({"a": jnp.ones(2)})
         # The state comes out as it is put in, so a rule that mends a negative moment hides nothing.
         passed = checked(by_state(lambda state: state._replace(count=state.count + 1)))
@@ -356,15 +357,15 @@ class TestDecays:
             (sgd(0.1), {}),
             (sgd(0.1, momentum=0.5), {"sgd's momentum": 0.5}),
             (rmsprop(0.1, momentum=0.0), {"rmsprop's decay": 0.9, "rmsprop's momentum": 0.0}),
-            (rules.adagrad(0.1), {}),
+            (jaxopt_adam.adagrad(0.1), {}),
             (adadelta(), {"adadelta's rho": 0.9}),
             (adan(0.1), {"adan's b1": 0.98, "adan's b2": 0.92, "adan's b3": 0.99}),
             (adamw(0.1, weight_decay=0.5), {"adamw's b1": 0.9, "adamw's b2": 0.999}),
-            (rules.prodigy(), {"prodigy's betas[0]": 0.9, "prodigy's betas[1]": 0.999}),
-            (rules.ademamix(0.1), {"ademamix's b1": 0.9, "ademamix's b2": 0.999, "ademamix's b3": 0.9999}),
-            (rules.ademamix(0.1, b3=lambda count: 0.5), {"ademamix's b1": 0.9, "ademamix's b2": 0.999}),
+            (jaxopt_adam.prodigy(), {"prodigy's betas[0]": 0.9, "prodigy's betas[1]": 0.999}),
+            (jaxopt_adam.ademamix(0.1), {"ademamix's b1": 0.9, "ademamix's b2": 0.999, "ademamix's b3": 0.9999}),
+            (jaxopt_adam.ademamix(0.1, b3=lambda count: 0.5), {"ademamix's b1": 0.9, "ademamix's b2": 0.999}),
             (decayed({"{a}": 0.5, "b": [0.25]}), {"decayed's decays['b'][0]": 0.25, "decayed's decays['{a}']": 0.5}),
-            (rules.schedule_free_adamw(), {"schedule_free_adamw's b1": 0.9, "schedule_free_adamw's b2": 0.999}),
+            (jaxopt_adam.schedule_free_adamw(), {"schedule_free_adamw's b1": 0.9, "schedule_free_adamw's b2": 0.999}),
             (checked(checked(sgd(0.1, momentum=0.5))), {"sgd's momentum": 0.5}),
             (optax.adam(0.1), {}),
         ],
@@ -472,7 +473,7 @@ class TestOff:
 
     @pytest.mark.parametrize("name", FACTORIES)
     def test_program_of_every_rule_is_the_same(self, name):
-        made = required(getattr(rules, name))
+        made = required(RULES[name])
         step = jax.jit(lambda made, grads, state, params: made.update(grads, state, params))
         given = GRADS, made.init(PARAMS), PARAMS
         plain, off = (step.lower(each, *given).as_text() for each in (made, checked(made)))
@@ -512,7 +513,7 @@ assert_the_same = functools.partial(np.testing.assert_allclose, rtol=1e-6)
 class TestOn:
     @pytest.mark.parametrize("name", FACTORIES)
     def test_every_rule(self, name):
-        made = required(getattr(rules, name))
+        made = required(RULES[name])
         params = {"a": PARAMS["layer"]["kernel"].astype(jnp.bfloat16)}
         grads = {"a": GRADS["layer"]["kernel"].astype(jnp.bfloat16)}
         step = jax.jit(checkify.checkify(one_step))
@@ -685,7 +686,7 @@ class TestOn:
         assert failure(made.update, grads, made.init(grads)).startswith("the only leaf at step 1: the gradient")
 
     def test_moments_of_some_leaves(self):
-        made = checked(rules.muon(0.1))
+        made = checked(jaxopt_adam.muon(0.1))
         params = {"matrix": jnp.ones((2, 2)), "vector": jnp.ones(3)}
         state = made.init(params)
         assert state.nu["matrix"] is None

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from public import RULES
 from test_sharding import run_on_eight_devices
 
 import jaxopt_adam
@@ -21,12 +22,11 @@ from jaxopt_adam import (
     grid,
     master_weights,
     observe,
-    rules,
     sgd,
     stalled_fraction,
     summary,
 )
-from jaxopt_adam.moments import UNROUNDED
+from jaxopt_adam.storage._leaf import UNROUNDED
 
 SHAPES = {"b": (7,), "w": (33, 48), "deep": {"k": (3, 1100), "scalar": ()}}
 
@@ -119,7 +119,7 @@ def test_a_share_of_the_updates_is_lost_to_rounding():
     np.testing.assert_allclose(summary(state)["lost_to_rounding"], share, rtol=1e-6)
 
 
-FACTORIES = [getattr(rules, name) for name in rules.__all__ if name.islower()]
+FACTORIES = list(RULES.values())
 
 
 @pytest.mark.parametrize("factory", FACTORIES, ids=lambda factory: factory.__name__)

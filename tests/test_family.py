@@ -15,10 +15,10 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx, serialization
+from public import RULES
 
 import jaxopt_adam
-from jaxopt_adam import rules
-from jaxopt_adam.hyperparameters import Whole
+from jaxopt_adam._hyperparameters import Whole
 
 # ----------------------------------------------------------------------------------------------------------- the rules
 
@@ -27,8 +27,7 @@ def cautious_adam(learning_rate, eps=1e-8):
     return jaxopt_adam.cautious(jaxopt_adam.adam(learning_rate, eps=eps))
 
 
-PUBLIC = {name: getattr(rules, name) for name in rules.__all__}
-FACTORIES = {name: value for name, value in PUBLIC.items() if hasattr(value, "__wrapped__")}
+FACTORIES = dict(RULES)
 FACTORIES["cautious(adam)"] = cautious_adam
 
 RATE = 0.1
@@ -232,9 +231,6 @@ TABLE = {
 
 def test_every_rule_is_in_the_table():
     assert set(TABLE) == set(FACTORIES)
-    # What else is public there is a state, or what is to be had from one.
-    others = {name for name, value in PUBLIC.items() if name not in FACTORIES and not inspect.isclass(value)}
-    assert others <= {"schedule_free_eval_params"}
 
 
 # ----------------------------------------------------------------------------------------------------------- the cases

@@ -10,16 +10,17 @@ import numpy as np
 import optax
 import pytest
 from jax.experimental import checkify
-from test_family import FACTORIES, TABLE
+from public import RULES
+from test_family import TABLE
 
 import jaxopt_adam
 from jaxopt_adam import adam, adamw, checked, grid
-from jaxopt_adam.hyperparameters import Number, Pair
-from jaxopt_adam.optimizer import _checks
+from jaxopt_adam._hyperparameters import Number, Pair
+from jaxopt_adam._optimizer import _checks
 
 PARAMS = jnp.float32([1.0, -2.0, 0.5])
 GRADIENTS = jnp.float32([0.3, -0.1, 2.0])
-RULES = {name: factory for name, factory in FACTORIES.items() if name in jaxopt_adam.__all__}
+
 STEPS = 3
 STILL_AT_FIRST = {"adopt", "soap"}
 """Rules whose first update is zero, by their papers."""

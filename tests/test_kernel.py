@@ -12,9 +12,12 @@ import optax
 import pytest
 
 import jaxopt_adam
-from jaxopt_adam.in_place import Halves, Kept, in_place
-from jaxopt_adam.kernel import in_one_pass, suits
-from jaxopt_adam.storage import ROUNDINGS, Blocks, Blockwise, Layout, Quotient, Root, block_length, phases
+from jaxopt_adam.storage import Blocks, Blockwise
+from jaxopt_adam.storage._codes import Quotient, Root
+from jaxopt_adam.storage._kernel import in_one_pass, suits
+from jaxopt_adam.storage._layout import Layout, block_length
+from jaxopt_adam.storage._passes import Halves, Kept, in_place
+from jaxopt_adam.storage._rounding import ROUNDINGS, phases
 
 SHAPES = [(64, 128), (3, 3, 32, 48), (4096,), (2, 40, 64)]
 

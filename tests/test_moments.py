@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 from flax.training.train_state import TrainState
+from public import RULES
 
 import jaxopt_adam
 from jaxopt_adam import (
@@ -27,7 +28,6 @@ from jaxopt_adam import (
     minimize,
     optimizer,
     rmsprop,
-    rules,
     sgd,
 )
 from jaxopt_adam._rule import Moment, leafwise
@@ -41,11 +41,7 @@ BOUNDS = {"int8": 0.05, "int4": 0.5}
 BOUNDS_OF_LION = {"int8": 0.3, "int4": 0.8}
 OPTIONS = {"sgd": {"momentum": 0.9}, "rmsprop": {"momentum": 0.9}}
 
-WITH_MOMENTS = [
-    name
-    for name in rules.__all__
-    if inspect.isfunction(getattr(rules, name)) and "moments" in inspect.signature(getattr(rules, name)).parameters
-]
+WITH_MOMENTS = [name for name, factory in RULES.items() if "moments" in inspect.signature(factory).parameters]
 every_storage = pytest.mark.parametrize("moments", ["int8", "int4"])
 
 
@@ -107,7 +103,7 @@ def test_rules_that_have_it():
 def replayed(name, coded):
     params, gradients = drawn({"int8": (64, 128), "int4": (67, 131), "small": (5, 7)})
     moments = (lambda path: path[0].key if path[0].key in BOUNDS else "int8") if coded else "float32"
-    made = getattr(rules, name)(learning_rate=RATE, moments=moments, **OPTIONS.get(name, {}))
+    made = RULES[name](learning_rate=RATE, moments=moments, **OPTIONS.get(name, {}))
     return updates_of(made, params, gradients)
 
 

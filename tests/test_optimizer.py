@@ -549,7 +549,7 @@ class TestFactory:
         assert len(traces) == 1
 
     def test_with_annotations_arguments_are_checked(self):
-        from jaxopt_adam.hyperparameters import Decay, Flag, LearningRate
+        from jaxopt_adam._hyperparameters import Decay, Flag, LearningRate
 
         @optimizer
         def heavy_ball(learning_rate: LearningRate, momentum: Decay = 0.9, *, nesterov: Flag = False):

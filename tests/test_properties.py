@@ -22,13 +22,13 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from jax.tree_util import keystr
 from optax.contrib import MuonDimensionNumbers
+from public import RULES
 
 import jaxopt_adam
-from jaxopt_adam import rules
-from jaxopt_adam.optimizer import _checks
+from jaxopt_adam._optimizer import _checks
 from jaxopt_adam.storage import Blockwise, Dense
 
-FACTORIES = [getattr(rules, name) for name in rules.__all__ if inspect.isfunction(getattr(rules, name))]
+FACTORIES = list(RULES.values())
 FACTORIES.append(jaxopt_adam.cautious)
 every_factory = pytest.mark.parametrize("factory", FACTORIES, ids=operator.attrgetter("__name__"))
 

@@ -13,7 +13,7 @@ from oracles import walk
 from oracles.soap import Soap
 
 from jaxopt_adam import muon, soap
-from jaxopt_adam.matrices import bounded
+from jaxopt_adam.rules._matrices import bounded
 
 STEPS = 200
 PROBLEMS = 23  # of one call of a compiled program

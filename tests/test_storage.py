@@ -12,23 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxopt_adam
-from jaxopt_adam.storage import (
-    NAMED,
-    ROUNDINGS,
-    Blockwise,
-    Dense,
-    Layout,
-    Quotient,
-    Root,
-    Word,
-    block_length,
-    mixed,
-    phases,
-    salted,
-    storage_of,
-    valid_storage,
-    words,
-)
+from jaxopt_adam.storage import NAMED, Blockwise, Dense
+from jaxopt_adam.storage._choice import storage_of, valid_storage
+from jaxopt_adam.storage._codes import Quotient, Root
+from jaxopt_adam.storage._layout import Layout, block_length
+from jaxopt_adam.storage._rounding import ROUNDINGS, mixed, phases, salted
+from jaxopt_adam.storage._words import Word, words
 
 QUOTIENTS, ROOTS = [Quotient(8), Quotient(4)], [Root(8), Root(4)]
 every_code = pytest.mark.parametrize("code", [*QUOTIENTS, *ROOTS], ids=repr)

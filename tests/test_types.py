@@ -13,9 +13,10 @@ from pathlib import Path
 import jax.numpy as jnp
 import pytest
 import typed
+from public import RULES
 
 import jaxopt_adam
-from jaxopt_adam.arguments import Arguments
+from jaxopt_adam._arguments import Arguments
 from jaxopt_adam.storage import NAMED, StorageName
 
 LIBRARY = Path(jaxopt_adam.__file__).parents[1]
@@ -58,7 +59,7 @@ def test_mypy(tmp_path):
 
 
 def test_a_type_checker_knows_all_arguments_of_all_rules():
-    factories = [getattr(jaxopt_adam.rules, name) for name in jaxopt_adam.rules.__all__]
+    factories = list(RULES.values())
     rules = [each for each in factories if inspect.isfunction(each) and hasattr(each, "__wrapped__")]
     names = {name for rule in rules for name in inspect.signature(rule).parameters}
     assert len(rules) > 20

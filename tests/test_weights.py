@@ -28,7 +28,7 @@ from jaxopt_adam import (
     stochastic_rounding,
     with_master_params,
 )
-from jaxopt_adam.weights.within import move_to
+from jaxopt_adam.weights._within import move_to
 
 BFLOAT16, FLOAT16 = jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16)
 WRAPPERS = {

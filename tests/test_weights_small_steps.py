@@ -9,8 +9,8 @@ import optax
 import pytest
 
 from jaxopt_adam import adamw, checked, master_params, master_weights, sgd, stochastic_rounding, with_master_params
-from jaxopt_adam.storage.patterns import from_pattern
-from jaxopt_adam.weights.sums import rounded_sum
+from jaxopt_adam.storage._patterns import from_pattern
+from jaxopt_adam.weights._sums import rounded_sum
 
 BFLOAT16, FLOAT16 = jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16)
 PLACES = {BFLOAT16: (7, -126), FLOAT16: (10, -14)}

@@ -11,8 +11,6 @@ from matplotlib.figure import Figure
 from jaxopt_adam import debias, ema
 from jaxopt_adam.lab.figures import COLOURS, new_figure, style
 
-__all__ = ["Averages", "average", "figure"]
-
 
 @dataclasses.dataclass(frozen=True)
 class Averages:

@@ -5,8 +5,6 @@ from collections.abc import Sequence
 
 from jaxopt_adam.lab.race import Outcome
 
-__all__ = ["Comparison", "compare", "telling", "verdict"]
-
 BEFORE, AFTER = 0.79, 0.94
 # "About" a third, and "about" 79 %: up to two fifths of the iterations, and up to five points more.
 MOST_ITERATIONS, MOST_BEFORE = 0.4, BEFORE + 0.05

@@ -6,8 +6,6 @@ from typing import NoReturn
 
 from jaxopt_adam.lab import interrupt
 
-__all__ = ["main"]
-
 _LAB = {"matplotlib", "plotly", "rich", "sklearn", "typer"}
 """The modules of the extra `lab`."""
 

@@ -20,8 +20,6 @@ from jaxopt_adam.lab import landscape as landscape_lab
 from jaxopt_adam.lab import memory as memory_lab
 from jaxopt_adam.lab.output import new_folder, write_json
 
-__all__ = ["app"]
-
 app = typer.Typer(
     add_completion=False,
     help="Gradient descent and Adam, run: races on handwritten digits, paths down landscapes, weighted averages; and "

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["DataError", "Digits", "embedded", "from_folder", "from_openml", "read_idx"]
-
 
 class DataError(Exception):
     """Data that cannot be read; the message says which and why, in one line."""

@@ -12,17 +12,6 @@ from matplotlib.figure import Figure
 from jaxopt_adam import debias, ema
 from jaxopt_adam.lab.race import Outcome
 
-__all__ = [
-    "accuracy_figure",
-    "batches_figure",
-    "cost_figure",
-    "new_figure",
-    "observed_figure",
-    "rates_figure",
-    "save",
-    "style",
-]
-
 # Okabe and Ito's palette, grey in place of its yellow, which is too light for a line on white.
 COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#7F7F7F", "#0072B2", "#D55E00", "#CC79A7")
 DASHES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (3, 1, 1, 1)), "-", (0, (5, 1.5)), (0, (1, 1)), "-")

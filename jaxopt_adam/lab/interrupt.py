@@ -2,8 +2,6 @@
 
 import signal
 
-__all__ = ["Interrupted", "check", "listen"]
-
 _received: list[int] = []
 
 

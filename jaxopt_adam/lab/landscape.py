@@ -13,8 +13,6 @@ import jaxopt_adam
 from jaxopt_adam.lab import race
 from jaxopt_adam.lab.figures import new_figure, style
 
-__all__ = ["LANDSCAPES", "RULES", "Landscape", "Walk", "figure", "walk"]
-
 RULES = {name: rule for name, rule in race.RULES.items() if name != "batch"} | {
     "sgd": ("gradient descent", jaxopt_adam.sgd, {})
 }

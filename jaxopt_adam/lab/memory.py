@@ -9,12 +9,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxopt_adam import Optimizer, master_weights, nbytes, rules, stochastic_rounding
-
-__all__ = ["DEVICES", "DTYPES", "MATRIX", "MOMENTS", "RULES", "WEIGHTS", "measure", "takes_moments"]
+import jaxopt_adam
+from jaxopt_adam import Optimizer, master_weights, nbytes, stochastic_rounding
 
 RULES: dict[str, Callable[..., Optimizer]] = {
-    name: factory for name in rules.__all__ if inspect.isfunction(factory := getattr(rules, name))
+    name: factory
+    for name, factory in vars(jaxopt_adam).items()
+    if inspect.isfunction(factory)
+    and factory.__module__.startswith("jaxopt_adam.rules.")
+    and hasattr(factory, "__wrapped__")
 }
 MOMENTS = ("float32", "bfloat16", "int8", "int4")
 DTYPES = ("float32", "bfloat16", "float16")

@@ -11,8 +11,6 @@ from typing import Any
 
 from jaxopt_adam.lab import interrupt
 
-__all__ = ["new_folder", "write_json"]
-
 
 @contextlib.contextmanager
 def new_folder(out: Path) -> Iterator[Path]:

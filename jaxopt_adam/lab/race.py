@@ -15,8 +15,6 @@ from jax import Array
 import jaxopt_adam
 from jaxopt_adam.lab.data import Digits
 
-__all__ = ["RULES", "Entry", "Outcome", "Settings", "entries", "initial", "run", "seed_keys"]
-
 
 @dataclasses.dataclass(frozen=True)
 class Entry:

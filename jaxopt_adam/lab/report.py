@@ -14,8 +14,6 @@ from jaxopt_adam.lab.data import Digits
 from jaxopt_adam.lab.output import write_json
 from jaxopt_adam.lab.race import Outcome, Settings
 
-__all__ = ["COLUMNS", "row", "write"]
-
 COLUMNS = {
     "rule": "rule",
     "best learning rate": "best rate",

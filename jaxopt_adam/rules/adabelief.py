@@ -1,28 +1,19 @@
 """AdaBelief (Zhuang et al., 2020)."""
 
-from typing import Any, NamedTuple
-
 import optax
-from jax import Array
 
-from jaxopt_adam._rule import Moment, leafwise
-from jaxopt_adam.averages import Denominator, abs_sq, bias_correction, debiasing_weights, ema, finite_quotient, weighted
-from jaxopt_adam.hyperparameters import Decay, Flag, LearningRate, Moments, NonNegative
-from jaxopt_adam.optimizer import optimizer
-
-
-class AdabeliefState(NamedTuple):
-    """The state of :func:`adabelief`.
-
-    Attributes:
-        count: the number of updates done, int32.
-        mu: the average of g, a tree like the parameters.
-        nu: the average of ``|g − mu|²``, a tree like the parameters, real.
-    """
-
-    count: Array
-    mu: Any
-    nu: Any
+from jaxopt_adam._averages import (
+    Denominator,
+    abs_sq,
+    bias_correction,
+    debiasing_weights,
+    ema,
+    finite_quotient,
+    weighted,
+)
+from jaxopt_adam._hyperparameters import Decay, Flag, LearningRate, Moments, NonNegative
+from jaxopt_adam._optimizer import optimizer
+from jaxopt_adam._rule import AdamState, Moment, leafwise
 
 
 @optimizer
@@ -57,7 +48,7 @@ def adabelief(
         moments: how the moments are stored: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
 
     Returns:
-        An :class:`~jaxopt_adam.Optimizer` with :class:`AdabeliefState`.
+        An :class:`~jaxopt_adam.Optimizer` with :class:`AdamState`.
 
     References:
         Zhuang et al., AdaBelief Optimizer: Adapting Stepsizes by the Belief in Observed Gradients, 2020, algorithm 2.
@@ -82,7 +73,7 @@ def adabelief(
         return weighted(new.mu, grad, *step.weights) / step.denominator(finite_quotient(new.nu, step.c2))
 
     return leafwise(
-        AdabeliefState,
+        AdamState,
         first,
         second,
         scalars,

@@ -6,11 +6,11 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxopt_adam import hyperparameters as kinds
+from jaxopt_adam import _hyperparameters as kinds
+from jaxopt_adam._averages import abs_sq, ema, mean_square, root
+from jaxopt_adam._optimizer import optimizer
 from jaxopt_adam._rule import Moment, leafwise
-from jaxopt_adam.averages import abs_sq, ema, mean_square, root
-from jaxopt_adam.blocks import factored_moments, mean_squares, over_factored_root
-from jaxopt_adam.optimizer import optimizer
+from jaxopt_adam.rules._blocks import factored_moments, mean_squares, over_factored_root
 
 
 class AdafactorState(NamedTuple):

@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 import optax
 from jax import Array
 
+from jaxopt_adam._averages import abs_sq, root
+from jaxopt_adam._hyperparameters import LearningRate, Moments, NonNegative
+from jaxopt_adam._optimizer import optimizer
 from jaxopt_adam._rule import Moment, leafwise
-from jaxopt_adam.averages import abs_sq, root
-from jaxopt_adam.hyperparameters import LearningRate, Moments, NonNegative
-from jaxopt_adam.optimizer import optimizer
 
 
 class AdagradState(NamedTuple):

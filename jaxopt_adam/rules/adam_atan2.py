@@ -1,30 +1,14 @@
 """Adam-atan2 (Everett et al., 2024)."""
 
 import math
-from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import optax
-from jax import Array
 
-from jaxopt_adam._rule import Moment, leafwise
-from jaxopt_adam.averages import abs_sq, bias_correction, ema
-from jaxopt_adam.hyperparameters import Decay, LearningRate, Mask, Moments, NonNegative, WeightDecay
-from jaxopt_adam.optimizer import optimizer
-
-
-class AdamAtan2State(NamedTuple):
-    """The state of :func:`adam_atan2`.
-
-    Attributes:
-        count: the number of updates done, int32.
-        mu: the average of g, a tree like the parameters.
-        nu: the average of g², a tree like the parameters.
-    """
-
-    count: Array
-    mu: Any
-    nu: Any
+from jaxopt_adam._averages import abs_sq, bias_correction, ema
+from jaxopt_adam._hyperparameters import Decay, LearningRate, Mask, Moments, NonNegative, WeightDecay
+from jaxopt_adam._optimizer import optimizer
+from jaxopt_adam._rule import AdamState, Moment, leafwise
 
 
 @optimizer
@@ -64,7 +48,7 @@ def adam_atan2(
         moments: how the moments are stored: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
 
     Returns:
-        An :class:`~jaxopt_adam.Optimizer` with :class:`AdamAtan2State`. Its `update` needs `params`, unless the
+        An :class:`~jaxopt_adam.Optimizer` with :class:`AdamState`. Its `update` needs `params`, unless the
         weight decay is 0.0 and not traced.
 
     References:
@@ -87,7 +71,7 @@ def adam_atan2(
         return step.scale * jnp.arctan2(new.mu, step.weight_of_root * jnp.sqrt(new.nu))
 
     return leafwise(
-        AdamAtan2State,
+        AdamState,
         first,
         second,
         scalars,

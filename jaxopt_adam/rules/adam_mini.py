@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxopt_adam import hyperparameters as kinds
+from jaxopt_adam import _hyperparameters as kinds
+from jaxopt_adam._averages import bias_correction, debiasing_weights, ema, root, weighted
+from jaxopt_adam._optimizer import optimizer
 from jaxopt_adam._rule import Moment, leafwise
-from jaxopt_adam.averages import bias_correction, debiasing_weights, ema, root, weighted
-from jaxopt_adam.blocks import blocks_by_layout, checked_blocks, mean_square_of_blocks, spread
-from jaxopt_adam.optimizer import optimizer
+from jaxopt_adam.rules._blocks import blocks_by_layout, checked_blocks, mean_square_of_blocks, spread
 
 
 class AdamMiniState(NamedTuple):

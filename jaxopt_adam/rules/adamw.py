@@ -1,14 +1,10 @@
 """AdamW (Loshchilov & Hutter, 2019): Adam with weight decay that is decoupled from the gradient."""
 
-from typing import Any, NamedTuple
-
 import jax.numpy as jnp
 import optax
-from jax import Array
 
-from jaxopt_adam._rule import Moment, leafwise
-from jaxopt_adam.averages import Denominator, abs_sq, bias_correction, debiasing_weights, ema, weighted
-from jaxopt_adam.hyperparameters import (
+from jaxopt_adam._averages import Denominator, abs_sq, bias_correction, debiasing_weights, ema, weighted
+from jaxopt_adam._hyperparameters import (
     Decay,
     Flag,
     LearningRate,
@@ -18,23 +14,8 @@ from jaxopt_adam.hyperparameters import (
     OptionalDtype,
     WeightDecay,
 )
-from jaxopt_adam.optimizer import optimizer
-
-
-class AdamState(NamedTuple):
-    """The state of :func:`adam`, :func:`adamw`, :func:`nadam` and :func:`nadamw`.
-
-    It is all of the state: ``state.mu``, where optax's is a chain's and has ``state[0].mu``.
-
-    Attributes:
-        count: the number of updates done, int32.
-        mu: the average of g, the first moment; a tree like the parameters.
-        nu: the average of ``|g|²``, the second moment; a tree like the parameters, real.
-    """
-
-    count: Array
-    mu: Any
-    nu: Any
+from jaxopt_adam._optimizer import optimizer
+from jaxopt_adam._rule import AdamState, Moment, leafwise
 
 
 @optimizer

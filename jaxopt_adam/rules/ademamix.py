@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxopt_adam import hyperparameters as kinds
+from jaxopt_adam import _hyperparameters as kinds
+from jaxopt_adam._averages import Denominator, Shares, abs_sq, bias_correction, ema, weighted
+from jaxopt_adam._optimizer import optimizer
 from jaxopt_adam._rule import Moment, leafwise
-from jaxopt_adam.averages import Denominator, Shares, abs_sq, bias_correction, ema, weighted
-from jaxopt_adam.optimizer import optimizer
 
 
 class AdemamixState(NamedTuple):

@@ -8,11 +8,11 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxopt_adam import hyperparameters as kinds
+from jaxopt_adam import _hyperparameters as kinds
+from jaxopt_adam._averages import abs_sq, ema, root
+from jaxopt_adam._hyperparameters import Decay, Flag, LearningRate, NonNegative, OptionalDtype, function
+from jaxopt_adam._optimizer import optimizer
 from jaxopt_adam._rule import Moment, leafwise
-from jaxopt_adam.averages import abs_sq, ema, root
-from jaxopt_adam.hyperparameters import Decay, Flag, LearningRate, NonNegative, OptionalDtype, function
-from jaxopt_adam.optimizer import optimizer
 
 
 class AdoptState(NamedTuple):

@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from jaxopt_adam._averages import Denominator, abs_sq, bias_correction, ema
+from jaxopt_adam._hyperparameters import Decay, Flag, LearningRate, Moments, NonNegative, OptionalDtype
+from jaxopt_adam._optimizer import optimizer
 from jaxopt_adam._rule import Moment, leafwise
-from jaxopt_adam.averages import Denominator, abs_sq, bias_correction, ema
-from jaxopt_adam.hyperparameters import Decay, Flag, LearningRate, Moments, NonNegative, OptionalDtype
-from jaxopt_adam.optimizer import optimizer
 
 
 class AmsgradState(NamedTuple):

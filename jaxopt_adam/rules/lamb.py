@@ -1,29 +1,12 @@
 """LAMB (You et al., 2020)."""
 
-from typing import Any, NamedTuple
-
 import jax.numpy as jnp
 import optax
-from jax import Array
 
-from jaxopt_adam._rule import Moment, leafwise
-from jaxopt_adam.averages import Denominator, abs_sq, bias_correction, debiasing_weights, ema, norm, weighted
-from jaxopt_adam.hyperparameters import Decay, LearningRate, Mask, Moments, NonNegative, WeightDecay
-from jaxopt_adam.optimizer import optimizer
-
-
-class LambState(NamedTuple):
-    """The state of :func:`lamb`.
-
-    Attributes:
-        count: the number of updates done, int32.
-        mu: the average of g, a tree like the parameters.
-        nu: the average of ``|g|²``, a tree like the parameters, real.
-    """
-
-    count: Array
-    mu: Any
-    nu: Any
+from jaxopt_adam._averages import Denominator, abs_sq, bias_correction, debiasing_weights, ema, norm, weighted
+from jaxopt_adam._hyperparameters import Decay, LearningRate, Mask, Moments, NonNegative, WeightDecay
+from jaxopt_adam._optimizer import optimizer
+from jaxopt_adam._rule import AdamState, Moment, leafwise
 
 
 @optimizer
@@ -64,7 +47,7 @@ def lamb(
         moments: how the moments are stored: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
 
     Returns:
-        An :class:`~jaxopt_adam.Optimizer` with :class:`LambState`. Its `update` needs `params`.
+        An :class:`~jaxopt_adam.Optimizer` with :class:`AdamState`. Its `update` needs `params`.
 
     References:
         You et al., Large Batch Optimization for Deep Learning: Training BERT in 76 Minutes, 2020, algorithm 2.
@@ -94,7 +77,7 @@ def lamb(
         return -step.rate * ratio * direction
 
     return leafwise(
-        LambState,
+        AdamState,
         first,
         second,
         scalars,

@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 import optax
 from jax import Array
 
+from jaxopt_adam._averages import Denominator, abs_sq, bias_correction, ema, finite_quotient
+from jaxopt_adam._hyperparameters import Decay, LearningRate, Mask, Moments, NonNegative, WeightDecay
+from jaxopt_adam._optimizer import optimizer
 from jaxopt_adam._rule import Moment, leafwise
-from jaxopt_adam.averages import Denominator, abs_sq, bias_correction, ema, finite_quotient
-from jaxopt_adam.hyperparameters import Decay, LearningRate, Mask, Moments, NonNegative, WeightDecay
-from jaxopt_adam.optimizer import optimizer
 
 
 class LapropState(NamedTuple):

@@ -1,16 +1,45 @@
-"""Muon (Jordan et al., 2024): its arguments. Its arithmetic fills a screen of its own, muon_rule.py."""
+"""Muon (Jordan et al., 2024)."""
 
+import functools
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
 
-from jaxopt_adam import hyperparameters as kinds
-from jaxopt_adam.matrices import COEFFICIENTS, dimension_numbers
-from jaxopt_adam.optimizer import optimizer
-from jaxopt_adam.rules.muon_rule import muon_rule
+from jaxopt_adam import _hyperparameters as kinds
+from jaxopt_adam._averages import (
+    Denominator,
+    abs_sq,
+    bias_correction,
+    debiasing_weights,
+    ema,
+    finite_product,
+    finite_quotient,
+    weighted,
+)
+from jaxopt_adam._notes import note
+from jaxopt_adam._optimizer import optimizer
+from jaxopt_adam._rule import Moment, leafwise
+from jaxopt_adam._trees import array_like, choose, inexact_dtype, leaves_like
+from jaxopt_adam.rules._matrices import COEFFICIENTS, as_matrices, dimension_numbers, orthogonalize
+
+
+class MuonState(NamedTuple):
+    """The state of :func:`muon`.
+
+    Attributes:
+        count: the number of updates done, int32.
+        mu: the average of g, a tree like the parameters.
+        nu: the average of ``|g|²``, likewise, real; None for matrices.
+    """
+
+    count: Array
+    mu: Any
+    nu: Any
 
 
 @optimizer
@@ -109,20 +138,73 @@ def muon(
         3.0
     """
     rounds = COEFFICIENTS[ns_coeffs] if isinstance(ns_coeffs, str) else ns_coeffs
-    return muon_rule(
-        (learning_rate, learning_rate if adam_learning_rate is None else adam_learning_rate),
-        (weight_decay, adam_weight_decay),
-        weight_decay_mask,
-        lambda params: dimension_numbers(muon_weight_dimension_numbers, params, matrix_axes),
-        coefficients=list(rounds) if isinstance(rounds[0], Sequence) or np.ndim(rounds[0]) else [rounds] * ns_steps,
-        beta=beta,
-        eps=eps,
-        mu_dtype=mu_dtype,
-        nesterov=nesterov,
-        adaptive=adaptive,
-        preconditioning=preconditioning,
-        consistent_rms=consistent_rms,
-        b1=adam_b1,
-        b2=adam_b2,
-        eps_root=adam_eps_root,
-    )
+    coefficients = list(rounds) if isinstance(rounds[0], Sequence) or np.ndim(rounds[0]) else [rounds] * ns_steps
+    rate_of_adam = learning_rate if adam_learning_rate is None else adam_learning_rate
+
+    def scalars(step):
+        return {
+            "weights": debiasing_weights(jnp.ones(()), beta, step.count, nesterov=nesterov),
+            "adam_weights": debiasing_weights(-step.rate, adam_b1, step.count, nesterov=nesterov),
+            "c2": bias_correction(adam_b2, step.count),
+            "denominator": Denominator(eps, adam_eps_root),
+            "consistent_rms": consistent_rms,
+        }
+
+    def first(grad, old, step):
+        if old.nu is None:
+            return old._replace(mu=ema(old.mu, grad, beta))
+        return old._replace(mu=ema(old.mu, grad, adam_b1), nu=ema(old.nu, abs_sq(grad), adam_b2))
+
+    def second(axes, grad, old, new, step):
+        if new.nu is None:
+            average = weighted(new.mu, grad, *step.weights)
+            to_matrices, to_tensor, (rows, columns) = as_matrices(grad.shape, *axes[step.path])
+            eps = step.denominator.eps
+            orthogonal = to_tensor(orthogonalize(to_matrices(average), coefficients, eps, preconditioning))
+            width = max(1, columns / max(rows, 1)) ** 0.5 if consistent_rms is None else max(rows, columns) ** 0.5
+            scale = -step.rate * width * (1 if consistent_rms is None else step.consistent_rms)
+            change = scale * (jnp.sum(average.conj() * orthogonal) * orthogonal if adaptive else orthogonal)
+        else:
+            denominator = step.denominator(finite_quotient(new.nu, step.c2))
+            change = weighted(new.mu, grad, *step.adam_weights) / denominator
+        return change - finite_product(step.rate, step.decay)
+
+    def layer(tree: Any, params: Any) -> optax.GradientTransformationExtraArgs:
+        jax.tree_util.tree_map_with_path(inexact_dtype, tree)  # before functions of the user's see it
+        axes = dimension_numbers(muon_weight_dimension_numbers, tree, matrix_axes)
+        chosen = [each is not None for each in axes.values()]
+        masks = True if weight_decay_mask is None else weight_decay_mask
+        if callable(weight_decay_mask) and params is not None:
+            thetas = leaves_like(jax.tree.structure(tree), params, "params")  # before the user's function sees them
+            for (path, leaf), theta in zip(jax.tree_util.tree_leaves_with_path(tree), thetas, strict=True):
+                array_like(path, leaf, theta, None, "the parameter")
+            masks = weight_decay_mask(params)
+        return leafwise(
+            MuonState,
+            first,
+            functools.partial(second, axes),
+            scalars,
+            storage="float32",
+            learning_rate=choose(tree, chosen, learning_rate, rate_of_adam, "learning_rate"),
+            weight_decay=choose(tree, chosen, weight_decay, adam_weight_decay, "weight_decay"),
+            mask=choose(tree, chosen, masks, True, "weight_decay_mask"),
+            sees_to_decay=True,
+            mu=Moment(dtype=mu_dtype),
+            nu=Moment(real=True, shape=lambda path, shape: shape if axes[path] is None else None),
+        )
+
+    def init(params: optax.Params) -> optax.OptState:
+        def parts() -> dict[Any, str]:
+            return {
+                path: "adamw" if axes is None else f"orthogonalized, rows axis {axes[0]}, columns axis {axes[1]}"
+                for path, axes in dimension_numbers(muon_weight_dimension_numbers, params, matrix_axes).items()
+            }
+
+        return note(layer(params, params).init(params), parts=parts)
+
+    def update(
+        updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None, **_: Any
+    ) -> tuple[optax.Updates, optax.OptState]:
+        return layer(updates, params).update(updates, state, params)
+
+    return optax.GradientTransformationExtraArgs(init, update)

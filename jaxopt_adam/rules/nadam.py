@@ -2,7 +2,7 @@
 
 import optax
 
-from jaxopt_adam.hyperparameters import (
+from jaxopt_adam._hyperparameters import (
     Decay,
     Flag,
     LearningRate,
@@ -12,7 +12,7 @@ from jaxopt_adam.hyperparameters import (
     OptionalDtype,
     WeightDecay,
 )
-from jaxopt_adam.optimizer import optimizer, rule_of
+from jaxopt_adam._optimizer import optimizer, rule_of
 from jaxopt_adam.rules.adamw import adamw
 
 

@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from jaxopt_adam._averages import accumulate, ema, norm, root
+from jaxopt_adam._hyperparameters import Decay, LearningRate, NonNegative, WeightDecay
+from jaxopt_adam._optimizer import optimizer
 from jaxopt_adam._rule import Moment, leafwise
-from jaxopt_adam.averages import accumulate, ema, norm, root
-from jaxopt_adam.hyperparameters import Decay, LearningRate, NonNegative, WeightDecay
-from jaxopt_adam.optimizer import optimizer
 
 
 class NovogradState(NamedTuple):

@@ -6,13 +6,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxopt_adam import averages
-from jaxopt_adam import hyperparameters as kinds
+from jaxopt_adam import _averages as averages
+from jaxopt_adam import _hyperparameters as kinds
+from jaxopt_adam._averages import abs_sq, ema, finite_product, root, squarable
+from jaxopt_adam._optimizer import optimizer
 from jaxopt_adam._rule import Moment, leafwise
-from jaxopt_adam.averages import abs_sq, ema, finite_product, root, squarable
-from jaxopt_adam.dtypes import arithmetic_dtype
-from jaxopt_adam.optimizer import optimizer
-from jaxopt_adam.trees import inner_product
+from jaxopt_adam._trees import arithmetic_dtype, inner_product
 
 
 class ProdigyState(NamedTuple):

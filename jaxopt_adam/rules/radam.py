@@ -1,13 +1,9 @@
 """RAdam (Liu et al., 2020)."""
 
-from typing import Any, NamedTuple
-
 import jax.numpy as jnp
 import optax
-from jax import Array
 
-from jaxopt_adam._rule import Moment, leafwise
-from jaxopt_adam.averages import (
+from jaxopt_adam._averages import (
     Denominator,
     abs_sq,
     bias_correction,
@@ -16,22 +12,9 @@ from jaxopt_adam.averages import (
     finite_quotient,
     weighted,
 )
-from jaxopt_adam.hyperparameters import Decay, Flag, LearningRate, Moments, NonNegative
-from jaxopt_adam.optimizer import optimizer
-
-
-class RadamState(NamedTuple):
-    """The state of :func:`radam`.
-
-    Attributes:
-        count: the number of updates done, int32.
-        mu: the average of g, a tree like the parameters.
-        nu: the average of ``|g|²``, a tree like the parameters, real.
-    """
-
-    count: Array
-    mu: Any
-    nu: Any
+from jaxopt_adam._hyperparameters import Decay, Flag, LearningRate, Moments, NonNegative
+from jaxopt_adam._optimizer import optimizer
+from jaxopt_adam._rule import AdamState, Moment, leafwise
 
 
 @optimizer
@@ -74,7 +57,7 @@ def radam(
         moments: how the moments are stored: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
 
     Returns:
-        An :class:`~jaxopt_adam.Optimizer` with :class:`RadamState`.
+        An :class:`~jaxopt_adam.Optimizer` with :class:`AdamState`.
 
     References:
         Liu et al., On the Variance of the Adaptive Learning Rate and Beyond, 2020, algorithm 2.
@@ -104,7 +87,7 @@ def radam(
         return weighted(new.mu, grad, *step.weights) / denominator
 
     return leafwise(
-        RadamState,
+        AdamState,
         first,
         second,
         scalars,

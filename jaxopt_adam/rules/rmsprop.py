@@ -6,11 +6,11 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxopt_adam import averages
+from jaxopt_adam import _averages as averages
+from jaxopt_adam._averages import abs_sq, accumulate, ema, finite_quotient, root
+from jaxopt_adam._hyperparameters import Decay, Flag, LearningRate, Moments, NonNegative, OptionalDecay
+from jaxopt_adam._optimizer import optimizer
 from jaxopt_adam._rule import Moment, leafwise
-from jaxopt_adam.averages import abs_sq, accumulate, ema, finite_quotient, root
-from jaxopt_adam.hyperparameters import Decay, Flag, LearningRate, Moments, NonNegative, OptionalDecay
-from jaxopt_adam.optimizer import optimizer
 
 
 class RmspropState(NamedTuple):

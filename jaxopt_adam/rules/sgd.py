@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 import optax
 from jax import Array
 
+from jaxopt_adam._averages import accumulate
+from jaxopt_adam._hyperparameters import Flag, LearningRate, Moments, OptionalDecay, OptionalDtype
+from jaxopt_adam._optimizer import optimizer
 from jaxopt_adam._rule import Moment, leafwise
-from jaxopt_adam.averages import accumulate
-from jaxopt_adam.hyperparameters import Flag, LearningRate, Moments, OptionalDecay, OptionalDtype
-from jaxopt_adam.optimizer import optimizer
 
 
 class SgdState(NamedTuple):

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxopt_adam import hyperparameters as kinds
+from jaxopt_adam import _hyperparameters as kinds
+from jaxopt_adam._averages import Denominator, abs_sq, bias_correction, ema, finite_quotient, norm, squarable
+from jaxopt_adam._optimizer import optimizer
 from jaxopt_adam._rule import Moment, leafwise
-from jaxopt_adam.averages import Denominator, abs_sq, bias_correction, ema, finite_quotient, norm, squarable
-from jaxopt_adam.matrices import bounded, by_eigenvalue, gram, refreshed, rotate
-from jaxopt_adam.optimizer import optimizer
+from jaxopt_adam.rules._matrices import bounded, by_eigenvalue, gram, refreshed, rotate
 
 _NOISE = 8
 """The size below which a rotated element counts as noise, in units of rounding of the gradient's norm."""

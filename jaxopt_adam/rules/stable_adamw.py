@@ -1,13 +1,9 @@
 """StableAdamW (Wortsman et al., 2023): AdamW whose steps shrink where the second moment lags behind."""
 
-from typing import Any, NamedTuple
-
 import jax.numpy as jnp
 import optax
-from jax import Array
 
-from jaxopt_adam._rule import Moment, leafwise
-from jaxopt_adam.averages import (
+from jaxopt_adam._averages import (
     Denominator,
     abs_sq,
     bias_correction,
@@ -17,22 +13,9 @@ from jaxopt_adam.averages import (
     root,
     weighted,
 )
-from jaxopt_adam.hyperparameters import Decay, LearningRate, Mask, Moments, NonNegative, WeightDecay
-from jaxopt_adam.optimizer import optimizer
-
-
-class StableAdamwState(NamedTuple):
-    """The state of :func:`stable_adamw`.
-
-    Attributes:
-        count: the number of updates done, int32.
-        mu: the average of g, a tree like the parameters.
-        nu: the average of ``|g|²``, a tree like the parameters, real.
-    """
-
-    count: Array
-    mu: Any
-    nu: Any
+from jaxopt_adam._hyperparameters import Decay, LearningRate, Mask, Moments, NonNegative, WeightDecay
+from jaxopt_adam._optimizer import optimizer
+from jaxopt_adam._rule import AdamState, Moment, leafwise
 
 
 @optimizer
@@ -71,7 +54,7 @@ def stable_adamw(
         moments: how the moments are stored: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
 
     Returns:
-        An :class:`~jaxopt_adam.Optimizer` with :class:`StableAdamwState`. Its `update` needs `params`, unless the
+        An :class:`~jaxopt_adam.Optimizer` with :class:`AdamState`. Its `update` needs `params`, unless the
         weight decay is 0.0 and not traced.
 
     References:
@@ -100,7 +83,7 @@ def stable_adamw(
         return -step.rate / jnp.maximum(rms, 1) * direction
 
     return leafwise(
-        StableAdamwState,
+        AdamState,
         first,
         second,
         scalars,

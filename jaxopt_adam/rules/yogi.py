@@ -1,29 +1,12 @@
 """Yogi (Zaheer et al., 2018)."""
 
-from typing import Any, NamedTuple
-
 import jax.numpy as jnp
 import optax
-from jax import Array
 
-from jaxopt_adam._rule import Moment, leafwise
-from jaxopt_adam.averages import Denominator, abs_sq, bias_correction, ema, finite_product, finite_quotient
-from jaxopt_adam.hyperparameters import Decay, LearningRate, Moments, NonNegative
-from jaxopt_adam.optimizer import optimizer
-
-
-class YogiState(NamedTuple):
-    """The state of :func:`yogi`.
-
-    Attributes:
-        count: the number of updates done, int32.
-        mu: the average of g, a tree like the parameters.
-        nu: the second moment, a tree like the parameters, real.
-    """
-
-    count: Array
-    mu: Any
-    nu: Any
+from jaxopt_adam._averages import Denominator, abs_sq, bias_correction, ema, finite_product, finite_quotient
+from jaxopt_adam._hyperparameters import Decay, LearningRate, Moments, NonNegative
+from jaxopt_adam._optimizer import optimizer
+from jaxopt_adam._rule import AdamState, Moment, leafwise
 
 
 @optimizer
@@ -59,7 +42,7 @@ def yogi(
         moments: how the moments are stored: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
 
     Returns:
-        An :class:`~jaxopt_adam.Optimizer` with :class:`YogiState`.
+        An :class:`~jaxopt_adam.Optimizer` with :class:`AdamState`.
 
     References:
         Zaheer et al., Adaptive Methods for Nonconvex Optimization, 2018, algorithm 2.
@@ -84,7 +67,7 @@ def yogi(
         return step.scale * new.mu / step.denominator(finite_quotient(new.nu, step.c2))
 
     return leafwise(
-        YogiState,
+        AdamState,
         first,
         second,
         scalars,

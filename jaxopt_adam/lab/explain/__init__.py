@@ -23,6 +23,6 @@ What a test may rely on:
   4·10⁻⁶ of the range of their row, or to float32.
 """
 
-from jaxopt_adam.lab.explain.page import SECTIONS, build, expected
-
-__all__ = ["SECTIONS", "build", "expected"]
+from jaxopt_adam.lab.explain.page import SECTIONS as SECTIONS
+from jaxopt_adam.lab.explain.page import build as build
+from jaxopt_adam.lab.explain.page import expected as expected

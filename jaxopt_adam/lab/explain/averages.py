@@ -13,8 +13,6 @@ from jaxopt_adam.lab import averages as averages_lab
 from jaxopt_adam.lab.explain.drawing import number
 from jaxopt_adam.lab.explain.section import Control, Field, Plot, Section, Trace
 
-__all__ = ["AVERAGES"]
-
 LENGTH = 200
 DECAYS = (0.0, 0.2, 0.5, 0.7, 0.8, 0.85, 0.9, 0.92, 0.94, 0.95, 0.96, 0.97, 0.98, 0.985, 0.99)
 MOMENTS = (1, 2, 3, 5, 10, 20, 50, 100, 200)

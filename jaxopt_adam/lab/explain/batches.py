@@ -15,8 +15,6 @@ from jaxopt_adam.lab import data, interrupt
 from jaxopt_adam.lab.explain.drawing import number
 from jaxopt_adam.lab.explain.section import Control, Field, Plot, Section, Trace
 
-__all__ = ["BATCHES", "SIZES", "STEPS", "facts"]
-
 STEPS = 400
 SIZES = {"all": None, "mini": 16, "one": 1}
 """The batch sizes; None for all examples."""

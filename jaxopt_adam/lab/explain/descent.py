@@ -13,8 +13,6 @@ from jaxopt_adam.lab.explain.section import Control, Field, Plot, Section, Trace
 from jaxopt_adam.lab.explain.surfaces import BOX, SURFACES, heights
 from jaxopt_adam.lab.explain.walks import inside
 
-__all__ = ["DESCENT", "STEPS", "TOLERANCE"]
-
 STEPS = 300
 TOLERANCE = 1e-4
 MOST = 100_000

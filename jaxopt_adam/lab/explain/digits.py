@@ -9,8 +9,6 @@ import numpy as np
 from jaxopt_adam.lab import claim, data, interrupt, race
 from jaxopt_adam.lab.explain.section import Control, Field, Plot, Section, Trace
 
-__all__ = ["RACE", "RULES", "SETTINGS", "facts"]
-
 RULES = ("sgd", "momentum", "rmsprop", "adam")
 SETTINGS = race.Settings()  # those of the command, so that both come to one verdict
 LOOKS = {

@@ -8,8 +8,6 @@ import numpy as np
 from jaxopt_adam.lab.explain.section import Field, Plot, Trace
 from jaxopt_adam.lab.explain.surfaces import BOX, SURFACES, grid_points, heights
 
-__all__ = ["curve", "curves", "ground_fields", "held", "number", "path", "path_plot", "surface_single"]
-
 HEIGHT_RANGE = (1e-5, 1000.0)
 
 

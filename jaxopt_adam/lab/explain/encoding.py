@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["packed", "text", "waves", "words"]
-
 BITS = 17
 LARGE = 50_000
 

@@ -17,8 +17,6 @@ from jaxopt_adam.lab.explain.drawing import number
 from jaxopt_adam.lab.explain.section import Control, Field, Section
 from jaxopt_adam.lab.explain.usage import CODE
 
-__all__ = ["SECTIONS", "build", "expected"]
-
 SECTIONS: Mapping[str, Section] = {
     each.name: each
     for each in (

@@ -12,8 +12,6 @@ from jaxopt_adam.lab.explain.section import Control, Field, Plot, Section
 from jaxopt_adam.lab.explain.surfaces import STEEPNESS, SURFACES
 from jaxopt_adam.lab.explain.walks import RULES, STEPS, best, inside, one, settled, walk_grid
 
-__all__ = ["ADAM", "MOMENTUM", "RMSPROP", "facts"]
-
 SYMBOLS = {"descent": "circle", "momentum": "square", "rmsprop": "diamond", "adam": "triangle-up"}
 DASHES = {"descent": "dot", "momentum": "dash", "rmsprop": "dashdot", "adam": "solid"}
 MOMENTS = {"mu": "m", "nu": "v"}

@@ -6,12 +6,8 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxopt_adam import averages, optimizer
-from jaxopt_adam._rule import Moment, leafwise
-from jaxopt_adam.averages import abs_sq, ema
-from jaxopt_adam.hyperparameters import Decay, Flag, LearningRate, NonNegative
-
-__all__ = ["MomentumState", "UncorrectedAdamState", "momentum", "uncorrected_adam"]
+import jaxopt_adam
+from jaxopt_adam import Decay, Flag, LearningRate, Moment, NonNegative, abs_sq, ema, leafwise, optimizer
 
 
 class MomentumState(NamedTuple):
@@ -60,7 +56,7 @@ def momentum(
     """
 
     def scalars(step):
-        return {"correction": averages.bias_correction(b1, step.count) if bias_correction else None}
+        return {"correction": jaxopt_adam.bias_correction(b1, step.count) if bias_correction else None}
 
     def first(grad, old, step):
         return old._replace(mu=ema(old.mu, grad, b1))

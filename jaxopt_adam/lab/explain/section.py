@@ -6,8 +6,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-__all__ = ["Control", "Field", "Plot", "Section", "Trace"]
-
 
 @dataclasses.dataclass(frozen=True)
 class Control:

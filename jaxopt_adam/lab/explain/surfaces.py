@@ -9,8 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-__all__ = ["BOX", "STEEPNESS", "SURFACES", "Surface", "grid_points", "heights"]
-
 BOX = (-5.0, 5.0, -3.0, 3.0)
 """What is drawn: left, right, bottom, top. A path is drawn until its first point outside."""
 

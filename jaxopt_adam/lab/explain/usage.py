@@ -1,7 +1,5 @@
 """The code that the page ends with; it runs as it stands."""
 
-__all__ = ["CODE"]
-
 CODE = {
     "train": """\
 import jax

@@ -16,8 +16,6 @@ from jaxopt_adam import debias
 from jaxopt_adam.lab.explain import rules
 from jaxopt_adam.lab.explain.surfaces import BOX, SURFACES, Surface
 
-__all__ = ["RULES", "STEPS", "Rule", "best", "inside", "one", "settled", "walk", "walk_grid"]
-
 STEPS = 60
 """The steps of every walk: before RMSProp, when rounding is all that is left of a gradient, makes that grow again."""
 

@@ -1,0 +1,374 @@
+r"""Exponentially weighted averages and their bias correction: the heart of the article.
+
+An average that starts at zero,
+
+.. math:: m_t = \beta m_{t-1} + (1 - \beta) x_t, \qquad m_0 = 0,
+
+has weights that sum to :math:`1 - \beta^t` and not to one, so its first values are too small by just that factor.
+Dividing by it (:func:`debias`) makes it an average proper from the first value on.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+from jax.core import Tracer
+from jax.typing import ArrayLike, DTypeLike
+
+from jaxopt_adam._trees import arithmetic_dtype, real_dtype
+
+
+class Shares(NamedTuple):
+    """A decay as two numbers, for an :func:`ema` whose decay is computed anew in each step.
+
+    Attributes:
+        kept: β, what the average so far weighs.
+        added: 1 − β, what the new value weighs; it has the digits that rounding β would cost it.
+    """
+
+    kept: ArrayLike
+    added: ArrayLike
+
+    @classmethod
+    def of(cls, decay: ArrayLike) -> "Shares":
+        """The shares of a decay, in its own dtype but float32 at least."""
+        if isinstance(decay, jax.Array):
+            decay = decay.astype(arithmetic_dtype(_inexact(decay.dtype)))
+        else:
+            decay = np.asarray(decay, np.float64)
+        return cls(decay, 1 - decay)
+
+
+def ema(average: ArrayLike, value: ArrayLike, decay: ArrayLike | Shares) -> Array:
+    r"""One step of an exponentially weighted average.
+
+    .. math:: \text{decay} \cdot \text{average} + (1 - \text{decay}) \cdot \text{value}
+
+    evaluated as the one of the two plus its share of their difference: as :math:`\text{average} + (1 - \text{decay})
+    (\text{value} - \text{average})` for decays from one half, and the other way round below. On paper all are equal; in
+    floating point these have weights that sum to one whatever the decay rounds to, so that an average that has reached
+    a constant stays there, and lose no digits of the larger share.
+
+    The bits are the same on any layout of devices. A product that overflows counts as the largest finite number.
+
+    Args:
+        average: the average so far, any shape, real or complex.
+        value: the new value, of a shape that broadcasts with `average`.
+        decay: :math:`\beta` in [0, 1), the share of the past that is kept; a number or an array that broadcasts, or
+            the :class:`Shares` of one.
+
+    Returns:
+        The new average, in the common dtype of `average` and `value`. `decay` never widens it. The arithmetic is done
+        in float32 at least.
+
+    Example:
+        >>> from jaxopt_adam import ema
+        >>> print(ema(1.0, 2.0, 0.75))
+        1.25
+    """
+    dtype = _inexact(jnp.result_type(average, value))
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        parts = (ema(part(average), part(value), decay) for part in (jnp.real, jnp.imag))
+        return jax.lax.complex(*parts).astype(dtype)
+    compute = arithmetic_dtype(dtype)
+    past, new = jnp.asarray(average, compute), jnp.asarray(value, compute)
+    kept, added = (jnp.asarray(share, compute) for share in (decay if isinstance(decay, Shares) else Shares.of(decay)))
+    mostly_past = added <= kept
+    more, less = jnp.where(mostly_past, past, new), jnp.where(mostly_past, new, past)
+    # Twice the share of half the difference, which is the same number and cannot overflow.
+    share = 2 * jnp.where(mostly_past, added, kept)
+    return (more + finite_product(share, 0.5 * less - 0.5 * more)).astype(dtype)
+
+
+def finite_product(one: ArrayLike, other: Array) -> Array:
+    """The product of a real and a real or complex number, at most the largest finite one in size; NaN stays NaN.
+
+    The bound has a second use: nothing can merge this multiplication with an addition that follows. A compiler that
+    merges them rounds once in place of twice, and whether it does depends on the shape that a device holds. With the
+    bound in between, the bits are the same on any layout of devices.
+    """
+    if jnp.iscomplexobj(other):
+        return jax.lax.complex(finite_product(one, other.real), finite_product(one, other.imag))
+    product = one * other
+    largest = jnp.finfo(product.dtype).max
+    return jax.lax.clamp(-largest, product, largest)
+
+
+def finite_quotient(one: Array, other: ArrayLike) -> Array:
+    """The quotient of a real or complex number and a real one, as a :func:`finite_product` with the reciprocal.
+
+    A compiler may take a division by what all elements share for such a multiplication, in one shape and not in
+    another.
+    """
+    return finite_product(1 / jnp.asarray(other), one)
+
+
+def squarable(value: Array) -> Array:
+    """`value` within ±2⁶³ in float32 (in float64 ±2⁵¹¹), whose square is finite; NaN where it is infinite.
+
+    Beyond it a squared gradient would be infinite, and so would its average be, for ever: the element would stand
+    still in silence. Within it a rule forgets a single absurd gradient as it forgets any other.
+    """
+    if jnp.iscomplexobj(value):
+        return jax.lax.complex(squarable(value.real), squarable(value.imag))
+    largest = np.asarray(most_squarable(value.dtype), value.dtype)
+    return jnp.where(jnp.isfinite(value), jax.lax.clamp(-largest, value, largest), jnp.nan)
+
+
+def debias(average: ArrayLike, decay: ArrayLike, step: ArrayLike) -> Array:
+    r"""The average that an :func:`ema` started at zero stands for: ``average / bias_correction(decay, step)``.
+
+    Args:
+        average: an average after `step` values, started at zero; any shape, real or complex.
+        decay: its decay, in [0, 1).
+        step: the number of values that it has seen, a whole number from 1.
+
+    Returns:
+        The debiased average, in the dtype of `average`; computed in float32 at least.
+
+    Example:
+        >>> from jaxopt_adam import debias, ema
+        >>> print(debias(ema(0.0, 3.0, decay=0.75), decay=0.75, step=1))
+        3.0
+    """
+    dtype = _inexact(jnp.result_type(average))
+    compute = arithmetic_dtype(dtype)
+    correction = bias_correction(decay, step).astype(real_dtype(compute))
+    return (jnp.asarray(average, compute) / correction).astype(dtype)
+
+
+def bias_correction(decay: ArrayLike, step: ArrayLike) -> Array:
+    r""":math:`1 - \text{decay}^{\text{step}}`, right to 2 ulp in float32 for every decay and step.
+
+    Computed as ``1 - decay**step`` in float32 this loses up to 227 ulp for a decay of 0.999 and 2,968 ulp for 0.9999,
+    since a power close to one keeps few digits of its distance from one. Here it is :math:`-\operatorname{expm1}(t \log
+    \beta)`, in which neither :math:`\log \beta` nor its product with :math:`t` may be rounded to float32 either: both
+    are carried as a high and a low part. A decay known as a Python or NumPy number has its logarithm taken in float64;
+    a JAX array, traced or not, is taken for the very float32 number that it is, and the logarithm comes from
+    :math:`\log \beta = 2 \operatorname{artanh} \frac{\beta - 1}{\beta + 1}` with the quotient's remainder kept.
+
+    Args:
+        decay: :math:`\beta` in [0, 1); a number or an array.
+        step: :math:`t`, whole numbers from 1 to 2³¹ − 1, taken on trust (at 0 the result is 0); broadcasts with
+            `decay`. There is no derivative with respect to it.
+
+    Returns:
+        Array of the broadcast shape, in float32, or in float64 for a float64 decay (which a Python number is when
+        ``jax_enable_x64`` is set); there the error is at most 6 ulp.
+
+    Raises:
+        ValueError: if `decay` is outside [0, 1) and not traced.
+
+    Example:
+        >>> from jaxopt_adam import bias_correction
+        >>> print(bias_correction(0.5, 3))
+        0.875
+    """
+    if not isinstance(decay, Tracer):
+        exact = np.asarray(decay, np.float64)
+        if not np.all((exact >= 0) & (exact < 1)):
+            raise ValueError(f"decay must be in [0, 1), got {decay}")
+    if isinstance(decay, jax.Array):
+        return _bias_correction_of_array(decay.astype(arithmetic_dtype(_inexact(decay.dtype))), step)
+    exact = np.asarray(decay, np.float64)
+    log = np.log(np.maximum(exact, _SMALLEST))
+    if arithmetic_dtype(_inexact(jnp.result_type(decay))) == jnp.float64:
+        return -jnp.expm1(log * jnp.asarray(step))
+    # Split by NumPy, since XLA would add such constants to each other in an order of its own.
+    head = (log.astype(np.float32).view(np.int32) & _HEAD).view(np.float32)
+    return _one_minus_power(jnp.asarray(head), jnp.asarray(log - head, jnp.float32), step)
+
+
+def accumulate(trace: Array, value: Array, decay: ArrayLike) -> Array:
+    """One step of momentum's decayed sum, ``value + decay * trace``."""
+    return value + finite_product(decay, trace)
+
+
+def debiasing_weights(
+    scale: Array, decay: ArrayLike, step: Array, *, nesterov: bool = False
+) -> tuple[Array, Array | None]:
+    """The weights of an average and of its newest value in `scale` times the debiased average; None for no weight.
+
+    With `nesterov` it is what the debiased average would be if the same value came once more, each of its two parts
+    debiased by the steps that it has seen: Dozat's look ahead.
+    """
+    correction = bias_correction(decay, step)
+    if not nesterov:
+        return scale / correction, None
+    ahead = bias_correction(decay, optax.safe_increment(step))
+    return scale * decay / ahead, scale * (1 - decay) / correction
+
+
+def weighted(average: Array, value: Array, weight_of_average: Array, weight_of_value: Array | None) -> Array:
+    """The sum of both with the weights that :func:`debiasing_weights` gives."""
+    if weight_of_value is None:
+        return weight_of_average * average
+    return finite_product(weight_of_average, average) + finite_product(weight_of_value, value)
+
+
+def root(square: Array, eps: ArrayLike = 0.0) -> Array:
+    """The root of a moment of squares plus `eps`, never quite zero.
+
+    The smallest normal number of the dtype is added too: so a moment that is zero gives an update that is zero and has
+    a derivative, and not 0 / 0, also without `eps`. Next to any other moment it is nothing.
+    """
+    return jnp.sqrt(square + (jnp.asarray(eps, square.dtype) + jnp.finfo(square.dtype).tiny))
+
+
+class Denominator(NamedTuple):
+    r"""The denominator of an update, :math:`\sqrt{\nu + \bar\varepsilon} + \varepsilon`.
+
+    Attributes:
+        eps: ε.
+        eps_root: :math:`\bar\varepsilon`.
+    """
+
+    eps: ArrayLike
+    eps_root: ArrayLike = 0.0
+
+    def __call__(self, nu: Array) -> Array:
+        """The denominator for a second moment."""
+        return root(nu, self.eps_root) + self.eps
+
+    def times(self, correction: Array) -> "Denominator":
+        """√correction times the denominator, as a function of ν where this is one of ν / correction."""
+        return Denominator(self.eps * jnp.sqrt(correction), self.eps_root * correction)
+
+
+def most_squarable(dtype: DTypeLike) -> float:
+    """The largest size of a real number that :func:`squarable` leaves as it is."""
+    return 2.0 ** ((int(jnp.finfo(dtype).maxexp) - 2) // 2)
+
+
+def abs_sq(value: ArrayLike) -> Array:
+    r"""The squared magnitude ``|value|²``, real also where `value` is complex.
+
+    .. math:: \min(|x|^2, \text{the largest finite number})
+
+    No compiler can merge the multiplication with an addition that follows, so the bits are the same on any layout of
+    devices.
+
+    Args:
+        value: an array of any shape, real or complex.
+
+    Returns:
+        Its square, in the real dtype of `value`.
+
+    Example:
+        >>> from jaxopt_adam import abs_sq
+        >>> print(abs_sq(3.0 + 4.0j))
+        25.0
+    """
+    value = jnp.asarray(value)
+    if jnp.iscomplexobj(value):
+        return abs_sq(value.real) + abs_sq(value.imag)
+    return jnp.minimum(jnp.square(value), jnp.finfo(value.dtype).max)
+
+
+def norm(value: ArrayLike) -> Array:
+    """The root of the sum of |value|², real; it neither overflows nor underflows where a square would.
+
+    Zero has a derivative, zero. The norm of nothing is 0, and of what has an infinite element infinite.
+    """
+    value = jnp.asarray(value)
+    # A unit in which to measure, so no derivative goes through it. Its reciprocal must be a normal number, as compilers
+    # multiply by that.
+    largest = jnp.max(jnp.abs(jax.lax.stop_gradient(value)), initial=0)
+    is_size = (largest > 0) & jnp.isfinite(largest)
+    unit = jnp.where(is_size, jnp.minimum(largest, 2.0 ** (jnp.finfo(largest.dtype).maxexp - 3)), 1)
+    squares = jnp.sum(abs_sq(value / unit))
+    return jnp.where(is_size, unit, largest) * jnp.sqrt(jnp.maximum(squares, jnp.finfo(largest.dtype).tiny))
+
+
+def mean_square(value: Array, axis: int | tuple[int, ...] | None = None) -> Array:
+    """The mean of |value|² over `axis`, real; it overflows no sooner than one of the squares, and is 0 over nothing."""
+    squares = abs_sq(value)
+    axes = range(squares.ndim) if axis is None else np.atleast_1d(axis)
+    return jnp.sum(squares * (1 / max(math.prod(squares.shape[each] for each in axes), 1)), axis)
+
+
+# A decay below this has decay**1 == 0 next to one, in float64 too; it stands in for zero, which has no logarithm.
+_SMALLEST = 1e-30
+# The 12 leading bits of float32 numbers: a product of two such is exact, so a fused multiply-add changes nothing.
+_HEAD = np.int32(-4096)
+
+
+def _inexact(dtype: jnp.dtype) -> jnp.dtype:
+    return dtype if jnp.issubdtype(dtype, jnp.inexact) else jnp.result_type(float)
+
+
+@jax.custom_jvp
+def _bias_correction_of_array(decay: Array, step: ArrayLike) -> Array:
+    decay = jnp.maximum(decay, _SMALLEST)
+    if decay.dtype == jnp.float64:
+        return -jnp.expm1(step * jnp.log(decay))
+    return _one_minus_power(*_log_in_two_parts(decay), step)
+
+
+@_bias_correction_of_array.defjvp
+def _bias_correction_of_array_jvp(primals: tuple[Array, ArrayLike], tangents: tuple[Array, object]):
+    decay, step = primals
+    count = jnp.asarray(step).astype(decay.dtype)
+    return _bias_correction_of_array(decay, step), -count * decay ** (count - 1) * tangents[0]
+
+
+def _head(value: Array) -> Array:
+    bits = jax.lax.bitcast_convert_type(value, jnp.int32)
+    return jax.lax.bitcast_convert_type(bits & _HEAD, jnp.float32)
+
+
+def _log_in_two_parts(value: Array) -> tuple[Array, Array]:
+    """log(value) for float32 0 < value < 1: its head and the rest, with about 30 good bits from one half upwards."""
+    # Below one half the plain logarithm is good enough: 1 - value**step has no cancellation left to amplify its error.
+    near = jnp.maximum(value, 0.5)
+    bits = jax.lax.bitcast_convert_type(near, jnp.int32)
+    even = jax.lax.bitcast_convert_type(bits & np.int32(-2), jnp.float32)
+    numerator, denominator, last_bit = near - 1, 1 + even, near - even  # all three are exact
+    quotient = numerator / denominator
+    head, denominator_head = _head(quotient), _head(denominator)
+    tail, denominator_tail = quotient - head, denominator - denominator_head
+    remainder = numerator - head * denominator_head
+    remainder = remainder - head * denominator_tail - tail * denominator_head
+    remainder = remainder - tail * denominator_tail - quotient * last_bit
+    square = quotient * quotient
+    series = jnp.zeros_like(square)
+    for power in range(21, 1, -2):
+        series = square * (1 / power + series)
+    rest = 2 * (tail + (remainder / denominator + quotient * series))
+    far = jnp.log(value)
+    far_head = _head(far)
+    return jnp.where(value < 0.5, far_head, 2 * head), jnp.where(value < 0.5, far - far_head, rest)
+
+
+def _one_minus_power(log_head: Array, log_rest: Array, step: ArrayLike) -> Array:
+    """1 - exp(step · (log_head + log_rest)) in float32, within one ulp, for a `log_head` of 12 bits."""
+    # The exponent as a sum of a high and a low part: the step comes in three parts whose products with the head are
+    # exact, and what rounding drops from the sum of the products is kept.
+    step = jnp.asarray(step).astype(jnp.int32)
+    parts = [(step & np.int32(mask)).astype(jnp.float32) for mask in (0x7FC00000, 0x003FF800, 0x000007FF)]
+    total, error = parts[0] * log_head, parts[0] * log_rest
+    for part in parts[1:]:
+        product = part * log_head
+        larger = total + product
+        error = error + ((total - larger) + product) + part * log_rest
+        total = larger
+    high = total + error
+    low = (total - high) + error
+    # 1 - exp(high + low), as 1 - 2**-n · exp(rest + low); XLA's own expm1 is off by up to five ulp.
+    high, low = jnp.maximum(high, -20), jnp.where(high < -20, 0, low)  # exp(-20) is nothing next to one
+    halvings = jnp.round(high * np.float32(-1 / np.log(2)))
+    half = jax.lax.bitcast_convert_type((127 - halvings.astype(jnp.int32)) << 23, jnp.float32)
+    rest = high + halvings * np.float32(0.693145751953125)  # exact: the head of log(2) has 15 bits
+    low = low + halvings * np.float32(1.428606820309417e-06)
+    series = jnp.zeros_like(rest)
+    for factorial in range(9, 2, -1):
+        series = (1 + series) * rest / factorial
+    tail = rest * rest * (1 + series) / 2
+    tail = tail + low * (1 + rest + tail)  # exp(rest + low) = 1 + rest + tail
+    whole = 1 - half
+    total = whole - half * rest
+    return total + (((whole - total) - half * rest) - half * tail)

@@ -1,0 +1,59 @@
+"""The moments of a state as arrays, however they are stored."""
+
+from typing import Any
+
+import jax
+import optax
+
+from jaxopt_adam._notes import noted_states
+from jaxopt_adam._trees import leaves_like
+from jaxopt_adam.storage._leaf import LeafMoments, entries_of, field_of
+
+
+def load_moments(
+    state: optax.OptState, optimizer: optax.GradientTransformation, params: optax.Params
+) -> optax.OptState:
+    """Load the moments of a state: the same state with each moment in float32, in the shape of its parameter.
+
+    In the state itself two moments in 16, 8 or 4 bits share their numbers, see :doc:`/memory`. The result is for
+    looking at; `update` takes the state as it is.
+
+    Args:
+        state: the state, which may be that of a chain or a wrapper.
+        optimizer: the optimizer that it is of.
+        params: the parameters, or :class:`jax.ShapeDtypeStruct` for them.
+
+    Returns:
+        The state. Moments that are stored in float32 or wider are not copied.
+
+    Raises:
+        ValueError, TypeError: if `state` is not one that `optimizer` has for such parameters.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxopt_adam import adamw, load_moments
+        >>> optimizer, params = adamw(1e-3, moments="bfloat16"), {"w": jnp.ones((64, 128))}
+        >>> _, state = optimizer.update(params, optimizer.init(params), params)
+        >>> state.mu["w"].dtype
+        dtype('uint32')
+        >>> print(f"{load_moments(state, optimizer, params).mu['w'][0, 0]:.2f}")
+        0.10
+    """
+    structure, notes = noted_states(optimizer, params)
+    nodes = leaves_like(structure, state, "the state of the optimizer")
+    return jax.tree.unflatten(
+        structure,
+        [_loaded(node, note) if note and "moments" in note else node for node, note in zip(nodes, notes, strict=True)],
+    )
+
+
+def _loaded(state: Any, note: dict[str, Any]) -> Any:
+    """The state of a rule, of whose `init` a note was made."""
+    moments = note["moments"]
+    leaves, tree = jax.tree_util.tree_flatten_with_path(note["params"])
+    paths = [path for path, _ in leaves]
+    owns = [LeafMoments.of(moments, note["storage"], path, leaf) for path, leaf in leaves]
+    columns = [entries_of(tree, getattr(state, name), name, owns, paths) for name in moments]
+    rows = [own.load(path, list(row)) for own, path, row in zip(owns, paths, zip(*columns, strict=True), strict=True)]
+    columns = zip(*rows, strict=True)
+    return state._replace(**{name: field_of(tree, list(column)) for name, column in zip(moments, columns, strict=True)})

@@ -1,0 +1,65 @@
+"""Notes that rules make in `init` for :func:`~jaxopt_adam.describe`: what a state alone does not tell."""
+
+import contextlib
+import contextvars
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+Note = dict[str, Any]
+"""Of a state by name: its `params`, and what the rule was given for them."""
+
+_NOTES: contextvars.ContextVar[list[tuple[Any, Note]] | None] = contextvars.ContextVar("notes", default=None)
+
+
+def note(state: Any, **what: Any) -> Any:
+    """`state`, of which a note is made if somebody asked for notes; of several notes of one thing the first counts."""
+    notes = _NOTES.get()
+    if notes is not None:
+        notes.append((state, what))
+    return state
+
+
+@contextlib.contextmanager
+def noting() -> Iterator[list[tuple[Any, Note]]]:
+    """A context in which notes are made, and the list that they go to."""
+    notes: list[tuple[Any, Note]] = []
+    token = _NOTES.set(notes)
+    try:
+        yield notes
+    finally:
+        _NOTES.reset(token)
+
+
+def by_state(notes: list[tuple[Any, Note]]) -> dict[int, Note]:
+    """The notes of each state together, by its `id`."""
+    together: dict[int, Note] = {}
+    for state, what in notes:
+        of_state = together.setdefault(id(state), {})
+        of_state.update({name: value for name, value in what.items() if name not in of_state})
+    return together
+
+
+def noted_states(optimizer: Any, params: Any) -> tuple[Any, list[Note | None]]:
+    """The structure of an optimizer's state in which those of rules are leaves, and the note of each leaf or None."""
+    found: list[tuple[Any, list[Note | None]]] = []
+
+    def look(params: Any) -> None:
+        # Within the trace, where a state is the object that its rule made a note of.
+        with noting() as notes:
+            state = optimizer.init(params)
+        of_state = by_state(notes)
+        for what in of_state.values():
+            if "params" in what:
+                what["params"] = jax.tree.map(_struct, what["params"])
+        leaves, structure = jax.tree.flatten(state, is_leaf=lambda node: id(node) in of_state)
+        found.append((structure, [of_state.get(id(leaf)) for leaf in leaves]))
+
+    jax.eval_shape(look, params)
+    return found[0]
+
+
+def _struct(leaf: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf))

@@ -1,0 +1,459 @@
+"""An optimizer is data: the pair `init`, `update` that is also a pytree of its hyperparameters."""
+
+import functools
+import inspect
+import itertools
+import operator
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NoReturn, ParamSpec, Unpack, overload
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.core import Tracer
+
+from jaxopt_adam._arguments import Arguments
+from jaxopt_adam._hyperparameters import Check, Number, Pair, is_number
+from jaxopt_adam._notes import note
+from jaxopt_adam._trees import placed, with_gradient
+
+P = ParamSpec("P")
+
+
+class Optimizer(optax.GradientTransformationExtraArgs):
+    """A pair of pure functions, `init` and `update`, that is also a pytree of its numeric hyperparameters.
+
+    It is an :class:`optax.GradientTransformationExtraArgs` and goes wherever one goes. Its leaves are the
+    hyperparameters that are numbers or arrays; functions (schedules), strings, dtypes and flags are part of its
+    structure. So it can be an argument of a jitted function, where a new learning rate needs no new trace, and
+    :func:`jax.vmap` over it trains a batch of optimizers at once (:func:`grid`).
+
+    Optimizers are made by factories such as :func:`~jaxopt_adam.adam`, and factories by :func:`optimizer`.
+
+    The rows of a batch are what :meth:`row` gives. Its indexes are those of any tuple: ``optimizer[0]`` is `init`.
+
+    Attributes:
+        init: ``init(params) -> state``.
+        update: ``update(gradients, state, params=None, **extra_args) -> (updates, state)``.
+
+    Example:
+        >>> import jax, optax
+        >>> from jaxopt_adam import adam
+        >>> @jax.jit
+        ... def step(optimizer, params, state):
+        ...     gradients = jax.grad(lambda x: (x - 3) ** 2)(params)
+        ...     updates, state = optimizer.update(gradients, state, params)
+        ...     return optax.apply_updates(params, updates), state
+        >>> slow, fast = adam(0.01), adam(0.1)  # the two share one trace of step
+        >>> x = jax.numpy.array(1.0)
+        >>> [round(float(step(each, x, each.init(x))[0]), 4) for each in (slow, fast)]
+        [1.01, 1.1]
+    """
+
+    _factory: Callable[..., "Optimizer"]
+    _arguments: dict[str, Any]
+    _structure: tuple[Any, ...]
+    _leaves: tuple[Any, ...]
+
+    def __new__(cls, factory: Callable[..., "Optimizer"], arguments: Mapping[str, Any]) -> "Optimizer":
+        """The optimizer that `factory` makes of `arguments`, which are taken as they are, unchecked."""
+        values, tree = jax.tree.flatten(tuple(arguments.values()))
+        numeric = tuple(map(is_number, values))
+        static = tuple(None if leaf else value for value, leaf in zip(values, numeric, strict=True))
+        leaves = tuple(value for value, leaf in zip(values, numeric, strict=True) if leaf)
+        return cls._unflatten((factory, tuple(arguments), tree, numeric, static), leaves)
+
+    @classmethod
+    def _unflatten(cls, structure: tuple[Any, ...], leaves: Iterable[Any]) -> "Optimizer":
+        # Transformations of trees put anything in place of a leaf (a tracer, None, an object()), so nothing here may
+        # look at one, check it or run the rule: which leaves are numeric was settled when the optimizer was made.
+        factory, names, tree, numeric, static = structure
+        leaves = tuple(leaves)
+        rest = iter(leaves)
+        values = [next(rest) if leaf else value for value, leaf in zip(static, numeric, strict=True)]
+        arguments = dict(zip(names, jax.tree.unflatten(tree, values), strict=True))
+        function = rule_of(factory)
+
+        # A function over these two, and no functools.partial: equinox, and with it optimistix, takes what local
+        # functions close over as data, and compares all else by identity.
+        def rule() -> optax.GradientTransformationExtraArgs:
+            return function(**_used(function, arguments))
+
+        def init(params: optax.Params) -> optax.OptState:
+            return placed(note(rule().init(params), rule=factory.__name__), params)
+
+        def update(
+            updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None, **extra_args: Any
+        ) -> tuple[optax.Updates, optax.OptState]:
+            return rule().update(updates, state, with_gradient(updates, params), **extra_args)
+
+        self = tuple.__new__(cls, (init, update))
+        vars(self).update(_factory=factory, _arguments=arguments, _structure=structure, _leaves=leaves)
+        return self
+
+    def __setattr__(self, name: str, value: Any) -> NoReturn:
+        raise AttributeError(f"an optimizer cannot be changed; replace({name}=...) makes another")
+
+    @classmethod
+    def _make(cls, iterable: Iterable[Any]) -> optax.GradientTransformationExtraArgs:  # pyright: ignore
+        # A pair with another init or update, as from _replace, is no longer what the factory makes.
+        return optax.GradientTransformationExtraArgs(*iterable)
+
+    @property
+    def hyperparameters(self) -> Mapping[str, Any]:
+        """Every argument of the factory by its name, in the factory's order; read-only."""
+        return types.MappingProxyType(self._arguments)
+
+    def replace(self, **changes: Any) -> "Optimizer":
+        """The same optimizer with some hyperparameters changed.
+
+        Args:
+            **changes: new values by name. Numbers in place of numbers keep the structure, and so the trace. A wrapper
+                hands on to the optimizer within what it does not have itself.
+
+        Returns:
+            A new optimizer. The state of the old one goes on with it as long as the structure is the same.
+
+        Raises:
+            TypeError: if a name is not an argument of the factory, or a value has the wrong type.
+            ValueError: if a value is out of range.
+
+        Example:
+            >>> from jaxopt_adam import adam
+            >>> adam(1e-3, b2=0.99).replace(learning_rate=0.01)
+            adam(learning_rate=0.01, b2=0.99)
+        """
+        unknown = changes.keys() - self._arguments.keys()
+        within = [name for name, value in self._arguments.items() if isinstance(value, Optimizer)]
+        if unknown and len(within) == 1 and within[0] not in changes and unknown <= self._names():
+            inner = self._arguments[within[0]].replace(**{name: changes.pop(name) for name in unknown})
+            return self.replace(**changes, **{within[0]: inner})
+        if unknown:
+            raise TypeError(
+                f"{self._factory.__name__} has no hyperparameter {', '.join(sorted(unknown))}; it has "
+                f"{', '.join(self._arguments)}"
+            )
+        return Optimizer(self._factory, self._arguments | _checked(self._factory, changes))
+
+    def row(self, index: int) -> "Optimizer":
+        """One optimizer of a batch, as :func:`grid` or :func:`jax.vmap` makes it.
+
+        Args:
+            index: the number of the row, from 0, or from −1 for the last and the ones before it.
+
+        Returns:
+            The optimizer, with an array of one axis less for each leaf of the batch.
+
+        Raises:
+            TypeError: if `index` is no whole number, or is traced.
+            ValueError: if this is no batch: if it has no leaves, or they do not all have a first axis of one length.
+            IndexError: if the batch has no such row.
+
+        Example:
+            >>> from jaxopt_adam import grid, sgd
+            >>> optimizers, table = grid(sgd, learning_rate=[0.25, 0.5])
+            >>> print(optimizers.row(1).hyperparameters["learning_rate"])
+            0.5
+        """
+        try:
+            number = operator.index(index)
+        except TypeError:
+            raise TypeError(f"row: index must be a whole number that is not traced, got {index!r}") from None
+        paths = jax.tree.leaves_with_path(self)
+        shapes = {jax.tree_util.keystr(path).lstrip("."): np.shape(leaf) for path, leaf in paths}
+        lengths = {shape[:1] for shape in shapes.values()}
+        if len(lengths) != 1 or () in lengths:
+            found = ", ".join(f"{name} {shape}" for name, shape in shapes.items()) or "none"
+            raise ValueError(
+                "row: in a batch of optimizers all hyperparameters have a first axis of one length; the shapes of this "
+                f"{self._factory.__name__} are: {found}"
+            )
+        (length,) = lengths.pop()
+        if not -length <= number < length:
+            raise IndexError(f"row: index {number} is out of range for a batch of {length} optimizers")
+        return jax.tree.map(lambda leaf: leaf[number], self)
+
+    def _gives_direction(self) -> str | None:
+        """The name of the rule whose learning rate is None, so that it gives the direction alone, if one is seen."""
+        wrapped = [value for value in self._arguments.values() if isinstance(value, optax.GradientTransformation)]
+        if wrapped:
+            within = (value._gives_direction() for value in wrapped if isinstance(value, Optimizer))
+            return next(filter(None, within), None)
+        # Not all rules mean that by None; those that do say so by the kind of the argument.
+        means_direction = getattr(_checks(self._factory).get("learning_rate"), "direction", False)
+        has_none = self._arguments.get("learning_rate", 0.0) is None
+        return self._factory.__name__ if means_direction and has_none else None
+
+    def _names(self) -> set[str]:
+        """The names of the hyperparameters, and of those of an optimizer within."""
+        within = [value for value in self._arguments.values() if isinstance(value, Optimizer)]
+        return set(self._arguments).union(within[0]._names() if len(within) == 1 else ())
+
+    def current_learning_rate(self, state: optax.OptState) -> Any:
+        """The learning rate that the next update will use; a schedule is evaluated at the state's `count`.
+
+        Args:
+            state: a state of this optimizer, or of a wrapper around it in which no other part keeps a `count`.
+
+        Returns:
+            A scalar array (batched, if the optimizer or the state is), a tree of them if the learning rate is one, None
+            for an optimizer without one. A wrapper of an optimizer has that optimizer's.
+
+        Raises:
+            ValueError: if the learning rate is a schedule and `state` has no `count`, or several.
+
+        Example:
+            >>> import optax
+            >>> from jaxopt_adam import sgd
+            >>> optimizer = sgd(optax.linear_schedule(1.0, 0.0, transition_steps=4))
+            >>> state = optimizer.init(2.0)
+            >>> _, state = optimizer.update(1.0, state)
+            >>> print(optimizer.current_learning_rate(state))
+            0.75
+        """
+        within = [value for value in self._arguments.values() if isinstance(value, Optimizer)]
+        if "learning_rate" not in self._arguments and len(within) == 1:
+            return within[0].current_learning_rate(state)
+        learning_rate = self._arguments.get("learning_rate")
+        if learning_rate is None:
+            return None
+        if not any(map(callable, jax.tree.leaves(learning_rate, is_leaf=callable))):
+            return jax.tree.map(jnp.asarray, learning_rate)
+        counts = [count for _, count in optax.tree.get_all_with_path(state, "count")]
+        if len(counts) != 1:
+            raise ValueError(
+                f"state must hold one count at which to evaluate the schedule, found {len(counts)}; pass the part of "
+                f"it that belongs to {self!r}"
+            )
+        return jax.tree.map(
+            lambda rate: jnp.asarray(rate(counts[0]) if callable(rate) else rate), learning_rate, is_leaf=callable
+        )
+
+    def __repr__(self) -> str:
+        defaults = {name: each.default for name, each in inspect.signature(self._factory).parameters.items()}
+        given = (
+            f"{name}={_text(value)}" for name, value in self._arguments.items() if not _same(value, defaults[name])
+        )
+        return f"{self._factory.__name__}({', '.join(given)})"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Optimizer):
+            return False
+        return self._structure == other._structure and all(map(_same, self._leaves, other._leaves))
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        # Arrays have no hash; optimizers that differ in a number alone share theirs.
+        return hash(self._structure)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Whatever stands in place of a leaf now, a copy has a leaf there too.
+        factory, names, tree, numeric, static = self._structure
+        values = [0.0 if leaf else value for value, leaf in zip(static, numeric, strict=True)]
+        return _restore, (factory, dict(zip(names, jax.tree.unflatten(tree, values), strict=True)), self._leaves)
+
+
+def _restore(factory: Callable[..., Optimizer], arguments: Mapping[str, Any], leaves: Iterable[Any]) -> Optimizer:
+    return Optimizer._unflatten(Optimizer(factory, arguments)._structure, leaves)
+
+
+def _flatten_with_keys(optimizer: Optimizer) -> tuple[list[tuple[Any, Any]], tuple[Any, ...]]:
+    _, names, tree, numeric, _ = optimizer._structure
+    paths, _ = jax.tree_util.tree_flatten_with_path(jax.tree.unflatten(tree, numeric))
+    keys = [
+        jax.tree_util.GetAttrKey(names[path[0].idx] + jax.tree_util.keystr(path[1:])) for path, leaf in paths if leaf
+    ]
+    return list(zip(keys, optimizer._leaves, strict=True)), optimizer._structure
+
+
+jax.tree_util.register_pytree_with_keys(
+    Optimizer,
+    _flatten_with_keys,
+    Optimizer._unflatten,
+    lambda optimizer: (optimizer._leaves, optimizer._structure),
+)
+
+
+def optimizer(rule: Callable[P, optax.GradientTransformationExtraArgs]) -> Callable[P, Optimizer]:
+    """Make a factory of :class:`Optimizer` from a function of hyperparameters.
+
+    The function takes the hyperparameters and returns a gradient transformation, as optax's factories do. It is called
+    anew, with tracers where the optimizer is traced, each time that `init` or `update` is; so it must not look at the
+    value of a number.
+
+    Arguments annotated with a kind from :mod:`jaxopt_adam._hyperparameters` are checked when an optimizer is made.
+
+    Args:
+        rule: the function; every argument has a name (no ``*args``).
+
+    Returns:
+        The factory, with the name, the signature and the documentation of `rule`.
+
+    Raises:
+        TypeError: if an argument of `rule` cannot be given by name.
+
+    Example:
+        >>> import optax
+        >>> from jaxopt_adam import optimizer
+        >>> @optimizer
+        ... def clipped_sgd(learning_rate, limit=1.0):
+        ...     return optax.chain(optax.clip(limit), optax.sgd(learning_rate))
+        >>> clipped_sgd(0.1)
+        clipped_sgd(learning_rate=0.1)
+        >>> clipped_sgd(0.1, limit=2.0).hyperparameters["limit"]
+        2.0
+    """
+    signature = inspect.signature(rule)
+    for parameter in signature.parameters.values():
+        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            raise TypeError(f"{rule.__name__}: every hyperparameter must have a name of its own, got {parameter}")
+
+    @functools.wraps(rule)
+    def factory(*args: P.args, **kwargs: P.kwargs) -> Optimizer:
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{rule.__name__}: {error}") from None
+        bound.apply_defaults()
+        return Optimizer(factory, _checked(factory, bound.arguments))
+
+    # What help() shows: the kinds of the arguments are long to print.
+    bare = [parameter.replace(annotation=parameter.empty) for parameter in signature.parameters.values()]
+    factory.__signature__ = inspect.Signature(bare)  # pyright: ignore
+    return factory
+
+
+# A type checker can hold the names of the axes against the factory's, but not know that lists of its values are meant.
+# So lists in place of single numbers are known by name, and arrays, which the factory takes too, for any factory.
+@overload
+def grid(
+    factory: Callable[P, Optimizer], *args: P.args, **axes: P.kwargs
+) -> tuple[Optimizer, list[dict[str, Any]]]: ...
+@overload
+def grid(factory: Callable[..., Optimizer], **axes: Unpack[Arguments]) -> tuple[Optimizer, list[dict[str, Any]]]: ...
+def grid(factory: Callable[..., Optimizer], *args: Any, **axes: Any) -> tuple[Optimizer, list[dict[str, Any]]]:
+    """One batched optimizer over the product of some hyperparameters' values.
+
+    Args:
+        factory: a factory, such as :func:`~jaxopt_adam.adam`, or a function that makes an optimizer with one.
+        *args: the factory's first arguments, which may be given without their names.
+        **axes: by the names of the factory's arguments: a list or one-dimensional array of values makes an axis of the
+            grid, anything else is an argument that all rows share.
+
+    Returns:
+        The optimizer, each of whose leaves is an array of n rows, for ``jax.vmap`` over its first axis, and the table,
+        a list of n dictionaries that say which values each row has. The last axis varies fastest. One row of it is
+        :meth:`Optimizer.row`.
+
+    Raises:
+        ValueError: if there is no axis, or an axis is empty or not one-dimensional, or a value is out of range.
+        TypeError: if an axis is not of numbers, an argument is unknown to the factory, or what it makes is no
+            :class:`Optimizer`, as what :func:`optax.chain` makes is none.
+
+    Example:
+        >>> import jax
+        >>> from jaxopt_adam import descend, grid, sgd
+        >>> optimizers, table = grid(sgd, learning_rate=[0.1, 0.4], momentum=[0.0, 0.5])
+        >>> table[1]
+        {'learning_rate': 0.1, 'momentum': 0.5}
+        >>> paths = jax.vmap(lambda each: descend(lambda x: x**2, 1.0, each, steps=20))(optimizers)
+        >>> paths.value.shape
+        (4, 21)
+    """
+    if args:
+        axes = inspect.signature(factory).bind_partial(*args).arguments | axes
+    name = _checked_factory(factory, axes)
+    columns: dict[str, list[float]] = {}
+    for axis, values in axes.items():
+        if isinstance(values, (list, tuple, range)) or np.ndim(values):
+            column = np.asarray(values)
+            if column.ndim != 1 or not column.size:
+                raise ValueError(f"grid: {axis} must be one row of at least one value, got shape {column.shape}")
+            if not np.issubdtype(column.dtype, np.number) or np.iscomplexobj(column):
+                raise TypeError(f"grid: {axis} must hold real numbers to be an axis, got {values!r}")
+            columns[axis] = [float(value) for value in column]
+    if not columns:
+        raise ValueError(f"grid: give at least one argument of {name} a list of values")
+    table = [dict(zip(columns, row, strict=True)) for row in itertools.product(*columns.values())]
+    batched = {axis: np.array([row[axis] for row in table]) for axis in columns}
+    made = factory(**(axes | batched))  # within vmap its arguments are traced, and taken on trust
+    if not isinstance(made, Optimizer):
+        raise TypeError(
+            f"grid: {name} must return an Optimizer, got {type(made).__name__}, which has its hyperparameters in "
+            "closures, where no batch of them can be; put @jaxopt_adam.optimizer over the function"
+        )
+    rows = jax.vmap(lambda row: factory(**(axes | row)))(jax.tree.map(lambda row: jnp.asarray(row, float), batched))
+    # Strongly typed: the rows of a batch have no weak types.
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), rows), table
+
+
+def _checked_factory(factory: Any, axes: Mapping[str, Any]) -> str:
+    """The name of a factory that knows all arguments."""
+    if isinstance(factory, Optimizer):
+        raise TypeError(f"grid: the factory itself is needed, {factory._factory.__name__}, got {factory!r}")
+    if not callable(factory):
+        raise TypeError(f"grid: factory must be a function that makes an optimizer, got {factory!r}")
+    name = getattr(factory, "__name__", repr(factory))
+    parameters = inspect.signature(factory).parameters.values()
+    names = [each.name for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
+    unknown = [axis for axis in axes if axis not in names]
+    if unknown and not any(each.kind is each.VAR_KEYWORD for each in parameters):
+        raise TypeError(f"grid: {name} has no argument {', '.join(unknown)}; it has {', '.join(names)}")
+    return name
+
+
+def rule_of(factory: Callable[..., Optimizer]) -> Callable[..., optax.GradientTransformationExtraArgs]:
+    """The function that a factory was made of, for a rule that is another one with some arguments fixed.
+
+    The arguments that such a rule hands on have been checked, and need not be again.
+    """
+    return factory.__wrapped__  # pyright: ignore[reportFunctionMemberAccess]
+
+
+@functools.cache
+def _checks(factory: Callable[..., Any]) -> dict[str, Check]:
+    hints = typing.get_type_hints(factory, include_extras=True)
+    return {name: hint.__metadata__[0] for name, hint in hints.items() if hasattr(hint, "__metadata__")}
+
+
+def _checked(factory: Callable[..., Optimizer], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    checks = _checks(factory)
+    return {
+        name: checks[name](f"{factory.__name__}: {name}", value) if name in checks else value
+        for name, value in arguments.items()
+    }
+
+
+def _used(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments as the rule computes with them, see :meth:`~jaxopt_adam._hyperparameters.Number.used`."""
+    checks = _checks(function)
+    return {
+        name: check.used(f"{function.__name__}: {name}", value)
+        if isinstance(check := checks.get(name), (Number, Pair))
+        else value
+        for name, value in arguments.items()
+    }
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, np.dtype):
+        return repr(value.name)
+    return getattr(value, "__name__", repr(value)) if callable(value) else repr(value)
+
+
+def _same(one: object, other: object) -> bool:
+    if one is other:
+        return True
+    if isinstance(one, Tracer) or isinstance(other, Tracer):
+        return False
+    if is_number(one) and is_number(other):
+        return np.array_equal(np.asarray(one), np.asarray(other))
+    (ones, tree), (others, other_tree) = jax.tree.flatten(one), jax.tree.flatten(other)
+    if jax.tree_util.treedef_is_leaf(tree):
+        return isinstance(one, type(other)) and one == other
+    return tree == other_tree and all(map(_same, ones, others))

@@ -1,0 +1,334 @@
+"""Trees of parameters and gradients: leaves with their paths, dtypes of the arithmetic, errors that name the leaf."""
+
+import functools
+import math
+import types
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+from jax.core import Tracer
+from jax.typing import ArrayLike
+
+Path = tuple[Any, ...]
+"""The way to a leaf, as in :func:`jax.tree_util.tree_flatten_with_path`."""
+
+
+def arithmetic_dtype(dtype: np.dtype) -> np.dtype:
+    """The dtype in which leaves of a floating-point or complex `dtype` are computed: float32 at least."""
+    return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else jnp.dtype(dtype)
+
+
+def real_dtype(dtype: np.dtype) -> np.dtype:
+    """The dtype of the real part of numbers of a floating-point or complex `dtype`."""
+    return jnp.finfo(dtype).dtype
+
+
+def inexact_dtype(path: Path, leaf: Any, *, real: bool = False) -> np.dtype:
+    """The dtype of a leaf, which must be a floating-point or complex one, or only `real`; TypeError if it is not."""
+    dtype = _dtype(leaf, leaf_name(path))
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        raise TypeError(
+            f"{leaf_name(path)} must have a floating-point dtype, got {dtype}; leave it out with optax.masked or "
+            "optax.partition, or keep it out of the tree of parameters"
+        )
+    if real and jnp.issubdtype(dtype, jnp.complexfloating):
+        raise TypeError(
+            f"{leaf_name(path)} must be real for this rule, which has no meaning for complex numbers, got {dtype}"
+        )
+    return dtype
+
+
+def array_like(
+    path: Path, grad: Any, value: Any, dtype: np.dtype | None, what: str, shape: tuple[int, ...] | None = None
+) -> Array:
+    """`value` as an array, which must have `shape`, by default that of the gradient at `path`, and `dtype`.
+
+    By default any floating-point dtype will do; a complex one where the gradient's is, and only there.
+    """
+    shape = np.shape(grad) if shape is None else shape
+    is_leaf = jax.tree_util.all_leaves([value])
+    if not is_leaf or np.shape(value) != shape:
+        raise ValueError(
+            f"{leaf_name(path)}: for a gradient of shape {np.shape(grad)} {what} must have shape {shape}, got "
+            f"{np.shape(value) if is_leaf else jax.tree.structure(value)}"
+        )
+    given, wanted = _dtype(value, f"{leaf_name(path)}: {what}"), jnp.result_type(grad)
+    if dtype is not None and given != dtype:
+        raise TypeError(
+            f"{leaf_name(path)}: for a gradient of dtype {wanted} {what} must have dtype {dtype}, got {given}; give "
+            "init parameters of the dtype that the gradients have"
+        )
+    kind = jnp.complexfloating if jnp.issubdtype(wanted, jnp.complexfloating) else jnp.floating
+    if dtype is None and not jnp.issubdtype(given, kind):
+        expected = "complex" if kind is jnp.complexfloating else "floating-point"
+        raise TypeError(
+            f"{leaf_name(path)}: for a gradient of dtype {wanted} {what} must have a {expected} dtype, got {given}"
+        )
+    return jnp.asarray(value)
+
+
+def scalar_like(path: Path, grad: Any, scalar: ArrayLike | None, dtype: np.dtype) -> Array | None:
+    """`scalar` in `dtype`: a real number, or an array that broadcasts to the leaf `grad` at `path`; None stays."""
+    if scalar is None:
+        return None
+    if jnp.issubdtype(_dtype(scalar, f"{leaf_name(path)}: a hyperparameter"), jnp.complexfloating):
+        raise TypeError(f"{leaf_name(path)}: a hyperparameter must be real, got {scalar}")
+    shape = np.shape(scalar)
+    pairs = zip(shape[::-1], np.shape(grad)[::-1], strict=False)
+    if len(shape) > np.ndim(grad) or any(size not in (1, whole) for size, whole in pairs):
+        raise ValueError(
+            f"{leaf_name(path)}: a hyperparameter of shape {shape} does not broadcast to the leaf's shape "
+            f"{np.shape(grad)}; for a batch of optimizers use jax.vmap"
+        )
+    return jnp.asarray(scalar, dtype)
+
+
+def fields(state: Any, *names: str, of: Any = None) -> list[Any]:
+    """The fields of a state, which must have them.
+
+    Args:
+        state: the state. A mapping from the names of the fields, as some checkpoints restore one, is one too.
+        *names: the fields.
+        of: the type of state that is expected, or a :class:`functools.partial` of it. A named tuple of another name is
+            refused, since its fields may be called the same and mean something else. So is a mapping that has more than
+            its fields. None for any type.
+
+    Raises:
+        TypeError: if the state is none.
+    """
+    while isinstance(of, functools.partial):
+        of = of.func
+    known: tuple[str, ...] | None = getattr(of, "_fields", None)
+    if known and isinstance(state, tuple) and hasattr(state, "_fields") and type(state).__name__ != of.__name__:
+        raise TypeError(
+            f"state must be {_a(of.__name__)}, as what init returns is, got {_a(type(state).__name__)}; "
+            "jaxopt_adam.from_optax takes over a state of optax's"
+        )
+    if isinstance(state, Mapping):
+        unknown = [name for name in state if known and name not in known and state[name] is not None]
+        if unknown:
+            raise TypeError(f"state must have the fields {', '.join(known or ())}, got {unknown[0]!r} too")
+        state = types.SimpleNamespace(**{str(name): value for name, value in state.items()})
+    values: dict[str, Any] = {name: getattr(state, name, None) for name in names}
+    for name in names:
+        # Lists and tuples have a method of that name.
+        if not hasattr(state, name) or (name == "count" and callable(state.count)):
+            raise TypeError(f"state must have {name}, as what init returns has, got {type(state).__name__}")
+    for name, value in values.items():
+        # Of keys of random numbers, as a state may hold, nothing else would say where they are.
+        dtype = getattr(value, "dtype", None)
+        if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.extended):
+            raise TypeError(f"state.{name} must be numbers, got {dtype}")
+    if "count" in names:
+        dtype, shape = _dtype(values["count"], "state.count"), np.shape(values["count"])
+        if shape or not jnp.issubdtype(dtype, jnp.integer):
+            raise TypeError(f"state.count must be a scalar of an integer dtype, got the shape {shape} and {dtype}")
+    return list(values.values())
+
+
+def real_scalars(*values: Any, of: tuple[str, ...]) -> list[Array]:
+    """Fields of a state, by the names `of`, that must be real numbers; TypeError if one is not."""
+    for name, value in zip(of, values, strict=True):
+        dtype, shape = _dtype(value, f"state.{name}"), np.shape(value)
+        if shape or not jnp.issubdtype(dtype, jnp.floating):
+            raise TypeError(
+                f"state.{name} must be a scalar of a floating-point dtype, got the shape {shape} and {dtype}"
+            )
+    return list(map(jnp.asarray, values))
+
+
+def with_gradient(updates: Any, params: Any) -> Any:
+    """The parameters without those that have no gradient: None wherever `updates` has None.
+
+    A model may have leaves that are no parameters, such as functions, and gradients only of a part of it.
+    """
+    if params is None or jax.tree.structure(updates) == jax.tree.structure(params):
+        return params
+    grads, tree = jax.tree.flatten(updates, is_leaf=lambda node: node is None)
+    try:
+        parts = tree.flatten_up_to(params)
+    except ValueError:  # another tree, which the error of what comes next names
+        return params
+    return tree.unflatten([None if grad is None else part for grad, part in zip(grads, parts, strict=True)])
+
+
+def placed(state: Any, params: Any) -> Any:
+    """`state` with what is not committed to devices put on those of the parameters, a copy on each.
+
+    Parameters that lie on a mesh make a step of that mesh, whose results do too. So a scalar that started on a single
+    device would come back on all, and the step would be compiled twice. Where the parameters do not share their
+    devices, or are not committed themselves, the state is left as it is.
+    """
+    arrays = [leaf for leaf in jax.tree.leaves(params) if isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer)]
+    shardings = [leaf.sharding for leaf in arrays if leaf.committed]
+    if not shardings or any(each.device_set != shardings[0].device_set for each in shardings):
+        return state
+    meshes = [each.mesh for each in shardings if isinstance(each, jax.sharding.NamedSharding)]
+    if meshes:
+        where = jax.sharding.NamedSharding(meshes[0], jax.sharding.PartitionSpec())
+    elif len(shardings[0].device_set) == 1:
+        where = shardings[0]
+    else:
+        return state
+
+    def put(leaf: Any) -> Any:
+        is_free = isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer) and not leaf.committed
+        return jax.device_put(leaf, where) if is_free else leaf
+
+    return jax.tree.map(put, state)
+
+
+def leaves_like(tree: Any, other: Any, what: str) -> list[Any]:
+    """The leaves of `other`, which must have the structure `tree`, the gradients'; ValueError names what differs."""
+    try:
+        return tree.flatten_up_to(other)
+    except ValueError:
+        pass
+    grads = jax.tree.unflatten(tree, range(tree.num_leaves))
+    path, part, other_part = _first_difference(grads, other, ()) or ((), grads, other)
+    given, expected = _paths(path, part), _paths(path, other_part)
+    why = [f"they have no leaf {name}" for name in expected if name and name not in given]
+    why += [f"it has no leaf {name}" for name in given if name and name not in expected]
+    where = f"at {jax.tree_util.keystr(path)} " if path else ""
+    why += [f"{where}they are {jax.tree.structure(part)}, it is {jax.tree.structure(other_part)}"]
+    raise ValueError(f"the gradients must have the same tree as {what}, but {why[0]}")
+
+
+def broadcast_prefix(prefix: Any, params: Any, what: str, is_leaf: Callable[[Any], bool] = callable) -> list[Any]:
+    """The entry of `prefix` for each leaf of `params`, whose tree or a prefix of it it must have.
+
+    What `is_leaf` is true of is an entry; so functions are, unless the whole prefix is a tree like the parameters, as
+    a model that can be called is.
+    """
+    alike = jax.tree.structure(prefix) == jax.tree.structure(params)
+    entries: list[Any] = []
+    try:
+        jax.tree.map(
+            lambda entry, part: entries.extend([entry] * len(jax.tree.leaves(part))),
+            prefix,
+            params,
+            is_leaf=None if alike else is_leaf,
+        )
+    except ValueError as error:
+        heads = [path for path, _ in jax.tree_util.tree_leaves_with_path(prefix, is_leaf=is_leaf)]
+        paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+        why = [
+            f"they have no {jax.tree_util.keystr(head)}"
+            for head in heads
+            if not any(path[: len(head)] == head for path in paths)
+        ]
+        why += [
+            f"it has nothing for {leaf_name(path)}"
+            for path in paths
+            if not any(path[: len(head)] == head for head in heads)
+        ]
+        raise ValueError(
+            f"{what} must have the tree of the parameters, or a prefix of it, but {why[0] if why else error}"
+        ) from None
+    return entries
+
+
+def choose(tree: Any, chosen: list[bool], one: Any, other: Any, what: str) -> Any:
+    """The tree that has, for each leaf of `tree`, the entry of `one` where it is chosen and of `other` where not.
+
+    Both are prefixes of the tree, whose entries may be functions.
+    """
+    entries = zip(chosen, broadcast_prefix(one, tree, what), broadcast_prefix(other, tree, what), strict=True)
+    return jax.tree.unflatten(jax.tree.structure(tree), [a if first else b for first, a, b in entries])
+
+
+def inner_product(one: Any, other: Any) -> ArrayLike:
+    """Re⟨one, other⟩ over two trees of like arrays, in the wider of their dtypes."""
+    # Not as a dot product, for which leaves that are sharded would be gathered, and accelerators round to fewer digits.
+    return optax.tree.sum(jax.tree.map(lambda x, y: jnp.real(jnp.conj(x) * y), one, other))
+
+
+def leaf_name(path: Path) -> str:
+    """A leaf as errors call it."""
+    return f"leaf {jax.tree_util.keystr(path)}" if path else "the only leaf"
+
+
+def _a(name: str) -> str:
+    return f"an {name}" if name[:1] in "AEIO" else f"a {name}"
+
+
+def _dtype(value: Any, what: str) -> np.dtype:
+    """The dtype of a number or an array; TypeError if it is neither."""
+    try:
+        if value is not None:  # which would be the default dtype
+            return jnp.result_type(value)
+    except TypeError:
+        pass
+    raise TypeError(f"{what} must be an array, got {value!r} ({type(value).__name__})")
+
+
+def _first_difference(one: Any, other: Any, path: Path) -> tuple[Path, Any, Any] | None:
+    """The first nodes that two trees differ in, and their path; a leaf of the one may be anything in the other."""
+    (parts, node), (other_parts, other_node) = (
+        jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda part, tree=tree: part is not tree)
+        for tree in (one, other)
+    )
+    if jax.tree_util.all_leaves([one]):
+        return None
+    if node != other_node:
+        return path, one, other
+    pairs = zip(parts, other_parts, strict=True)
+    differences = (_first_difference(part, other_part, path + key) for (key, part), (_, other_part) in pairs)
+    return next((each for each in differences if each), None)
+
+
+def _paths(path: Path, tree: Any) -> list[str]:
+    """The names of the leaves of what lies at `path`."""
+    return [jax.tree_util.keystr(path + rest) for rest, _ in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def nbytes(tree: Any) -> int:
+    r"""The bytes of all arrays of a tree: of parameters, of a state, of what is still to be made.
+
+    .. math::
+        \sum_i n_i b_i
+
+    with n the number of elements of an array and b the bytes of one. Arrays that are divided among devices count once,
+    whole; so do those that each device has a copy of.
+
+    Args:
+        tree: JAX and NumPy arrays, random keys among them, :class:`jax.ShapeDtypeStruct`, and Python's numbers, which
+            count as the arrays that JAX makes of them.
+
+    Returns:
+        The number of bytes.
+
+    Raises:
+        TypeError: if a leaf is none of these; with its path.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxopt_adam import adamw, nbytes
+        >>> params = jax.ShapeDtypeStruct((4096, 4096), jnp.float32)  # nothing is allocated
+        >>> for moments in ("float32", "int8"):
+        ...     state = jax.eval_shape(adamw(1e-3, moments=moments).init, params)
+        ...     print(f"{nbytes(state) / params.size:.2f} bytes a parameter")
+        8.00 bytes a parameter
+        2.03 bytes a parameter
+    """
+    return sum(_one(path, leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree))
+
+
+def _one(path: Path, leaf: Any) -> int:
+    if type(leaf) in (bool, int, float, complex):
+        return jnp.result_type(type(leaf)).itemsize
+    if not isinstance(leaf, _ARRAYS) or not any(jnp.issubdtype(leaf.dtype, kind) for kind in _KINDS):
+        raise TypeError(
+            f"{leaf_name(path)} must be an array of numbers or of keys, a jax.ShapeDtypeStruct or a number, got "
+            f"{leaf!r} ({type(leaf).__name__})"
+        )
+    return math.prod(leaf.shape) * leaf.dtype.itemsize
+
+
+_ARRAYS = (jax.Array, jax.ShapeDtypeStruct, np.ndarray, np.generic)
+_KINDS = (np.number, np.bool_, jax.dtypes.float0, jax.dtypes.prng_key)

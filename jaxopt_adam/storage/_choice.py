@@ -1,0 +1,59 @@
+"""The argument `moments`, and the storage that it gives to one moment of one leaf."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from jaxopt_adam.storage._blockwise import Blockwise
+from jaxopt_adam.storage._dense import Dense
+
+Storage = Dense | Blockwise
+"""The storage of a moment between steps."""
+
+StorageName = Literal["float32", "bfloat16", "int8", "int4"]
+"""The names in `NAMED`."""
+
+StorageChoice = (
+    StorageName
+    | Storage
+    | Mapping[str, StorageName | Storage]
+    | Callable[[tuple[Any, ...]], str | Storage | Mapping[str, str | Storage]]
+)
+"""The type of `moments`: one storage for all, a dict of these by moment, or a function of a leaf's path to either."""
+
+NAMED: Mapping[str, Storage] = {
+    "float32": Dense(),
+    "bfloat16": Dense("bfloat16"),
+    "int8": Blockwise(8),
+    "int4": Blockwise(4),
+}
+"""The storages that have a name; "float32" is the dtype of the arithmetic, so float64 for float64."""
+
+_EXPECTED = (
+    f"one of {', '.join(map(repr, NAMED))}, a storage, a dict of these by moment, or a function of a leaf's path"
+)
+
+
+def valid_storage(name: str, value: Any) -> Any:
+    """The argument `name`, whose value says how moments rest; ValueError or TypeError if it does not."""
+    if callable(value) and not isinstance(value, type):  # as a dtype may be
+        return value
+    if isinstance(value, Mapping):
+        return {moment: _one(f"{name}[{moment!r}]", each) for moment, each in value.items()}
+    return _one(name, value)
+
+
+def storage_of(moments: Any, moment: str, path: tuple[Any, ...]) -> Storage:
+    """The storage of the `moment` of the leaf at `path`."""
+    chosen = valid_storage("what moments gives for a path", moments(path)) if callable(moments) else moments
+    if isinstance(chosen, Callable):
+        raise TypeError(f"moments must give a storage for a path, got {chosen!r}")
+    return _one("moments", chosen.get(moment, "float32") if isinstance(chosen, Mapping) else chosen, named=True)
+
+
+def _one(name: str, value: Any, *, named: bool = False) -> Any:
+    if isinstance(value, str) and value in NAMED:
+        return NAMED[value] if named else value
+    if isinstance(value, Storage):
+        return value
+    error = ValueError if isinstance(value, str) else TypeError
+    raise error(f"{name} must be {_EXPECTED}, got {value!r}")

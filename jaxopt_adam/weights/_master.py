@@ -1,0 +1,348 @@
+"""Master weights: parameters of 16 bits, and beside them the bits that they lack."""
+
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+from jax.typing import DTypeLike
+
+from jaxopt_adam._hyperparameters import Transformation, transformation, whole
+from jaxopt_adam._optimizer import optimizer
+from jaxopt_adam._trees import Path, fields, leaf_name
+from jaxopt_adam.storage._patterns import (
+    MAGNITUDE,
+    SIGN,
+    from_bits,
+    from_pattern,
+    infinity,
+    is_low_precision,
+    to_bits,
+    to_pattern,
+)
+from jaxopt_adam.storage._rounding import phases
+from jaxopt_adam.weights._sums import rounded_sum
+from jaxopt_adam.weights._within import Move, for_each, in_float32, move_to, remembered, update_within
+
+_SALT = 16
+"""Another than those of the moments, whose roundings must have nothing to do with the weights'."""
+
+_SILVER = np.uint32(1779033703)
+"""2³² times the silver ratio's 0.414… = √2 − 1, whose multiples fill the circle about as evenly as the golden ratio's.
+
+The dither of moments in codes has that one. With the same, a weight would always be rounded in step with its moments:
+3,000 equal steps of 1e-5 with moments in 8 bits would end 8 spacings off instead of 3.
+"""
+
+
+class MasterWeightsState(NamedTuple):
+    """The state of :func:`master_weights`.
+
+    Attributes:
+        inner_state: the state of the optimizer within.
+        correction: for each parameter of bfloat16 or float16 what its weight differs by, int8 for 24 bits and int16 for
+            32, of the parameter's shape; :class:`optax.MaskedNode` for every other parameter.
+        step: the number of updates so far, uint32, from which the dither of 24 bits follows; after 2³² − 1 comes 0.
+    """
+
+    inner_state: Any
+    correction: Any
+    step: Array
+
+
+def _bits(name: str, value: Any) -> int:
+    bits = whole(1)(name, value)
+    if bits not in (24, 32):
+        raise ValueError(f"{name} must be 24 or 32, got {value!r}")
+    return bits
+
+
+@optimizer
+def master_weights(inner: Transformation, bits: Annotated[int, _bits] = 24) -> optax.GradientTransformationExtraArgs:
+    r"""Master weights: any optimizer, for parameters in bfloat16 or float16 that keep what rounding drops.
+
+    .. math::
+        w_{t-1} &= \operatorname{join}(\theta_{t-1}, c_{t-1}) \\
+        w_t &= w_{t-1} + u_t(g_t, w_{t-1}) \\
+        \theta_t, c_t &= \operatorname{split}(w_t)
+
+    with u the update of the optimizer within, which sees the weights w and the gradients in float32, θ the weight to
+    the nearest number of its dtype and c the rest, in units of the last bits of w: 8 or 16 bits more. An update that is
+    too small to change θ is not lost, as without them it is; it gathers in c.
+
+    Choose it to train in bfloat16 or float16 as well as in float32. With `bits` = 24 a bfloat16 weight costs 3 bytes in
+    all and is worth a float32 with 15 bits behind the point; with 32 it costs 4 and *is* the float32 weight, bit for
+    bit. A float16 weight is worth one with 18 bits behind the point, or the float32 itself; below 2⁻¹⁴, where the
+    numbers of float16 are evenly spaced, those of the weight are too, by 2⁻³² or 2⁻⁴⁰. A weight too large for its
+    dtype becomes infinite, as in a cast. Parameters of other dtypes go by as they are.
+
+    With 24 bits w is one of the two numbers next to the exact sum, in turns: each step adds another share of the
+    spacing before it rounds down, evenly spread over the steps. So updates of any size count in full on average, also
+    those that float32 would lose. Equal updates are never more than a few spacings off. The shares follow from the
+    step and the element's place alone: the same inputs give the same bits on any number of devices. With 32 bits w is
+    rounded to the nearest, as a float32 is.
+
+    It wraps: ``master_weights(optax.chain(…))`` and ``master_weights(optax.MultiSteps(…).gradient_transformation())``
+    do everything in float32. :func:`optax.apply_if_finite`, :func:`optax.conditionally_mask` and
+    :func:`optax.conditionally_transform` can only be within, as ``master_weights(optax.apply_if_finite(…, 3))``. What
+    comes after it must leave its updates alone, since they are made for the parameters
+    at hand, in float32: :func:`optax.apply_updates` then gives θ exactly. Parameters that are changed in any other way
+    no longer fit their corrections and are off by at most half a unit in their last place; start them anew with
+    :func:`with_master_params`.
+
+    Args:
+        inner: the optimizer, ours or optax's; its updates are to be added to the parameters, so it has a learning rate.
+        bits: what a weight is worth, 24 or 32.
+
+    Returns:
+        An :class:`~jaxopt_adam.Optimizer` with :class:`MasterWeightsState`. Its `update` needs `params`.
+
+    Raises:
+        TypeError: if `inner` is no optimizer.
+        ValueError: if `bits` is neither 24 nor 32. Its `update` raises a TypeError where one of the wrappers that can
+            only be within is around it.
+
+    References:
+        Micikevicius et al., Mixed Precision Training, 2018, section 3.1, for weights in float32 beside those of 16
+        bits; Zamirai et al., Revisiting BFloat16 Training, 2020, for what is lost without them.
+
+    Example:
+        >>> import jax.numpy as jnp, optax
+        >>> from jaxopt_adam import master_params, master_weights, sgd
+        >>> optimizer, params = master_weights(sgd(1e-3)), jnp.ones([], jnp.bfloat16)
+        >>> state = optimizer.init(params)
+        >>> for _ in range(3):  # each too small to change a bfloat16
+        ...     updates, state = optimizer.update(jnp.ones([], jnp.bfloat16), state, params)
+        ...     params = optax.apply_updates(params, updates)
+        >>> print(params, master_params(params, state).round(4))
+        0.996094 0.997
+    """
+    wrapped = optax.with_extra_args_support(inner)
+    dtype = jnp.dtype(jnp.int8 if bits == 24 else jnp.int16)
+
+    def init(params: optax.Params) -> MasterWeightsState:
+        def correction(param: Array) -> Array:
+            return _split(from_bits(to_bits(param), param.dtype), param.dtype, dtype)[1]
+
+        corrections = for_each(correction, params, optax.MaskedNode())
+        return MasterWeightsState(wrapped.init(in_float32(params)), corrections, jnp.zeros([], jnp.uint32))
+
+    def update(
+        updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra_args: Any
+    ) -> tuple[optax.Updates, MasterWeightsState]:
+        inner_state, corrections, step = fields(state, "inner_state", "correction", "step", of=MasterWeightsState)
+
+        def weight(path: Path, param: Array, correction: Any) -> Array:
+            return _join(to_bits(param), remembered(path, param, correction, dtype, "state.correction"), param.dtype)
+
+        tree, moves, inner_state = update_within(
+            "master_weights", wrapped, updates, inner_state, params, corrections, weight, extra_args
+        )
+        pairs = [_step(move, dtype, step) if isinstance(move, Move) else (move, optax.MaskedNode()) for move in moves]
+        new_updates, corrections = (jax.tree.unflatten(tree, [pair[i] for pair in pairs]) for i in range(2))
+        return new_updates, MasterWeightsState(inner_state, corrections, jnp.asarray(step, jnp.uint32) + np.uint32(1))
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def master_params(params: optax.Params, state: optax.OptState) -> optax.Params:
+    """The weights that parameters and a state of :func:`master_weights` stand for together.
+
+    Args:
+        params: the parameters that go with the state.
+        state: a state of :func:`master_weights`, or one that holds it, such as a chain's.
+
+    Returns:
+        A tree like `params`, whose leaves of bfloat16 and float16 have become float32.
+
+    Raises:
+        ValueError: if `state` holds no state of :func:`master_weights`, or several that correct the same leaf, or if
+            `params` are of another tree or of other shapes.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxopt_adam import adamw, master_params, master_weights, with_master_params
+        >>> params, state = with_master_params(jnp.float32(0.1), master_weights(adamw(1e-3), bits=32))
+        >>> print(params, master_params(params, state))
+        0.100098 0.1
+    """
+    corrections = _found(params, state)
+
+    def weight(path: Path, param: Any) -> Any:
+        if not is_low_precision(param):
+            return param
+        correction = corrections.get(path)
+        if correction is None:
+            return from_bits(to_bits(jnp.asarray(param)), param.dtype)
+        dtype = jnp.dtype(jnp.int8 if correction.dtype == jnp.int8 else jnp.int16)
+        return _join(
+            to_bits(jnp.asarray(param)),
+            remembered(path, param, correction, dtype, "the correction"),
+            param.dtype,
+        )
+
+    return jax.tree_util.tree_map_with_path(weight, params)
+
+
+def with_master_params(
+    params: optax.Params, optimizer: optax.GradientTransformation, dtype: DTypeLike = jnp.bfloat16
+) -> tuple[optax.Params, Any]:
+    """A start from weights in float32, of which nothing is lost that :func:`master_weights` can keep.
+
+    Args:
+        params: the weights. Those leaves in float32 that `optimizer` has corrections for become parameters of `dtype`;
+            the others stay as they are, as those do that :func:`optax.masked` or :func:`optax.partition` keep from it.
+        optimizer: a :func:`master_weights`, or an optimizer that holds one, such as a chain.
+        dtype: bfloat16 or float16.
+
+    Returns:
+        The parameters and the state to start from. :func:`master_params` of the two are `params` again, exactly with
+        32 bits, to the nearest with 24.
+
+    Raises:
+        TypeError: if `optimizer` is none.
+        ValueError: if it holds no :func:`master_weights`, or several for the same leaf, or if `dtype` is another.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxopt_adam import adamw, master_weights, with_master_params
+        >>> params, state = with_master_params({"weight": jnp.full(3, 0.1)}, master_weights(adamw(1e-3)))
+        >>> print(params["weight"].dtype, state.correction["weight"])
+        bfloat16 [-51 -51 -51]
+    """
+    transformation("optimizer", optimizer)
+    low = jnp.dtype(dtype)
+    if low not in (jnp.bfloat16, jnp.float16):
+        raise ValueError(f"dtype must be bfloat16 or float16, got {low}")
+
+    def is_full(leaf: Any) -> bool:
+        return getattr(leaf, "dtype", None) == jnp.float32
+
+    narrow = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, low) if is_full(leaf) else leaf, params)
+    places = _found(params, jax.eval_shape(optimizer.init, narrow))
+    leaves, tree = jax.tree_util.tree_flatten_with_path(params)
+    corrections, parameters = {}, []
+    for path, leaf in leaves:
+        if is_full(leaf) and path in places:
+            bits, corrections[path] = _split(jnp.asarray(leaf), low, places[path].dtype)
+            leaf = jax.lax.bitcast_convert_type(bits, low)
+        parameters.append(leaf)
+
+    # The optimizer within starts from the weights themselves, and what lies around it from the parameters.
+    exact = iter(_states(optimizer.init(params)))
+
+    def started(node: Any) -> Any:
+        if not _is_state(node):
+            return node
+        # Not where a correction is masked: another state has that one.
+        own = jax.tree_util.tree_map_with_path(
+            lambda path, correction: corrections.get(path, correction), node.correction
+        )
+        return MasterWeightsState(next(exact).inner_state, own, node.step)
+
+    parameters = jax.tree.unflatten(tree, parameters)
+    return parameters, jax.tree.map(started, optimizer.init(parameters), is_leaf=_is_state)
+
+
+def _step(move: Move, dtype: np.dtype, step: Array) -> tuple[Array, Array]:
+    """The update of one leaf, and its new correction."""
+    low = move.param.dtype
+    pattern = to_pattern(move.weight + move.change, low)
+    if dtype == jnp.int8:
+        pattern = rounded_sum(move.weight, move.change, low, _unit(pattern, low), _dither(step, move.param.shape))
+    bits, correction = _parts(pattern, dtype)
+    return move_to(bits, move.param), correction
+
+
+def _unit(pattern: Array, low: np.dtype) -> Array:
+    """The multiple to which a pattern is rounded, for a correction of 8 bits.
+
+    It is twice the smallest from 15/16 of a power of two up to it, unless the pattern needs no rounding. So the numbers
+    are spaced alike on both sides of a power of two, where weights such as a normalization's scale start. With another
+    spacing beyond it, the thresholds that take a weight across would tell which come next, and a weight that stays
+    near would drift: by 3 % of its way at a rate of 1e-6.
+    """
+    unit = np.uint32(1 << 8)
+    behind = 23 if low == jnp.bfloat16 else 26
+    near = (pattern >> (behind - 4) & 15) == 15
+    return jnp.where(near & ((pattern & (unit - np.uint32(1))) != 0), unit << 1, unit)
+
+
+def _dither(step: Array, shape: tuple[int, ...]) -> Array:
+    """The thresholds of one step, the same on any layout of devices."""
+    along = phases(shape, _SALT)
+    place = [phase.reshape(-1, *[1] * (len(shape) - 1 - axis)) for axis, phase in enumerate(along)]
+    return sum(place, jnp.asarray(step, jnp.uint32) * _SILVER)
+
+
+def _split(weight: Array, low: np.dtype, dtype: np.dtype) -> tuple[Array, Array]:
+    """A weight in float32 as the bits of a number of dtype `low` and a correction of `dtype`."""
+    pattern = to_pattern(weight, low)
+    if dtype == jnp.int8:  # to the nearest, and of two that are as near to the even one
+        pattern = (pattern + np.uint32(0x7F) + (pattern >> 8 & 1)) & ~np.uint32(0xFF)
+    return _parts(pattern, dtype)
+
+
+def _parts(pattern: Array, dtype: np.dtype) -> tuple[Array, Array]:
+    """The bits of the number nearest to a pattern, and what the pattern differs from it by, as a correction."""
+    # Of two that are as near to the larger one, since int16 goes to −2¹⁵ but not to 2¹⁵.
+    bits = (pattern + np.uint32(0x8000)) >> 16
+    rest = jax.lax.bitcast_convert_type(pattern - (bits << 16), jnp.int32) >> _dropped(dtype)
+    # A zero has only larger magnitudes next to it, so there the correction's sign is free to be the weight's: updates
+    # cannot change that of a zero, and may change it where they are zero themselves.
+    rest = jnp.where(((bits & np.uint32(0x7FFF)) == 0) & (pattern >= SIGN), ~rest, rest)
+    return bits.astype(jnp.uint16), rest.astype(dtype)
+
+
+def _join(bits: Array, correction: Array, low: np.dtype) -> Array:
+    """The weight, in float32, that :func:`_split` gives these for."""
+    dropped = _dropped(correction.dtype)
+    rest = correction.astype(jnp.int32)
+    upper = bits.astype(jnp.uint32) << 16
+    magnitude = upper & MAGNITUDE
+    # Nothing is beyond infinity, though a correction of something else may say so.
+    rest_of_number = jnp.where(magnitude == infinity(low), jnp.minimum(rest, 0), rest) << dropped
+    number = upper + jax.lax.bitcast_convert_type(rest_of_number, jnp.uint32)
+    rest_of_zero = jnp.where(rest < 0, ~rest, rest) << dropped
+    zero = jax.lax.bitcast_convert_type(rest_of_zero, jnp.uint32) | jnp.where(rest < 0, SIGN, np.uint32(0))
+    return from_pattern(jnp.where(magnitude == 0, zero, number), low)
+
+
+def _dropped(dtype: np.dtype) -> int:
+    """The number of a pattern's last bits that a correction does not keep."""
+    return 16 - jnp.iinfo(dtype).bits
+
+
+def _found(params: optax.Params, state: optax.OptState) -> dict[Path, Any]:
+    """The corrections in `state` by the paths of their parameters."""
+    states = _states(state)
+    if not states:
+        raise ValueError(f"state must be or hold the state of master_weights, got {type(state).__name__}")
+    found: dict[Path, Any] = {}
+    for each in states:
+        corrections, tree = jax.tree_util.tree_flatten_with_path(each.correction, is_leaf=_is_masked)
+        try:
+            tree.flatten_up_to(params)
+        except ValueError as error:
+            raise ValueError(f"params must have the tree of the state's correction: {error}") from None
+        for path, correction in corrections:
+            if _is_masked(correction):
+                continue
+            if path in found:
+                raise ValueError(f"{leaf_name(path)}: state holds several corrections of it; pass the part with one")
+            found[path] = correction
+    return found
+
+
+def _states(state: optax.OptState) -> list[MasterWeightsState]:
+    return [node for node in jax.tree.leaves(state, is_leaf=_is_state) if _is_state(node)]
+
+
+def _is_state(node: Any) -> bool:
+    return isinstance(node, MasterWeightsState)
+
+
+def _is_masked(node: Any) -> bool:
+    return isinstance(node, optax.MaskedNode)
