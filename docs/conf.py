@@ -8,7 +8,9 @@ from pathlib import Path
 import jaxopt_adam
 
 sys.path.insert(0, str(Path(__file__).parent))
-from rule_table import FACTORIES, bytes_a_parameter, moments
+from rule_table import bytes_a_parameter, moments
+
+from jaxopt_adam.lab.memory import RULES
 
 # For the pages' kernels, each of which starts in the folder of its page.
 HERE = str(Path(__file__).parent)
@@ -54,7 +56,7 @@ nitpick_ignore_regex = [
 
 def say_what_rules_share(app, what, name, factory, options, lines):
     """Add to the entry of a rule what it keeps, how much that is, and the errors that all rules raise."""
-    if what == "function" and factory in FACTORIES:
+    if what == "function" and factory in RULES.values():
         kept = ", ".join(f"``{moment}``" for moment in moments(factory)) or "no moments"
         size = f"{bytes_a_parameter(factory):.3g} bytes"
         text = f"**Memory:** {kept}; {size} for each parameter of a float32 matrix of 1,024 × 1,024."

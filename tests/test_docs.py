@@ -1,11 +1,13 @@
 """The documentation and what the package offers, held against each other."""
 
 import ast
+import dataclasses
 import enum
 import importlib
 import inspect
 import itertools
 import re
+import runpy
 import textwrap
 from pathlib import Path
 
@@ -13,13 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from docstring_parser.google import DEFAULT_SECTIONS, GoogleParser, Section, SectionType
 from public import PUBLIC, RULES
 
 import jaxopt_adam
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-FACTORIES = list(RULES)
+RULE_TABLE = runpy.run_path(str(DOCS / "rule_table.py"))
 PAGES = sorted(path for path in DOCS.rglob("*.md") if not {"_build", "tables"} & set(path.relative_to(DOCS).parts))
 TEXTS = [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 # A cell, its options left out; and any fenced block with the word that follows the fence.
@@ -57,16 +60,19 @@ def named(those):
     return pytest.mark.parametrize(("module", "name"), those, ids=[name for _, name in those])
 
 
-def sections(text):
-    """The parts of a docstring by their titles; what comes before the first by ""."""
-    parts = re.split(r"^(\w+):\n(?=    )", text, flags=re.MULTILINE)
-    return {"": parts[0]} | dict(zip(parts[1::2], parts[2::2], strict=True))
+STYLE = GoogleParser([*DEFAULT_SECTIONS, Section("References", "references", SectionType.SINGULAR)])
 
 
-def described(section):
-    """The names that a section describes, with what it says of each."""
-    rows = re.findall(r"^(\**\w+): (.*?)(?=^\**\w+: |\Z)", textwrap.dedent(section), re.MULTILINE | re.DOTALL)
-    return {name.lstrip("*"): " ".join(text.split()) for name, text in rows}
+def parts(value):
+    """The parts of a docstring: the names and texts of each section, by the section's kind."""
+    text = inspect.getdoc(value)
+    assert text, "no docstring"
+    found = {}
+    for part in STYLE.parse(text).meta:
+        kind, *names = part.args
+        assert (part.description or "").strip(), part.args
+        found.setdefault(kind, {})[names[0] if names else ""] = part.description
+    return found
 
 
 class TestReference:
@@ -76,46 +82,39 @@ class TestReference:
         assert set(public) == set(PUBLIC)
 
     @named(FUNCTIONS)
-    def test_a_function_says_all_that_a_reader_needs(self, module, name):
+    def test_a_function_describes_its_arguments_its_result_and_its_errors(self, module, name):
         function = getattr(module, name)
-        text = inspect.getdoc(function)
-        parts = sections(text)
-        assert text.partition("\n")[0].endswith("."), "the first line is a sentence"
-        assert list(described(parts["Args"])) == list(inspect.signature(function).parameters)
-        assert parts["Returns"].strip()
+        found = parts(function)
+        described = [argument.lstrip("*") for argument in found.get("param", {})]
+        assert described == list(inspect.signature(function).parameters)
+        assert found["returns"]
+        assert raised(inspect.unwrap(function)) <= set(found.get("raises", {}))
         if module is jaxopt_adam:
-            assert ">>>" in parts["Example"]
-        assert raised(inspect.unwrap(function)) <= set(described(parts.get("Raises", "")))
+            assert ">>>" in found["examples"][""]
 
     @named(CLASSES)
-    def test_a_class_says_what_each_field_is(self, module, name):
+    def test_a_class_describes_its_fields(self, module, name):
         kind = getattr(module, name)
-        parts = sections(inspect.getdoc(kind))
-        assert parts[""].partition("\n")[0].endswith(".")
+        found = parts(kind)
         if issubclass(kind, enum.Enum):
             assert all(described_in_source(kind, member.name) for member in kind)
         elif issubclass(kind, tuple) and "_factory" not in kind.__annotations__:
-            assert list(described(parts["Attributes"])) == list(kind._fields)
-        elif kind.__dataclass_fields__ if hasattr(kind, "__dataclass_fields__") else False:
-            assert list(described(parts["Args"])) == list(kind.__dataclass_fields__)
-        for member in re.findall(rf"autoclass:: {name}\n   :members: (.*)", reference()):
-            for each in member.split(", "):
-                assert inspect.getdoc(getattr(kind, each))
+            assert list(found["attribute"]) == list(kind._fields)
+        elif dataclasses.is_dataclass(kind) and dataclasses.fields(kind):
+            assert list(found["param"]) == [field.name for field in dataclasses.fields(kind)]
 
-    @named([each for each in CLASSES if each[1].endswith("State")])
-    def test_a_state_says_of_each_field_its_shape(self, module, name):
-        for field, text in described(sections(inspect.getdoc(getattr(module, name)))["Attributes"]).items():
-            assert re.search(r"tree|likewise|number|shape|state|scalar|matrices|int32|Figures", text), field
+    @named([(module, name) for module, name in FUNCTIONS if name in RULES])
+    def test_a_rule_has_its_source(self, module, name):
+        assert parts(getattr(module, name))["references"]
 
-    @pytest.mark.parametrize("name", FACTORIES)
-    def test_a_rule_has_its_equation_its_use_and_its_source(self, name):
-        parts = sections(inspect.getdoc(getattr(jaxopt_adam, name)))
-        assert ".. math::" in parts[""]
-        assert "Choose it " in parts[""]
-        assert re.search(r"\b(19|20)\d\d\b", parts["References"])
-
-    def test_entries_link_to_their_source(self):
-        assert '"sphinx.ext.viewcode"' in (DOCS / "conf.py").read_text()
+    def test_each_rule_has_its_texts_in_the_table_of_rules(self):
+        assert set(RULE_TABLE["TEXTS"]) == set(RULES)
+        for summary, choice in RULE_TABLE["TEXTS"].values():
+            assert summary
+            assert choice
+        rows = RULE_TABLE["table"]().splitlines()[2:]
+        assert [row.split("`")[1].removeprefix("~jaxopt_adam.") for row in rows] == list(RULES)
+        assert all(row.count("|") == 7 for row in rows)
 
 
 def raised(function):
@@ -166,6 +165,7 @@ class TestCode:
         assert settings["nb_execution_mode"] == "force"
         assert settings["nb_execution_raise_on_error"] is True
         assert settings["nitpicky"] is True
+        assert "sphinx.ext.viewcode" in settings["extensions"]  # entries link to their source
         assert not settings.keys() & {"nb_execution_excludepatterns", "nb_execution_allow_errors"}
         # Neither what is left out of the build has pages of its own.
         assert settings["exclude_patterns"] == ["_build", "jupyter_execute", "tables"]
