@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import itertools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxopt_adam.lab import data
+from jaxopt_adam.lab import data, network
 
 __all__ = ["Training", "characters", "classifier", "trainings"]
 
@@ -68,19 +67,14 @@ def classifier(
     widths = images.shape[1], *sizes
 
     def init(key: Array) -> Params:
-        params = {}
-        for layer, (inputs, outputs) in enumerate(itertools.pairwise(widths)):
-            weights = jax.random.normal(jax.random.fold_in(key, layer), (inputs, outputs))
-            params |= {f"weights {layer}": weights * (2 / inputs) ** 0.5, f"bias {layer}": jnp.zeros(outputs)}
-        return params
+        layers = network.initial([jax.random.fold_in(key, layer) for layer in range(len(sizes))], widths)
+        return {f"{name} {layer}": values for layer, both in enumerate(layers) for name, values in both.items()}
 
     def loss(params: Params, batch: Batch) -> Array:
         params = _in_float32(params)
-        hidden, wanted = batch
-        for layer in range(len(sizes)):
-            hidden = jax.nn.relu(hidden) if layer else hidden
-            hidden = hidden @ params[f"weights {layer}"] + params[f"bias {layer}"]
-        return _cross_entropy(hidden, wanted)
+        shown, wanted = batch
+        layers = [{name: params[f"{name} {layer}"] for name in ("w", "b")} for layer in range(len(sizes))]
+        return _cross_entropy(network.logits(layers, shown), wanted)
 
     def batch(key: Array) -> Batch:
         chosen = jax.random.randint(key, (batch_size,), 0, len(labels))

@@ -22,9 +22,10 @@ from jaxopt_adam.lab.explain.digits import RULES as RACERS
 from jaxopt_adam.lab.explain.digits import SETTINGS
 from jaxopt_adam.lab.explain.drawing import held, number
 from jaxopt_adam.lab.explain.page import build
-from jaxopt_adam.lab.explain.surfaces import BOX, STEEPNESS, SURFACES
+from jaxopt_adam.lab.explain.surfaces import BOX, SURFACES
 from jaxopt_adam.lab.explain.usage import CODE
 from jaxopt_adam.lab.explain.walks import RULES, STEPS, inside, settled, walk_grid
+from jaxopt_adam.lab.landscape import STEEPNESS
 
 TOLERANCE = 1e-5  # of a plot's range: a hundredth of a pixel
 

@@ -289,7 +289,7 @@ def averages(
     """Draw exponentially weighted averages of a noisy signal, with and without bias correction."""
     with new_folder(out) as unfinished:
         result = averages_lab.average(tuple(beta or (0.5, 0.9, 0.98)), length=length, noise=noise, seed=seed)
-        figures.save(averages_lab.figure(result), unfinished / "averages.png")
+        figures.save(figures.averages_figure(result), unfinished / "averages.png")
         write_json(
             unfinished / "averages.json",
             {

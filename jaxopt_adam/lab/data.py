@@ -98,6 +98,27 @@ def from_openml() -> Digits:
     return _divided("MNIST from OpenML", (images[:60_000], labels[:60_000]), (images[60_000:], labels[60_000:]))
 
 
+def orders(examples: int, steps: int, batch_size: int | None, seed: int) -> np.ndarray:
+    """The examples of each step of a training, as indices of shape (steps, batch).
+
+    Each example is used once before any is used again; an epoch drops the last examples if they fill no batch.
+
+    Args:
+        examples: the number of examples.
+        steps: the number of steps.
+        batch_size: examples in a step, at most all of them; None for all of them in their own order, which the shape
+            (steps, 0) stands for.
+        seed: the seed of the order.
+    """
+    if batch_size is None:
+        return np.zeros((steps, 0), np.int32)
+    batch_size = min(batch_size, examples)
+    per_epoch = examples // batch_size
+    generator = np.random.default_rng(seed)
+    epochs = [generator.permutation(examples)[: per_epoch * batch_size] for _ in range(-(-steps // per_epoch))]
+    return np.concatenate(epochs).reshape(-1, batch_size)[:steps].astype(np.int32)
+
+
 def read_idx(path: Path) -> np.ndarray:
     """The array in an IDX file of unsigned bytes, gzipped if its name ends in ``.gz``.
 

@@ -3,13 +3,12 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from jaxopt_adam import debias, ema
+from jaxopt_adam.lab.averages import Averages, over_time
 from jaxopt_adam.lab.race import Outcome
 
 # Okabe and Ito's palette, grey in place of its yellow, which is too light for a line on white.
@@ -174,6 +173,25 @@ def observed_figure(outcomes: Sequence[Outcome]) -> Figure:
     return figure
 
 
+def averages_figure(averages: Averages) -> Figure:
+    """The averages without bias correction and with, side by side over the signal."""
+    drawn, panels = new_figure(2, width=10.0, height=4.4, sharey=True)
+    steps = np.arange(1, len(averages.signal) + 1)
+    for axes, curves, title in (
+        (panels[0], averages.biased, "without bias correction: starts at zero"),
+        (panels[1], averages.debiased, "with bias correction: divided by 1 − βᵗ"),
+    ):
+        axes.plot(steps, averages.signal, ".", color="#999999", markersize=3, label="signal")
+        axes.plot(steps, averages.truth, color=COLOURS[0], linewidth=1, label="without noise")
+        for index, (decay, curve) in enumerate(zip(averages.decays, curves, strict=True)):
+            memory = f"{1 / (1 - decay):.3g}"
+            axes.plot(steps, curve, label=f"β = {decay:g} (about the last {memory})", **style(index + 5))
+        axes.set(xlabel="t", title=title)
+    panels[0].set_ylabel("value")
+    drawn.legend(*panels[1].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    return drawn
+
+
 def _label(outcome: Outcome) -> str:
     return f"{outcome.entry.name} ({outcome.learning_rates[outcome.best]:g})"
 
@@ -183,9 +201,4 @@ def _legend(figure: Figure, axes: Axes) -> None:
 
 
 def _smooth(values: np.ndarray, decay: float = 0.9) -> np.ndarray:
-    def step(average: jax.Array, value: jax.Array) -> tuple[jax.Array, jax.Array]:
-        average = ema(average, value, decay)
-        return average, average
-
-    averages = jax.lax.scan(step, jnp.zeros([]), jnp.asarray(values, jnp.float32))[1]
-    return np.asarray(debias(averages, decay, jnp.arange(1, len(values) + 1)))
+    return np.asarray(over_time(jnp.asarray(values, jnp.float32), decay)[1])

@@ -33,7 +33,7 @@ class Landscape:
 
     title: str
     function: Callable[[Array], Array]
-    minima: Sequence[tuple[float, float]]
+    minima: tuple[tuple[float, float], ...]
     start: tuple[float, float]
     limits: tuple[float, float, float, float]
 
@@ -42,8 +42,13 @@ def _sphere(x: Array) -> Array:
     return x[0] ** 2 + x[1] ** 2
 
 
-def _bowl(x: Array) -> Array:
-    return 0.5 * (x[0] ** 2 + 100 * x[1] ** 2)
+STEEPNESS = 100.0
+"""The curvature of the bowl along its second axis, relative to that along its first."""
+
+
+def bowl(x: Array) -> Array:
+    """A quadratic function with axes of different curvature; from near, a long valley."""
+    return 0.5 * (x[0] ** 2 + STEEPNESS * x[1] ** 2)
 
 
 def _rosenbrock(x: Array) -> Array:
@@ -61,14 +66,14 @@ def _himmelblau(x: Array) -> Array:
 
 
 LANDSCAPES: Mapping[str, Landscape] = {
-    "sphere": Landscape("Sphere", _sphere, [(0, 0)], (-2.5, 1.5), (-3, 3, -2.5, 2.5)),
-    "bowl": Landscape("Ill-conditioned bowl (condition number 100)", _bowl, [(0, 0)], (-8, 0.8), (-9, 4, -1.2, 1.2)),
-    "rosenbrock": Landscape("Rosenbrock", _rosenbrock, [(1, 1)], (-1.2, 1), (-2, 2, -1, 2.5)),
-    "beale": Landscape("Beale", _beale, [(3, 0.5)], (1, 1.5), (-0.5, 4.5, -1.5, 2)),
+    "sphere": Landscape("Sphere", _sphere, ((0, 0),), (-2.5, 1.5), (-3, 3, -2.5, 2.5)),
+    "bowl": Landscape("Ill-conditioned bowl (condition number 100)", bowl, ((0, 0),), (-8, 0.8), (-9, 4, -1.2, 1.2)),
+    "rosenbrock": Landscape("Rosenbrock", _rosenbrock, ((1, 1),), (-1.2, 1), (-2, 2, -1, 2.5)),
+    "beale": Landscape("Beale", _beale, ((3, 0.5),), (1, 1.5), (-0.5, 4.5, -1.5, 2)),
     "himmelblau": Landscape(
         "Himmelblau",
         _himmelblau,
-        [(3, 2), (-2.805118, 3.131312), (-3.779310, -3.283186), (3.584428, -1.848126)],
+        ((3, 2), (-2.805118, 3.131312), (-3.779310, -3.283186), (3.584428, -1.848126)),
         (0, -1),
         (-5, 5, -5, 5),
     ),
@@ -123,11 +128,18 @@ def walk(
     return Walk(title, table[best]["learning_rate"], np.asarray(paths.x)[best], values[best])
 
 
+def heights(landscape: Landscape, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The function on a grid of the coordinates, shape (y, x)."""
+    across, up = np.meshgrid(x, y)
+    points = jnp.stack([across.ravel(), up.ravel()], axis=1)
+    return np.asarray(jax.vmap(landscape.function)(points)).reshape(across.shape)
+
+
 def figure(landscape: Landscape, walks: Sequence[Walk]) -> Figure:
     """The paths over the function's contours, and the function's value along each."""
     drawn, (left, right) = new_figure(2, width=10.5, height=4.8, width_ratios=(1.25, 1))
-    x, y = np.meshgrid(np.linspace(*landscape.limits[:2], 300), np.linspace(*landscape.limits[2:], 300))
-    z = np.asarray(jax.vmap(landscape.function)(jnp.stack([x.ravel(), y.ravel()], axis=1))).reshape(x.shape)
+    x, y = np.linspace(*landscape.limits[:2], 300), np.linspace(*landscape.limits[2:], 300)
+    z = heights(landscape, x, y)
     levels = np.geomspace(max(z.min(), z.max() * 1e-5), z.max(), 18)
     left.contour(x, y, z, levels=levels, colors="#bbbbbb", linewidths=0.7)
     for index, each in enumerate(walks):

@@ -13,7 +13,7 @@ import optax
 from jax import Array
 
 import jaxopt_adam
-from jaxopt_adam.lab.data import Digits
+from jaxopt_adam.lab import data, network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +122,7 @@ def entries(names: list[str], settings: Settings) -> list[Entry]:
     ]
 
 
-def run(entry: Entry, digits: Digits, settings: Settings, *, chunks: int = 10) -> Iterator[float | Outcome]:
+def run(entry: Entry, digits: data.Digits, settings: Settings, *, chunks: int = 10) -> Iterator[float | Outcome]:
     """Train an entrant over the grid; yields the fraction done from time to time, and its :class:`Outcome` last.
 
     The optimizer is an argument of the program, batched over the learning rates, so that one compilation serves the
@@ -140,7 +140,12 @@ def run(entry: Entry, digits: Digits, settings: Settings, *, chunks: int = 10) -
     carry = jax.jit(jax.vmap(over_seeds, in_axes=(0, None)))(optimizers, params)
     measure = functools.partial(_measure, validation=validation, test=test)
     costs, accuracies, seen = [], [measure(carry[0])], []
-    orders = _orders(settings, len(digits.train[1]), entry.batch_size)
+    orders = np.stack(
+        [
+            data.orders(len(digits.train[1]), settings.steps, entry.batch_size, seed=seed)
+            for seed in range(settings.seeds)
+        ]
+    )
     points = range(0, settings.steps, settings.every)
     for done in points:
         order = orders[:, done : done + settings.every]
@@ -176,43 +181,14 @@ def _over_time(seen: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray
     }
 
 
-def _orders(settings: Settings, examples: int, batch_size: int | None) -> np.ndarray:
-    """Which examples are in which step, shape (seeds, steps, batch): each is seen once before any is seen again."""
-    if batch_size is None:
-        return np.zeros((settings.seeds, settings.steps, 0), np.int32)
-    batch_size = min(batch_size, examples)
-    per_epoch = examples // batch_size
-    epochs = -(-settings.steps // per_epoch)
-
-    def order(seed: int) -> np.ndarray:
-        generator = np.random.default_rng(seed)
-        whole = [generator.permutation(examples)[: per_epoch * batch_size] for _ in range(epochs)]
-        return np.concatenate(whole).reshape(-1, batch_size)[: settings.steps].astype(np.int32)
-
-    return np.stack([order(seed) for seed in range(settings.seeds)])
-
-
 def seed_keys(settings: Settings) -> Array:
     """The random keys of the initial weights, one a seed."""
     return jax.random.split(jax.random.key(0), settings.seeds)
 
 
-def initial(key: Array, pixels: int, hidden: int) -> list[dict[str, Array]]:
-    """He-initialized weights of a network with one hidden layer."""
-    sizes = (pixels, hidden, 10)
-    return [
-        {"w": jax.random.normal(each, (n, m)) * jnp.sqrt(2 / n), "b": jnp.zeros(m)}
-        for each, n, m in zip(jax.random.split(key, 2), sizes[:-1], sizes[1:], strict=True)
-    ]
-
-
-def _logits(params: list[dict[str, Array]], images: Array) -> Array:
-    hidden, out = params
-    return jax.nn.relu(images @ hidden["w"] + hidden["b"]) @ out["w"] + out["b"]
-
-
-def _cost(params: list[dict[str, Array]], images: Array, labels: Array) -> Array:
-    return optax.softmax_cross_entropy_with_integer_labels(_logits(params, images), labels).mean()
+def initial(key: Array, pixels: int, hidden: int) -> network.Layers:
+    """The initial weights of a network with one hidden layer, for the ten digits."""
+    return network.initial(jax.random.split(key, 2), (pixels, hidden, 10))
 
 
 @jax.jit
@@ -225,7 +201,7 @@ def _train(
         def step(carry: Any, batch: Array) -> tuple[Any, Array]:
             params, state = carry
             images, labels = (part[batch] for part in train) if batch.size else train
-            cost, grads = jax.value_and_grad(_cost)(params, images, labels)
+            cost, grads = jax.value_and_grad(network.cost)(params, images, labels)
             updates, state = optimizer.update(grads, state, params)
             return (optax.apply_updates(params, updates), state), cost
 
@@ -238,7 +214,7 @@ def _train(
 @jax.jit
 def _measure(params: Any, validation: tuple[Array, Array], test: tuple[Array, Array]) -> tuple[Array, Array]:
     def accuracy(params: Any, part: tuple[Array, Array]) -> Array:
-        return jnp.mean(jnp.argmax(_logits(params, part[0]), axis=-1) == part[1])
+        return jnp.mean(jnp.argmax(network.logits(params, part[0]), axis=-1) == part[1])
 
     each = jax.vmap(jax.vmap(lambda params: (accuracy(params, validation), accuracy(params, test))))
     return each(params)

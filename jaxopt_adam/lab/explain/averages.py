@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxopt_adam import debias, ema
 from jaxopt_adam.lab import averages as averages_lab
 from jaxopt_adam.lab.explain.drawing import number
 from jaxopt_adam.lab.explain.section import Control, Field, Plot, Section, Trace
@@ -19,16 +18,7 @@ MOMENTS = (1, 2, 3, 5, 10, 20, 50, 100, 200)
 LAGS = 120
 
 
-@jax.jit
-def _average(signal: Array, decay: Array) -> tuple[Array, Array]:
-    """The averages of a signal, biased and debiased."""
-
-    def step(past: Array, value: Array) -> tuple[Array, Array]:
-        new = ema(past, value, decay)
-        return new, new
-
-    averages = jax.lax.scan(step, jnp.zeros([], signal.dtype), signal)[1]
-    return averages, debias(averages, decay, jnp.arange(1, len(signal) + 1))
+_over_time = jax.jit(averages_lab.over_time)
 
 
 def _weights(decays: Any) -> np.ndarray:
@@ -48,7 +38,7 @@ def _weights(decays: Any) -> np.ndarray:
 @jax.jit
 def _jacobians(signal: Array, decays: Array) -> Array:
     """The derivatives of all averages with respect to all values, shape (decays, 2, averages, values)."""
-    by_time = jax.jacrev(lambda signal, decay: jnp.stack(_average(signal, decay)))
+    by_time = jax.jacrev(lambda signal, decay: jnp.stack(_over_time(signal, decay)))
     return jax.vmap(by_time, in_axes=(None, 0))(signal, decays)
 
 
@@ -75,7 +65,7 @@ def _tops(weights: np.ndarray) -> np.ndarray:
 def single(beta: float, bias_correction: bool, moment: int) -> dict[str, np.ndarray]:
     """The fields for one setting."""
     signal = _static()
-    average = _average(jnp.asarray(signal["signal"], float), jnp.asarray(beta, float))[int(bias_correction)]
+    average = _over_time(jnp.asarray(signal["signal"], float), jnp.asarray(beta, float))[int(bias_correction)]
     weights = _weights([beta])[0, int(bias_correction), MOMENTS.index(moment)]
     return signal | {
         "average": np.asarray(average),

@@ -11,8 +11,8 @@ import optax
 from jax import Array
 
 from jaxopt_adam import Optimizer, grid, sgd
-from jaxopt_adam.lab import data, interrupt
-from jaxopt_adam.lab.explain.drawing import number
+from jaxopt_adam.lab import data, interrupt, network
+from jaxopt_adam.lab.explain.drawing import ground, line, number
 from jaxopt_adam.lab.explain.section import Control, Field, Plot, Section, Trace
 
 STEPS = 400
@@ -33,24 +33,12 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
     return images.astype(float), labels
 
 
-def _cost(params: dict[str, Array], images: Array, labels: Array) -> Array:
-    logits = images @ params["w"] + params["b"]
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-
-
-def _start() -> dict[str, Array]:
-    return {"w": jnp.zeros((_digits()[0].shape[1], 10), float), "b": jnp.zeros(10, float)}
+def _start() -> network.Layers:
+    return [{"w": jnp.zeros((_digits()[0].shape[1], 10), float), "b": jnp.zeros(10, float)}]
 
 
 def _orders(size: int | None) -> np.ndarray:
-    """Which examples are in which step, each seen once before any again; without a size all are in every step."""
-    examples = len(_digits()[1])
-    if size is None:
-        return np.zeros((STEPS, 0), np.int32)
-    generator = np.random.default_rng(0)
-    per_epoch = examples // size
-    epochs = [generator.permutation(examples)[: per_epoch * size] for _ in range(-(-STEPS // per_epoch))]
-    return np.concatenate(epochs).reshape(-1, size)[:STEPS].astype(np.int32)
+    return data.orders(len(_digits()[1]), STEPS, size, seed=0)
 
 
 @jax.jit
@@ -60,7 +48,7 @@ def _train(optimizer: Optimizer, images: Array, labels: Array, orders: Array) ->
     def step(carry: Any, batch: Array) -> tuple[Any, Any]:
         params, state = carry
         chosen = (images[batch], labels[batch]) if batch.size else (images, labels)
-        updates, state = optimizer.update(jax.grad(_cost)(params, *chosen), state, params)
+        updates, state = optimizer.update(jax.grad(network.cost)(params, *chosen), state, params)
         return (optax.apply_updates(params, updates), state), params
 
     start = _start()
@@ -71,11 +59,13 @@ def _train(optimizer: Optimizer, images: Array, labels: Array, orders: Array) ->
 @jax.jit
 def _costs(way: Any, images: Array, labels: Array) -> Array:
     """The cost of all examples with the weights of each step."""
-    return jax.lax.map(lambda params: _cost(params, images, labels), way, batch_size=16)
+    return jax.lax.map(lambda params: network.cost(params, images, labels), way, batch_size=16)
 
 
-def _flat(way: Any) -> np.ndarray:
-    return np.concatenate([np.asarray(way["w"]).reshape(*way["w"].shape[:-2], -1), np.asarray(way["b"])], axis=-1)
+def _flat(way: network.Layers) -> np.ndarray:
+    (layer,) = way
+    weights, biases = np.asarray(layer["w"]), np.asarray(layer["b"])
+    return np.concatenate([weights.reshape(*weights.shape[:-2], -1), biases], axis=-1)
 
 
 @functools.cache
@@ -126,7 +116,7 @@ def _ground(places: np.ndarray) -> dict[str, np.ndarray]:
     x, y = (np.linspace(low[i] - margin[i], high[i] + margin[i], 33) for i in (0, 1))
     across, up = np.meshgrid(x, y)
     weights = mean + across.reshape(-1, 1) * directions[:, 0] + up.reshape(-1, 1) * directions[:, 1]
-    params = {"w": jnp.asarray(weights[:, :-10].reshape(-1, images.shape[1], 10)), "b": jnp.asarray(weights[:, -10:])}
+    params = [{"w": jnp.asarray(weights[:, :-10].reshape(-1, images.shape[1], 10)), "b": jnp.asarray(weights[:, -10:])}]
     # Logarithms, whose contours show the floor of the valley as well as its walls.
     return {"ground-x": x, "ground-y": y, "ground-z": np.log(_costs(params, images, labels)).reshape(across.shape)}
 
@@ -203,35 +193,11 @@ def facts() -> dict[str, str]:
 
 def _plots() -> tuple[Plot, ...]:
     titles = {"all": "all examples", "mini": f"mini-batches of {SIZES['mini']}", "one": "single examples"}
-    ground = Trace(
-        "ground",
-        "",
-        "ground-x",
-        "ground-y",
-        z="ground-z",
-        style={
-            "type": "contour",
-            "colorscale": "--ground",
-            "showscale": False,
-            "hoverinfo": "skip",
-            "ncontours": 18,
-            "contours": {"coloring": "fill"},
-            "line": {"color": "--contour", "width": 0.8},
-        },
-    )
 
-    def line(name: str, *, marked: bool) -> dict[str, Any]:
+    def look(name: str, *, marked: bool) -> dict[str, Any]:
         colour, symbol, dash = LOOKS[name]
-        style: dict[str, Any] = {
-            "mode": "lines",
-            "line": {"color": f"--{colour}", "width": 1.8, "dash": "solid" if marked else dash},
-        }
-        if marked:
-            style |= {
-                "mode": "lines+markers",
-                "marker": {"color": f"--{colour}", "size": 6, "symbol": symbol, "maxdisplayed": 12},
-            }
-        return style
+        marker = {"symbol": symbol, "size": 6, "maxdisplayed": 12} if marked else None
+        return line(colour, width=1.8, dash="solid" if marked else dash, marker=marker)
 
     way = Plot(
         "batches-path",
@@ -239,9 +205,9 @@ def _plots() -> tuple[Plot, ...]:
         "The paths of the weights for the three batch sizes, projected on the plane in which they vary most, over the "
         "contours of the cost: smooth with all examples, trembling with mini-batches, staggering with single examples.",
         (
-            ground,
+            ground(18),
             *(
-                Trace(name, titles[name], f"{name}-x", f"{name}-y", style=line(name, marked=True))
+                Trace(name, titles[name], f"{name}-x", f"{name}-y", style=look(name, marked=True))
                 for name in ("one", "mini", "all")
             ),
         ),
@@ -256,7 +222,7 @@ def _plots() -> tuple[Plot, ...]:
         "Cost of all training examples",
         "The cost of all training examples, on a logarithmic scale, for the three batch sizes.",
         tuple(
-            Trace(name, titles[name], f"{name}-at", f"{name}-cost", style=line(name, marked=False))
+            Trace(name, titles[name], f"{name}-at", f"{name}-cost", style=look(name, marked=False))
             for name in ("one", "mini", "all")
         ),
         {

@@ -10,8 +10,9 @@ import numpy as np
 from jaxopt_adam import descend, grid, sgd
 from jaxopt_adam.lab.explain.drawing import curve, curves, held, number, path, path_plot, surface_single
 from jaxopt_adam.lab.explain.section import Control, Field, Plot, Section, Trace
-from jaxopt_adam.lab.explain.surfaces import BOX, SURFACES, heights
+from jaxopt_adam.lab.explain.surfaces import BOX, SURFACES, grid_points
 from jaxopt_adam.lab.explain.walks import inside
+from jaxopt_adam.lab.landscape import heights
 
 STEPS = 300
 TOLERANCE = 1e-4
@@ -129,7 +130,7 @@ def _static() -> dict[str, np.ndarray]:
         surface_single("valley")
         | _wires()
         | {
-            "height": heights(VALLEY),
+            "height": heights(VALLEY, *grid_points()),
             "t0": np.arange(STEPS + 1),
         }
     )

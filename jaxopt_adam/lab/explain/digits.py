@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxopt_adam.lab import claim, data, interrupt, race
+from jaxopt_adam.lab.explain.drawing import line
 from jaxopt_adam.lab.explain.section import Control, Field, Plot, Section, Trace
 
 RULES = ("sgd", "momentum", "rmsprop", "adam")
@@ -90,19 +91,16 @@ def facts() -> dict[str, str]:
 def _plots() -> tuple[Plot, ...]:
     titles = {rule: race.RULES[rule][0] for rule in RULES}
 
-    def line(rule: str, *, marked: bool) -> dict[str, Any]:
+    def look(rule: str, *, marked: bool) -> dict[str, Any]:
         colour, symbol, dash = LOOKS[rule]
-        style: dict[str, Any] = {"mode": "lines", "line": {"color": f"--{colour}", "width": 2.2, "dash": dash}}
-        if marked:
-            style |= {"mode": "lines+markers", "marker": {"color": f"--{colour}", "size": 8, "symbol": symbol}}
-        return style
+        return line(colour, width=2.2, dash=dash, marker={"size": 8, "symbol": symbol} if marked else None)
 
     accuracy = Plot(
         "race-accuracy",
         "Accuracy on images not trained on",
         "The test accuracy of four rules against the iterations, at the slider's learning rate or each at its best.",
         tuple(
-            Trace(rule, titles[rule], "iterations", f"{rule}-accuracy", style=line(rule, marked=False))
+            Trace(rule, titles[rule], "iterations", f"{rule}-accuracy", style=look(rule, marked=False))
             for rule in RULES
         ),
         {"xaxis": {"title": "iterations"}, "yaxis": {"title": "test accuracy (%)", "range": [0, 100]}},
@@ -113,7 +111,7 @@ def _plots() -> tuple[Plot, ...]:
         "After the last iteration, by learning rate",
         "The test accuracy of the four rules after the last iteration, against the learning rate.",
         (
-            *(Trace(rule, titles[rule], "rates", f"{rule}-final", style=line(rule, marked=True)) for rule in RULES),
+            *(Trace(rule, titles[rule], "rates", f"{rule}-final", style=look(rule, marked=True)) for rule in RULES),
             Trace(
                 "rate",
                 "",

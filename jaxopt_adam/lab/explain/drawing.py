@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from jaxopt_adam.lab.explain.section import Field, Plot, Trace
-from jaxopt_adam.lab.explain.surfaces import BOX, SURFACES, grid_points, heights
+from jaxopt_adam.lab.explain.surfaces import BOX, SURFACES, grid_points
+from jaxopt_adam.lab.landscape import heights
 
 HEIGHT_RANGE = (1e-5, 1000.0)
 
@@ -36,7 +37,7 @@ def surface_single(name: str) -> dict[str, np.ndarray]:
         "ground-x": x,
         "ground-y": y,
         # Roots of the heights: their contours lie evenly where those of the heights would crowd at the rim.
-        "ground-z": np.sqrt(heights(surface)),
+        "ground-z": np.sqrt(heights(surface, x, y)),
         "start-x": np.array(surface.start[:1]),
         "start-y": np.array(surface.start[1:]),
         "minimum-x": minima[:, 0],
@@ -55,11 +56,17 @@ def ground_fields() -> dict[str, Field]:
     }
 
 
-def curve(
-    key: str, name: str, y: str, colour: str, *, x: str = "t", length: str | None = "steps", **line: Any
-) -> Trace:
+def line(colour: str, *, width: float, dash: str, marker: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The style of a line, with markers in its colour if they are described."""
+    style: dict[str, Any] = {"mode": "lines", "line": {"color": f"--{colour}", "width": width, "dash": dash}}
+    if marker is not None:
+        style |= {"mode": "lines+markers", "marker": {"color": f"--{colour}"} | marker}
+    return style
+
+
+def curve(key: str, name: str, y: str, colour: str, *, x: str = "t", length: str | None = "steps", **own: Any) -> Trace:
     """A line over the steps."""
-    style = {"mode": "lines", "line": {"color": f"--{colour}", "width": 2.5} | line}
+    style = {"mode": "lines", "line": {"color": f"--{colour}", "width": 2.5} | own}
     return Trace(key, name, x, y, length=length, style=style)
 
 
@@ -76,17 +83,14 @@ def path(
     dash: str = "solid",
 ) -> Trace:
     """A way over the surface, a marker at each step."""
-    style = {
-        "mode": "lines+markers",
-        "line": {"color": f"--{colour}", "width": 1.5 if thin else 2.5, "dash": dash},
-        "marker": {"color": f"--{colour}", "size": 4 if thin else 6, "symbol": symbol},
-    }
+    marker = {"size": 4 if thin else 6, "symbol": symbol}
+    style = line(colour, width=1.5 if thin else 2.5, dash=dash, marker=marker)
     return Trace(key, name, x, y, length=length, style=style)
 
 
-def path_plot(plot: str, title: str, label: str, *paths: Trace) -> Plot:
-    """The contours of the surface with ways over it."""
-    ground = Trace(
+def ground(contours: int) -> Trace:
+    """The contours of a surface, about so many."""
+    return Trace(
         "ground",
         "",
         "ground-x",
@@ -97,11 +101,15 @@ def path_plot(plot: str, title: str, label: str, *paths: Trace) -> Plot:
             "colorscale": "--ground",
             "showscale": False,
             "hoverinfo": "skip",
-            "ncontours": 16,
+            "ncontours": contours,
             "contours": {"coloring": "fill"},
             "line": {"color": "--contour", "width": 0.8},
         },
     )
+
+
+def path_plot(plot: str, title: str, label: str, *paths: Trace) -> Plot:
+    """The contours of the surface with ways over it."""
     mark = {"mode": "markers", "hoverinfo": "skip"}
     start = Trace(
         "start",
@@ -128,7 +136,7 @@ def path_plot(plot: str, title: str, label: str, *paths: Trace) -> Plot:
             "showgrid": False,
         },
     }
-    return Plot(plot, title, label, (ground, *paths, start, minimum), layout, shape="wide")
+    return Plot(plot, title, label, (ground(16), *paths, start, minimum), layout, shape="wide")
 
 
 def curves(

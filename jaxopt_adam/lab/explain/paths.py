@@ -9,8 +9,9 @@ import numpy as np
 
 from jaxopt_adam.lab.explain.drawing import curve, curves, ground_fields, held, number, path, path_plot, surface_single
 from jaxopt_adam.lab.explain.section import Control, Field, Plot, Section
-from jaxopt_adam.lab.explain.surfaces import STEEPNESS, SURFACES
+from jaxopt_adam.lab.explain.surfaces import SURFACES
 from jaxopt_adam.lab.explain.walks import RULES, STEPS, best, inside, one, settled, walk_grid
+from jaxopt_adam.lab.landscape import STEEPNESS
 
 SYMBOLS = {"descent": "circle", "momentum": "square", "rmsprop": "diamond", "adam": "triangle-up"}
 DASHES = {"descent": "dot", "momentum": "dash", "rmsprop": "dashdot", "adam": "solid"}

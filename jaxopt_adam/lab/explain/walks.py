@@ -14,7 +14,8 @@ from jax import Array
 import jaxopt_adam
 from jaxopt_adam import debias
 from jaxopt_adam.lab.explain import rules
-from jaxopt_adam.lab.explain.surfaces import BOX, SURFACES, Surface
+from jaxopt_adam.lab.explain.surfaces import BOX, SURFACES
+from jaxopt_adam.lab.landscape import Landscape
 
 STEPS = 60
 """The steps of every walk: before RMSProp, when rounding is all that is left of a gradient, makes that grow again."""
@@ -105,7 +106,7 @@ def inside(x: np.ndarray) -> np.ndarray:
     return np.where(fits.all(-1), x.shape[-2], fits.argmin(-1))
 
 
-def walk(optimizer: jaxopt_adam.Optimizer, surface: Surface, b1: Any = None, b2: Any = None) -> dict[str, Array]:
+def walk(optimizer: jaxopt_adam.Optimizer, surface: Landscape, b1: Any = None, b2: Any = None) -> dict[str, Array]:
     """A rule's way: the points and values, and for each step the step itself and the moments after it.
 
     Args:
