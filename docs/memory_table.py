@@ -8,7 +8,7 @@ STORAGES = {rule: MOMENTS if takes_moments(rule) else ("float32",) for rule in R
 
 
 def states() -> Markdown:
-    """What each rule keeps, however its moments rest, in bytes a parameter."""
+    """The state of each rule by the storage of its moments, in bytes a parameter."""
     rows = []
     for rule, storages in STORAGES.items():
         sizes = [_number(state(rule, moments)) for moments in storages]
@@ -17,13 +17,13 @@ def states() -> Markdown:
 
 
 def weights() -> Markdown:
-    """What the weights and their gradients take, and what keeps what rounding drops, in bytes a parameter."""
+    """Weights, gradients, and the state that keeps what rounding drops, in bytes a parameter."""
     rows = []
     for name in WEIGHTS:
         parts = measure("sgd", weights=name)
         own = [parts.pop("weights"), parts.pop("gradients")]
         rows.append([name, *map(_number, [*own, sum(parts.values()), sum(own) + sum(parts.values())])])
-    return _table(["how they rest", "weights", "gradients", "beside them", "in all"], rows)
+    return _table(["storage", "weights", "gradients", "state of the wrapper", "in all"], rows)
 
 
 def everything() -> Markdown:
