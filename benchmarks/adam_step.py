@@ -1,6 +1,6 @@
 """One float32 Adam step with donated buffers, ours against optax's: python benchmarks/adam_step.py [--elements N].
 
-The contestants take turns, so that both see the same noise; what counts is the ratio of the medians. With --table FILE
+The contestants take turns, so that noise affects both alike. The result is the ratio of the medians. With --table FILE
 the figures are written as a table too; that of the documentation is docs/tables/adam_step.md.
 """
 

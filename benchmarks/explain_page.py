@@ -1,6 +1,6 @@
-"""How long the interactive article takes to make and to open: python benchmarks/explain_page.py [--opens N].
+"""The time to make and to open the interactive article: python benchmarks/explain_page.py [--opens N].
 
-It opens in headless Chromium, each time in a new window; a page is open when its controls work and its first plot is
+It opens in headless Chromium, each time in a new window. A page is open when its controls work and its first plot is
 drawn. Needs the extra `test` and Chromium.
 """
 

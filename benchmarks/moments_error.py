@@ -30,7 +30,7 @@ from jaxopt_adam.storage._leaf import Halves, LeafMoments, Moment
 
 B1, B2, EPS, RATE = 0.9, 0.999, 1e-8, 1e-3
 EVERY = 50
-"""How many steps lie between two measurements."""
+"""The steps from one measurement to the next."""
 ONCE, REPLAYED = (50, 500, 2000), (100, 500, 1500)
 """The steps that the table shows."""
 
@@ -40,7 +40,7 @@ ROOT = Path(__file__).parents[1]
 
 @dataclasses.dataclass(frozen=True)
 class Contestant:
-    """Adam with moments that rest in some way.
+    """Adam with one kind of storage for its moments.
 
     Args:
         init: ``init(weights)``: the state.
@@ -68,7 +68,7 @@ def library(moments: StorageName) -> Contestant:
     optimizer = jaxopt_adam.adam(None, B1, B2, EPS, moments=moments)
 
     def nu(state: Any) -> Params:
-        # The numbers of both moments have the parameter's shape.
+        # The packed codes of both moments have the parameter's shape.
         params = {name: jax.ShapeDtypeStruct(numbers.shape, jnp.float32) for name, numbers in state.mu.items()}
         return load_moments(state, optimizer, params).nu  # pyright: ignore[reportAttributeAccessIssue]
 

@@ -1,7 +1,7 @@
 """Adam's update with codes for moments, for gradients of unlike sizes: python benchmarks/moments_scales.py.
 
-Random gradients, each element's times a scale of its own, go to Adam with moments in codes and in float32. Blocks are
-as long as in small leaves and as in large ones. Writes docs/tables/moments_scales.md.
+Random gradients, in which each element has a scale of its own, go to Adam with moments in codes and in float32. Blocks
+have the length of those of small leaves and the length of those of large leaves. Writes docs/tables/moments_scales.md.
 """
 
 import argparse
@@ -18,13 +18,13 @@ from jaxopt_adam.storage import Blockwise
 SHAPE = (128, 256)
 DECADES = {"of like sizes": 0.0, "over two decades": 2.0, "over four decades": 4.0, "over eight decades": 8.0}
 BLOCKS = {("8 bits", "small"): 32, ("8 bits", "large"): 128, ("4 bits", "small"): 16, ("4 bits", "large"): 64}
-"""The longest blocks of small leaves and of those of a million elements and more."""
+"""The longest blocks of small leaves, and those of leaves with a million elements or more."""
 
 ROOT = Path(__file__).parents[1]
 
 
 def compared(bits: int, block_size: int, decades: float, steps: int, seed: int) -> Array:
-    """The error of the last updates as a share of the exact ones' norm, and their projection on these."""
+    """The error of the last updates and their projection on the exact ones, relative to the norm of these."""
     key, of_scales = jax.random.split(jax.random.key(seed))
     exact, coded = adam(1.0), adam(1.0, moments=Blockwise(bits, block_size=block_size))
     scales = 10.0 ** jax.random.uniform(of_scales, SHAPE, minval=-decades / 2, maxval=decades / 2)

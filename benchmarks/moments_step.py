@@ -1,12 +1,12 @@
 """One AdamW step with moments in codes against optax's in float32: python benchmarks/moments_step.py [--elements N].
 
-The contestants take turns, in another order each round, so that all see the same noise and none always follows the same
-other, which leaves memory and caches in a state of its own; what counts are the ratios of the medians. Beside the time
-stand the bytes of temporaries that the compiled step asks for, and what share of the memory's bandwidth (as a plain
-loop has it) the step reaches, if it moved each byte of parameters, gradients and state once. Writes
+The contestants take turns, so that noise affects all alike. Each round has another order, because a step depends on the
+state in which its predecessor leaves memory and caches. The results are the ratios of the medians. The table also has
+the bytes of temporaries of the compiled step, and the share of the memory's bandwidth that the step reaches, counting
+each byte of parameters, gradients and state once; the bandwidth is that of a plain loop. Writes
 docs/tables/moments_step.md.
 
-With --profile it prints in place of that which operations of the compiled steps take how long.
+With --profile it prints instead the times of the operations of the compiled steps.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def contestants() -> dict[str, optax.GradientTransformation]:
 def prepared(
     optimizer: optax.GradientTransformation, shape: tuple[int, ...]
 ) -> tuple[Callable[[jax.Array], float], int, int]:
-    """A function that does a step and returns its seconds; its bytes of temporaries; the bytes that it must move."""
+    """A function that does a step and returns its seconds; its bytes of temporaries; the bytes that it has to move."""
 
     def step(params: jax.Array, state: optax.OptState, grads: jax.Array) -> tuple[Any, optax.OptState]:
         updates, state = optimizer.update(grads, state, params)
@@ -82,7 +82,7 @@ def bandwidth(shape: tuple[int, ...]) -> float:
 
 
 def profile(timed: Callable[[jax.Array], float], grads: jax.Array, repetitions: int = 20) -> str:
-    """A Markdown table of the operations that take most of a step, by XLA's names for them."""
+    """A Markdown table of the slowest operations of a step, by XLA's names for them."""
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
             for _ in range(repetitions):
@@ -105,7 +105,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--elements", type=int, default=4096 * 4096, help="a multiple of 4,096")
     parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--profile", action="store_true", help="print what takes how long within the steps in codes")
+    parser.add_argument("--profile", action="store_true", help="print the times of the operations of steps in codes")
     options = parser.parse_args()
     if options.elements < 4096 or options.elements % 4096:
         parser.error(f"--elements must be a multiple of 4096, got {options.elements}")

@@ -1,8 +1,8 @@
-"""What observe adds to a float32 Adam step with donated buffers: python benchmarks/observe_step.py [--elements N].
+"""The cost of observe for a float32 Adam step with donated buffers: python benchmarks/observe_step.py [--elements N].
 
-With and without take turns. At this size every hundredth step is observed, so there are hundreds of rounds, and what
-counts is the ratio of the means. With --table FILE the figures are written as a table too; that of the documentation
-is docs/tables/observe_step.md.
+Steps with and without it take turns. At this size every hundredth step is observed, so there are hundreds of rounds.
+The result is the ratio of the means. With --table FILE the figures are written as a table too; that of the
+documentation is docs/tables/observe_step.md.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def main() -> None:
         "|---|--:|--:|--:|--:|",
     ]
     for name, each in seconds.items():
-        # The first is not like the others: buffers are new.
+        # The first step differs from the others, because its buffers are new.
         mean, without = (statistics.mean(of[1:]) for of in (each, seconds["adam"]))
         median, longest = statistics.median(each[1:]), max(each[1:])
         rows.append(

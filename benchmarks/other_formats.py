@@ -15,12 +15,12 @@ __all__ = ["OTHERS", "Format", "dynamic_map", "flashoptim", "nearest", "torchao_
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """How two moments of one leaf rest.
+    """A storage of the two moments of one leaf.
 
     Args:
         name: of the format.
-        store: ``store(mu, nu)``: the arrays that are kept, with codes of four bits in a byte each.
-        load: ``load(kept, shape)``: the moments that they stand for.
+        store: ``store(mu, nu)``: the stored arrays, with codes of four bits in a byte each.
+        load: ``load(kept, shape)``: the moments from the stored arrays.
         size: bytes a parameter, scales included.
     """
 
@@ -75,7 +75,7 @@ def dynamic_map(*, signed: bool, exponent_bits: int, bits: int) -> np.ndarray:
     """The numbers of dynamic tree quantization: decades of 10, each divided twice as finely as the one below."""
     numbers = [0.0, 1.0]
     for exponent in range(exponent_bits):
-        # One bit for the sign also where there is none; then the decade below has as many numbers as two of these.
+        # Without a sign, its bit doubles the numbers of a decade.
         width = 2 ** (exponent + bits - 1 - exponent_bits + (not signed))
         edges = np.linspace(0.1, 1, width + 1)
         middles = 10.0 ** (exponent - exponent_bits + 1) * (edges[:-1] + edges[1:]) / 2
@@ -85,7 +85,7 @@ def dynamic_map(*, signed: bool, exponent_bits: int, bits: int) -> np.ndarray:
 
 
 def _mapped(name: str, signed: np.ndarray, unsigned: np.ndarray, block: int, bits: int) -> Format:
-    """Codes are the places in a map of what is nearest to a moment divided by the largest of its block."""
+    """A code is the place in a map of the number nearest to the moment over the largest moment of the block."""
 
     def store(mu: Array, nu: Array) -> Any:
         kept = []
@@ -122,7 +122,7 @@ def nearest(name: str, mu: DTypeLike, nu: DTypeLike) -> Format:
     """Two arrays of floating-point dtypes, rounded to the nearest."""
 
     def store(first: Array, second: Array) -> Any:
-        # Without something in between the compiler may take a cast there and back for none.
+        # Without a barrier the compiler may remove a cast and the cast back.
         return jax.lax.optimization_barrier((first.astype(mu), second.astype(nu)))
 
     def load(kept: Any, shape: tuple[int, ...]) -> tuple[Array, Array]:
@@ -139,4 +139,4 @@ OTHERS = {
     "torchao, 8 bits": torchao_8bit(),
     "torchao, 4 bits": torchao_4bit(),
 }
-"""The formats by the name that tables have for them."""
+"""The formats by their names in tables."""

@@ -1,8 +1,8 @@
-"""Whether lean training ends where float32 does: python benchmarks/parity.py [--mnist FOLDER].
+"""Final losses of training with less memory against float32: python benchmarks/parity.py [--mnist FOLDER].
 
-Two networks are trained with AdamW, with the same hyperparameters, batches and starts, once with everything in float32
-and then with moments in codes, with weights in bfloat16 and 8 bits more, and, as a control, with weights in plain
-bfloat16. The learning rate falls to zero along a cosine. Writes docs/tables/parity.md and docs/images/parity_*.png.
+Two networks are trained with AdamW, with the same hyperparameters, batches and starts: with everything in float32, with
+moments in codes, with bfloat16 weights and 8 bits more, and, as a control, with plain bfloat16 weights. The learning
+rate falls to zero along a cosine. Writes docs/tables/parity.md and docs/images/parity_*.png.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from jaxopt_adam.lab.figures import new_figure, save, style
 RATE = 1e-3
 STEPS = {"classifier": 2000, "transformer": 1000}
 EVERY = 100
-"""How many steps lie between two looks at the losses."""
+"""The steps from one measurement of the losses to the next."""
 ROOT = Path(__file__).parents[1]
 
 
@@ -63,7 +63,7 @@ CONTESTANTS = {
 
 
 def losses(training: Training, contestant: Contestant, seeds: int) -> np.ndarray:
-    """The loss on a sample of the training data and on held-out data, of shape (seeds, looks, 2)."""
+    """The loss on a sample of the training data and on held-out data, of shape (seeds, measurements, 2)."""
     optimizer = contestant.optimizer(optax.cosine_decay_schedule(RATE, STEPS[training.short]))
 
     def step(carry: Any, key: Array) -> tuple[Any, None]:
@@ -114,10 +114,10 @@ def plot(training: Training, contestants: dict[str, np.ndarray]) -> None:
     for column, (axes, what) in enumerate(zip(row, ("training loss", "held-out loss"), strict=True)):
         for index, (name, each) in enumerate(contestants.items()):
             curves = each[..., column]
-            # Thinner and thinner, so that what lies below shows.
+            # Each line is thinner than the one below, so that all show.
             look: dict[str, Any] = style(index) | {"linewidth": 3.4 - 0.4 * index}
             axes.plot(steps, curves.mean(axis=0), label=name, **look)
-            if name in ("float32", CONTROL):  # the others' ranges lie over the first
+            if name in ("float32", CONTROL):  # the ranges of the others cover that of the first
                 low, high = curves.min(axis=0), curves.max(axis=0)
                 axes.fill_between(steps, low, high, color=style(index)["color"], alpha=0.15, linewidth=0)
         axes.set(xlabel="step", ylabel=what)

@@ -22,11 +22,11 @@ Batch = Any
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """What is trained, on what.
+    """A model and its data.
 
     Args:
-        name: in words.
-        short: in one word, for names of files.
+        name: a description.
+        short: one word, for names of files.
         init: ``init(key)``: parameters in float32.
         loss: ``loss(params, batch)``, computed in float32 whatever the dtype of the parameters.
         batch: ``batch(key)``: a batch of the training data.
@@ -44,12 +44,12 @@ class Training:
 
 
 def trainings(mnist: Path | None, kept_pixels: float = 1.0) -> list[Training]:
-    """Both of them.
+    """Both trainings.
 
     Args:
         mnist: a folder of IDX files, None for the digits that come with scikit-learn.
-        kept_pixels: the share of the pixels of a training image that are shown; with all of them a small set of digits
-            is soon known by heart.
+        kept_pixels: the share of the pixels of a training image that are shown. With all pixels the network soon
+            learns a small set of digits by heart.
     """
     return [classifier(mnist, kept_pixels=kept_pixels), characters()]
 
@@ -137,7 +137,7 @@ def characters(width: int = 64, layers: int = 2, heads: int = 4, context: int = 
 
 
 def _standard_library(size: int) -> np.ndarray:
-    """The first `size` characters of the modules beside `os`, by name; what is not ASCII is one and the same."""
+    """The first `size` characters of the modules beside `os`, by name; all that is not ASCII becomes one character."""
     content = b""
     for path in sorted(Path(os.__file__).parent.glob("*.py")):
         content += path.read_bytes()

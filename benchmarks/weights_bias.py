@@ -1,7 +1,7 @@
 """The distance of 16-bit weights from where small updates should take them: python benchmarks/weights_bias.py.
 
-A matrix of weights of 1 in bfloat16 is trained by AdamW for 3,000 steps, with gradients that are given: they drift
-beneath noise, or are all alike. The exact way is the sum of the same updates in twice float32's precision. Takes a
+A matrix of weights of 1 in bfloat16 is trained by AdamW for 3,000 steps with given gradients, which drift beneath noise
+or are all alike. The exact way is the sum of the same updates in twice float32's precision. Takes a
 minute, and writes docs/tables/weights_bias.md.
 """
 
@@ -25,7 +25,7 @@ RATES = (1e-3, 1e-4, 1e-5, 1e-6)
 ROOT = Path(__file__).parents[1]
 
 State = tuple[Array, Any]
-"""Weights in bfloat16, and what is beside them."""
+"""Weights in bfloat16, and the state of their wrapper."""
 
 
 def wrapped(optimizer: optax.GradientTransformation, update: Array, now: State) -> State:
@@ -39,14 +39,14 @@ def kahan(update: Array, now: State) -> State:
     """A step of Kahan's sum with the remainder in bfloat16, as other libraries have it."""
     params, compensation = now
     total = compensation.astype(jnp.float32) + update
-    # Without the barriers the compiler might spare itself the roundings.
+    # Without the barriers the compiler might leave out the roundings.
     after = jax.lax.optimization_barrier((params.astype(jnp.float32) + total).astype(jnp.bfloat16))
-    rest = total - (after.astype(jnp.float32) - params.astype(jnp.float32))
-    return after, jax.lax.optimization_barrier(rest.astype(jnp.bfloat16))
+    remainder = total - (after.astype(jnp.float32) - params.astype(jnp.float32))
+    return after, jax.lax.optimization_barrier(remainder.astype(jnp.bfloat16))
 
 
 def plain(update: Array, now: State) -> State:
-    """A step of a weight that is bfloat16 and nothing else."""
+    """A step of a plain bfloat16 weight."""
     params, _ = now
     return (params.astype(jnp.float32) + update).astype(jnp.bfloat16), None
 
@@ -66,7 +66,7 @@ CONTESTANTS: dict[str, tuple[Callable[..., Any], Callable[[Array, State], State]
     "Kahan's sum in bfloat16": (jnp.zeros_like, kahan, lambda now: now[0].astype(jnp.float32) + now[1]),
     "bfloat16": (lambda params: None, plain, lambda now: now[0].astype(jnp.float32)),
 }
-"""By name: the initial memory beside the weights, a step, and the weights that both stand for."""
+"""By name: the initial state, a step, and the weights that bfloat16 and state stand for together."""
 
 
 def drifting(t: Array) -> Array:
@@ -85,7 +85,7 @@ GRADIENTS = {"drifting": drifting, "equal": equal}
 
 @functools.partial(jax.jit, static_argnums=0)
 def ends(gradients: Callable[[Array], Array], rate: Array) -> tuple[Array, Array, list[Array]]:
-    """The way that the weights should go, as a sum of two numbers, and the weights at its end."""
+    """The exact way of the weights, as a sum of two numbers, and the weights of each contestant at its end."""
     inner = adamw(rate, weight_decay=0.0)
     start = jnp.ones(SHAPE, jnp.bfloat16)
 

@@ -17,7 +17,7 @@ def cost(model: eqx.nn.MLP, x: Array, y: Array) -> Array:
 
 @eqx.filter_jit
 def step(optimizer: Optimizer, model: eqx.nn.MLP, state: Any, x: Array, y: Array) -> tuple[Any, Any, Array]:
-    """One step of training; optimizers of arrays share its trace, while a Python number is fixed to it."""
+    """One step of training; optimizers of arrays share its trace, and a Python number is static."""
     value, grads = eqx.filter_value_and_grad(cost)(model, x, y)
     updates, state = optimizer.update(grads, state, eqx.filter(model, eqx.is_inexact_array))
     return eqx.apply_updates(model, updates), state, value

@@ -15,7 +15,7 @@ images, labels = jnp.asarray(data / 16, jnp.float32), jnp.asarray(target)
 
 
 def accuracy(params: dict[str, Array]) -> Array:
-    """The share of the last 400 images, which are not trained on, that is classified right."""
+    """The accuracy on the last 400 images, which are not trained on."""
     return jnp.mean(jnp.argmax(images[-400:] @ params["w"] + params["b"], axis=1) == labels[-400:])
 
 

@@ -20,8 +20,8 @@ class Averages:
         signal: the values, shape (length,).
         truth: the signal without the noise.
         decays: the β of each average.
-        biased: the averages as they come, shape (decays, length).
-        debiased: the same with bias correction.
+        biased: the averages without bias correction, shape (decays, length).
+        debiased: the averages with bias correction.
     """
 
     signal: np.ndarray
@@ -45,13 +45,13 @@ def over_time(signal: Array, decay: ArrayLike) -> tuple[Array, Array]:
 def average(
     decays: Sequence[float] = (0.5, 0.9, 0.98), *, length: int = 200, noise: float = 3.0, seed: int = 0
 ) -> Averages:
-    """Average a year's temperatures, as it were: a slow wave around 15 with noise on every value.
+    """Average a signal like a year's temperatures: a slow wave around 15 with noise on every value.
 
     Args:
-        decays: the β to average with, in [0, 1).
-        length: how many values.
+        decays: the decays β of the averages, in [0, 1).
+        length: the number of values.
         noise: the standard deviation of the noise, in the signal's units.
-        seed: of the noise.
+        seed: the seed of the noise.
     """
     truth = 15 - 8 * np.cos(2 * np.pi * np.arange(length) / max(length, 2))
     signal = truth + noise * np.random.default_rng(seed).standard_normal(length)

@@ -1,4 +1,4 @@
-"""The article's claim, judged: Adam gets to 94 % in about a third of the iterations that gave 79 % before."""
+"""A test of the article's claim: Adam gets to 94 % in about a third of the iterations that gave 79 % before."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -15,14 +15,14 @@ class Comparison:
     """Mini-batch gradient descent and Adam, both on the test data and averaged over the seeds.
 
     Args:
-        setting: which learning rates are compared, in words.
+        setting: the learning rates that are compared, in words.
         descent_rate: gradient descent's learning rate.
-        adam_rate: Adam's.
-        iterations: how many gradient descent made.
-        seeds: how many they were averaged over.
-        descent_accuracy: what it reached in them.
-        adam_iterations: after how many Adam first had 94 %; None if never.
-        adam_accuracy: what Adam had after a third of the iterations.
+        adam_rate: Adam's learning rate.
+        iterations: the iterations of gradient descent.
+        seeds: the number of seeds that accuracies are averaged over.
+        descent_accuracy: the accuracy of gradient descent after its iterations.
+        adam_iterations: the iterations until Adam first had 94 %; None if it never had.
+        adam_accuracy: the accuracy of Adam after a third of the iterations.
     """
 
     setting: str
@@ -36,17 +36,17 @@ class Comparison:
 
     @property
     def adam_part(self) -> bool:
-        """Whether Adam had 94 % within about a third of the iterations."""
+        """True if Adam had 94 % after about a third of the iterations or fewer."""
         return self.adam_iterations is not None and self.adam_iterations <= MOST_ITERATIONS * self.iterations
 
     @property
     def descent_part(self) -> bool:
-        """Whether gradient descent was left at about 79 % or below."""
+        """True if gradient descent ended at about 79 % or below."""
         return self.descent_accuracy <= MOST_BEFORE
 
     @property
     def held(self) -> bool:
-        """Whether the claim held."""
+        """True if the claim held."""
         return self.adam_part and self.descent_part
 
     @property
@@ -95,12 +95,12 @@ def compare(descent: Outcome, adam: Outcome) -> list[Comparison]:
 
 
 def telling(comparison: Comparison, comparisons: Sequence[Comparison]) -> bool:
-    """Whether a comparison is one of the two to show first: at Adam's best learning rate for both, and at each best."""
+    """True for the two comparisons to show first: at Adam's best learning rate for both, and at each rule's best."""
     return comparison.adam_rate == comparisons[-1].adam_rate
 
 
 def verdict(comparisons: Sequence[Comparison], data: str) -> str:
-    """The judgement of the whole, in a sentence or two."""
+    """The judgement of all comparisons, in a sentence or two."""
     if not comparisons:
         return "The article's claim was not judged: that takes both mini-batch gradient descent and Adam."
     *equal, best = comparisons

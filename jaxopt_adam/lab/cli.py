@@ -1,4 +1,4 @@
-"""The command ``jaxopt-adam``: what it says and how it ends when something goes wrong."""
+"""The command ``jaxopt-adam``: its messages and exit codes."""
 
 import os
 import sys
@@ -14,11 +14,11 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command and exit; a mistake is one line on standard error and exit code 2.
 
     Args:
-        arguments: the words after the command's name; None for those of the process.
+        arguments: the arguments after the command's name; None for those of the process.
     """
     interrupt.listen()
     try:
-        # Imported here, since it takes seconds in which one may be interrupted too.
+        # These imports take seconds. Here they can be interrupted like everything else.
         import jax
         import typer
 
@@ -26,9 +26,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         from jaxopt_adam.lab.data import DataError
 
         interrupt.check()
-        words = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+        given = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
         try:
-            app(words, prog_name="jaxopt-adam", standalone_mode=False)
+            app(given, prog_name="jaxopt-adam", standalone_mode=False)
         except typer.TyperException as error:
             _fail(error.format_message())
         except (DataError, MemoryError, OverflowError, jax.errors.JaxRuntimeError) as error:
@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         print("jaxopt-adam: interrupted; nothing was written", file=sys.stderr)  # noqa: T201
         sys.stdout.flush()
         sys.stderr.flush()
-        # At once: XLA's threads may be at work, which the interpreter's own end does not survive.
+        # At once, because the normal shutdown of the interpreter crashes while XLA's threads are at work.
         os._exit(128 + end.args[0])
     sys.exit(0)
 

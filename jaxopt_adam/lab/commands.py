@@ -29,10 +29,10 @@ app = typer.Typer(
 
 console = Console()
 if not console.is_terminal:
-    console = Console(width=120)  # a file has no width; a table in it should have all its columns
+    console = Console(width=120)  # a file has no width, and its tables should have all columns
 
 
-MOST = 1e6  # far beyond anything sensible, and near enough for float32 to hold its square
+MOST = 1e6  # far above any sensible value, and small enough that its square fits into float32
 MOST_PARAMETERS = 1e15
 UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
 
@@ -94,7 +94,7 @@ def learning_rates(values: list[float] | None) -> list[float] | None:
 
 
 def number_of_parameters(given: str | float) -> float:
-    """The number that a text says, as 350M or 7e9 does."""
+    """The number that a text such as 350M or 7e9 stands for."""
     text = str(given)
     digits, unit = (text[:-1], text[-1].upper()) if text[-1:].isalpha() else (text, "")
     try:
@@ -338,14 +338,14 @@ def memory(
     moments: Annotated[
         str,
         typer.Option(
-            help=f"How its moments rest: {', '.join(memory_lab.MOMENTS)}.", callback=known(memory_lab.MOMENTS)
+            help=f"The storage of its moments: {', '.join(memory_lab.MOMENTS)}.", callback=known(memory_lab.MOMENTS)
         ),
     ] = "float32",
     weights: Annotated[
         str,
         typer.Option(
-            help=f"How the weights rest: {', '.join(memory_lab.WEIGHTS)}. With +8 and +16 bits of master weights, or "
-            "rounded at random.",
+            help=f"The storage of the weights: {', '.join(memory_lab.WEIGHTS)}. With +8 or +16 bits of master weights, "
+            "or rounded at random.",
             callback=known(memory_lab.WEIGHTS),
         ),
     ] = "float32",
@@ -384,7 +384,7 @@ def _amount(number: float) -> str:
 
 
 def _race(entrants: list[race.Entry], images: data.Digits, settings: race.Settings) -> list[race.Outcome]:
-    """Run the race behind a progress bar."""
+    """Run the race with a progress bar."""
     outcomes = []
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     with Progress(*columns, transient=True) as progress:
@@ -406,11 +406,11 @@ def _print_table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
         table.add_column(column, justify="right" if index else "left", no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    # Wider than the terminal rather than without its last columns.
+    # A table that is wider than the terminal is better than one without its last columns.
     whole = console.measure(table, options=console.options.update(width=200)).maximum
     console.print(table, width=max(console.width, whole), crop=False, soft_wrap=True)
 
 
 def _print_path(path: Path) -> None:
-    """Say where a file is, on one line however narrow the terminal."""
+    """Print the path of a file, on one line even in a narrow terminal."""
     console.print(f"Written: {path}", highlight=False, soft_wrap=True)

@@ -12,7 +12,7 @@ import numpy as np
 
 
 class DataError(Exception):
-    """Data that cannot be read; the message says which and why, in one line."""
+    """Data that cannot be read. The message names the data and the reason in one line."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,10 +20,10 @@ class Digits:
     """Images and labels in three parts.
 
     Args:
-        name: where they come from.
-        train: what the rules learn from, a pair of images, float32 in [0, 1] of shape (n, pixels), and labels, int32.
-        validation: what each rule's learning rate is chosen by.
-        test: what the accuracies are measured on.
+        name: the source of the images.
+        train: the training data, a pair of images, float32 in [0, 1] of shape (n, pixels), and labels, int32.
+        validation: the data to choose each rule's learning rate by.
+        test: the data to measure accuracies on.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Digits:
 
 
 def embedded() -> Digits:
-    """The 1,797 digits of 8 × 8 pixels that come with scikit-learn, shuffled once and for all."""
+    """The 1,797 digits of 8 × 8 pixels that come with scikit-learn, in a shuffled but fixed order."""
     from sklearn.datasets import load_digits  # slow to import, and not needed for other data
 
     images, labels = load_digits(return_X_y=True)
@@ -50,15 +50,15 @@ def embedded() -> Digits:
 def from_folder(folder: Path) -> Digits:
     """Digits from IDX files as MNIST is published, gzipped or not.
 
-    With both of MNIST's pairs of files, ``train-…`` and ``t10k-…``, the one is for training and the other for testing;
-    with one pair alone its first four fifths and its last.
+    With both of MNIST's pairs of files, ``train-…`` is for training and ``t10k-…`` for testing. With one pair alone,
+    its first four fifths are for training and its last fifth is for testing.
 
     Args:
         folder: the folder, with ``train-images-idx3-ubyte`` and ``train-labels-idx1-ubyte``, or the same with ``t10k``,
             each perhaps ending in ``.gz``.
 
     Raises:
-        DataError: if the folder, a file or what is in it is not as expected.
+        DataError: if the folder, a file or its content is not as expected.
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder; expected one of IDX files")
@@ -81,16 +81,16 @@ def from_folder(folder: Path) -> Digits:
 
 
 def from_openml() -> Digits:
-    """The 70,000 images of MNIST, downloaded (and kept) by scikit-learn.
+    """The 70,000 images of MNIST, downloaded (and stored) by scikit-learn.
 
     Raises:
-        DataError: if they are neither on disk nor to be had from the network.
+        DataError: if they are neither on disk nor available from the network.
     """
     from sklearn.datasets import fetch_openml
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that it tries again; whether it worked is said below
+            warnings.simplefilter("ignore")  # about retries; the last failure is an error
             images, labels = fetch_openml("mnist_784", version=1, return_X_y=True, as_frame=False, parser="liac-arff")
     except OSError as error:  # urllib's errors are among them
         raise DataError(f"MNIST could not be downloaded from OpenML, is there a network? ({error})") from None
@@ -123,7 +123,7 @@ def read_idx(path: Path) -> np.ndarray:
     """The array in an IDX file of unsigned bytes, gzipped if its name ends in ``.gz``.
 
     Raises:
-        DataError: if it cannot be read, is no such file, or is longer or shorter than its header says.
+        DataError: if it cannot be read, is no IDX file, or is longer or shorter than its header says.
     """
     try:
         content = path.read_bytes()

@@ -1,4 +1,4 @@
-"""The figures, in one style: labelled axes, legible in print and on a phone, safe for the colour-blind."""
+"""The figures, in one style: labelled axes, legible in print and on a phone, distinct for the colour-blind."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,13 +25,13 @@ OBSERVED = {
     "under_eps": "share of elements with √v̂ < ε",
     "lost_to_rounding": "share of updates lost to rounding",
 }
-"""The figures of a step that are drawn, and what to call them."""
+"""The figures of a step that are drawn, with their labels."""
 
 SHARES = ("signal_to_noise", "under_eps", "lost_to_rounding")
 
 
 def style(index: int) -> dict:
-    """The colour and the dashes of the line of that index; lines differ in both where colours are close."""
+    """The colour and the dashes of the line of that index. Lines of similar colours differ in their dashes."""
     return {"color": COLOURS[index % len(COLOURS)], "linestyle": DASHES[index % len(DASHES)], "linewidth": 1.8}
 
 
@@ -43,7 +43,7 @@ def new_figure(
     sharey: bool = False,
     width_ratios: Sequence[float] | None = None,
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with some axes side by side; made without pyplot, which keeps global state."""
+    """A figure with some axes side by side. It is made without pyplot, which has global state."""
     figure = Figure(figsize=(width, height), layout="constrained", dpi=160)
     (row,) = figure.subplots(1, columns, sharey=sharey, width_ratios=width_ratios, squeeze=False)
     for axes in row:
@@ -98,7 +98,7 @@ def accuracy_figure(outcomes: Sequence[Outcome]) -> Figure:
 def batches_figure(outcomes: Mapping[str, Outcome]) -> Figure:
     """The cost of gradient descent with three batch sizes: the smaller the batch, the noisier the path.
 
-    All at the learning rate that is best for the one that bears the least.
+    All have one learning rate, the smallest of their best ones.
     """
     rate = min(outcome.best for outcome in outcomes.values())
     learning_rate = next(iter(outcomes.values())).learning_rates[rate]
@@ -111,7 +111,7 @@ def batches_figure(outcomes: Mapping[str, Outcome]) -> Figure:
         axes.set(xlabel="iterations", title=title, yscale="log")
         if index == 0:
             axes.set_ylabel("cost")
-    # A single example that is classified for certain costs next to nothing; that is not worth the paper.
+    # A single example that is classified with certainty costs next to nothing. The axis need not reach that far.
     lowest = min(_smooth(outcome.cost[rate, 0]).min() for outcome in outcomes.values())
     panels[0].set_ylim(bottom=max(lowest / 3, 1e-4))
     panels[-1].legend(fontsize=8, frameon=False, loc="lower left")
@@ -120,7 +120,7 @@ def batches_figure(outcomes: Mapping[str, Outcome]) -> Figure:
 
 
 def rates_figure(outcomes: Sequence[Outcome]) -> Figure:
-    """The final test accuracy against the learning rate: how much each rule cares."""
+    """The final test accuracy against the learning rate: the sensitivity of each rule."""
     figure, (axes,) = new_figure()
     for index, outcome in enumerate(outcomes):
         axes.plot(
@@ -143,7 +143,7 @@ def rates_figure(outcomes: Sequence[Outcome]) -> Figure:
 
 
 def observed_figure(outcomes: Sequence[Outcome]) -> Figure:
-    """What the steps did, each rule at its best learning rate, the first seed: a panel for each figure."""
+    """The figures of the steps, a panel each: each rule at its best learning rate, with the first seed."""
     panels = {
         name: label
         for name, label in OBSERVED.items()

@@ -1,4 +1,4 @@
-"""Ctrl-C, and being told to end: an exception at the next quiet moment, so that what is unfinished is cleared away."""
+"""Signals that end the process, as an exception at the next safe point, so that unfinished files are removed."""
 
 import signal
 
@@ -10,10 +10,10 @@ class Interrupted(BaseException):
 
 
 def listen() -> None:
-    """Have the signals that end a process noted for :func:`check`.
+    """Record the signals that end a process, for :func:`check`.
 
-    An exception out of the handler itself would be lost, and its traceback printed, if the interpreter happened to be
-    in a callback, such as JAX's for the garbage collector. Only the second signal raises at once.
+    The handler of the first signal does not raise. If the interpreter happened to be in a callback, such as JAX's for
+    the garbage collector, the exception would be lost and its traceback printed. The second signal raises at once.
     """
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):

@@ -16,19 +16,19 @@ from jaxopt_adam.lab.figures import new_figure, style
 RULES = {name: rule for name, rule in race.RULES.items() if name != "batch"} | {
     "sgd": ("gradient descent", jaxopt_adam.sgd, {})
 }
-"""The rules that walk: the race's, but there are no batches here."""
+"""The rules of the race but `batch`, because a function of two variables has no batches."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Landscape:
-    """A function of two variables with what is known of it.
+    """A function of two variables, its minima, and the part of it that is drawn.
 
     Args:
         title: its name.
-        function: takes an array of shape (2,) to a scalar, its lowest value 0.
-        minima: where it is 0.
-        start: where walks start from if nothing else is said.
-        limits: the part that is shown: (left, right, bottom, top).
+        function: a function from an array of shape (2,) to a scalar, whose lowest value is 0.
+        minima: the points where it is 0.
+        start: the default start of walks.
+        limits: the part that is drawn: (left, right, bottom, top).
     """
 
     title: str
@@ -85,13 +85,13 @@ LEARNING_RATES = tuple(float(f"{10**exponent:.1g}") for exponent in np.arange(-5
 
 @dataclasses.dataclass(frozen=True)
 class Walk:
-    """One rule's way down a landscape.
+    """The path of a rule down a landscape.
 
     Args:
         rule: its name.
-        learning_rate: the one of the grid that got it lowest without climbing far above the start.
+        learning_rate: the one of the grid that led lowest without climbing far above the start.
         path: the points, shape (steps + 1, 2), the start first.
-        values: the function at each.
+        values: the function at each point.
     """
 
     rule: str
@@ -111,18 +111,18 @@ def walk(
     """The path of a rule at the best of some learning rates, all tried in one program.
 
     Args:
-        landscape: where.
+        landscape: the function.
         rule: a key of :data:`RULES`.
         start: the first point; None for the landscape's own.
-        steps: how many steps, 0 or more.
-        learning_rates: those that are tried.
+        steps: the number of steps, 0 or more.
+        learning_rates: the learning rates to try.
     """
     title, factory, arguments = RULES[rule]
     optimizers, table = jaxopt_adam.grid(factory, learning_rate=list(learning_rates), **arguments)
     first = jnp.asarray(landscape.start if start is None else start, float)
     paths = jax.vmap(lambda each: jaxopt_adam.descend(landscape.function, first, each, steps))(optimizers)
     values = np.asarray(paths.value)
-    # A walk that climbs high above its start may end low by luck, and makes a picture of nothing but luck.
+    # A walk that climbs high above its start may end low by luck, and its picture shows nothing else.
     calm = np.isfinite(values).all(axis=1) & (values.max(axis=1) <= 1.5 * values[:, :1].max(axis=1))
     best = int(np.argmin(np.where(calm if calm.any() else np.isfinite(values[:, -1]), values[:, -1], np.inf)))
     return Walk(title, table[best]["learning_rate"], np.asarray(paths.x)[best], values[best])

@@ -1,4 +1,4 @@
-"""What training keeps of each parameter, in bytes, measured on the arrays that it would make."""
+"""The memory of a training in bytes a parameter, measured on the shapes of its arrays."""
 
 import functools
 import inspect
@@ -21,7 +21,7 @@ RULES: dict[str, Callable[..., Optimizer]] = {
 }
 MOMENTS = ("float32", "bfloat16", "int8", "int4")
 DTYPES = ("float32", "bfloat16", "float16")
-"""Those that gradients may have."""
+"""The dtypes that gradients may have."""
 WEIGHTS: dict[str, tuple[str, Callable[[Optimizer], optax.GradientTransformation] | None]] = {
     "float32": ("float32", None),
     "bf16": ("bfloat16", None),
@@ -29,15 +29,15 @@ WEIGHTS: dict[str, tuple[str, Callable[[Optimizer], optax.GradientTransformation
     "bf16+16": ("bfloat16", functools.partial(master_weights, bits=32)),
     "bf16+stochastic": ("bfloat16", stochastic_rounding),
 }
-"""How weights rest: their dtype, and what is wrapped around the rule."""
+"""The ways to store weights: their dtype, and the wrapper of the rule."""
 MATRIX = (4096, 4096)
-"""The weights that are measured."""
+"""The shape of the weights that are measured."""
 DEVICES = (16, 24, 80, 141)
 """The memory of devices, in GB."""
 
 
 def takes_moments(rule: str) -> bool:
-    """Whether a rule has the argument `moments`."""
+    """True if a rule has the argument `moments`."""
     return "moments" in inspect.signature(RULES[rule]).parameters
 
 
@@ -48,16 +48,16 @@ def measure(
 
     Args:
         rule: one of `RULES`.
-        moments: how the moments are stored, one of `MOMENTS`.
-        weights: how the weights rest, one of `WEIGHTS`.
+        moments: the storage of the moments, one of `MOMENTS`.
+        weights: the storage of the weights, one of `WEIGHTS`.
         gradients: the dtype of the gradients, one of `DTYPES`; None for that of the weights.
 
     Returns:
-        The bytes of each part by its name: "weights", "gradients", and then the fields of the state, but for those of
-        single numbers, such as the count of the steps, which do not grow with the matrix.
+        The bytes of each part by its name: "weights", "gradients", and then the fields of the state. Single numbers,
+        such as the count of the steps, are left out, because they do not grow with the matrix.
 
     Raises:
-        ValueError: if the moments of the rule rest in float32 only.
+        ValueError: if the moments of the rule can be stored in float32 only.
     """
     dtype, wrapper = WEIGHTS[weights]
     arguments = {"moments": moments} if takes_moments(rule) else {}
@@ -68,8 +68,8 @@ def measure(
     state: Any = jax.eval_shape((optimizer if wrapper is None else wrapper(optimizer)).init, params)
     fields = state._asdict()
     own = fields if wrapper is None else fields.pop("inner_state")._asdict()
-    # Two moments that share their numbers have half of them each: in bfloat16 the second of the two is nothing, and in
-    # codes one is the codes of both and the other their scales.
+    # Two moments that are packed into the same integers count for half of them each. In 16 bits the second field is
+    # None. In codes one field has the codes of both moments, and the other has their scales.
     shared = {name: tree for name, tree in own.items() if name in _sharing(own)}
     fields = own | fields
     trees = {"weights": params, "gradients": jax.ShapeDtypeStruct(MATRIX, jnp.dtype(gradients or dtype)), **fields}
@@ -78,7 +78,7 @@ def measure(
 
 
 def _sharing(moments: dict[str, Any]) -> list[str]:
-    """The names of the two moments that share their numbers, if there are such."""
+    """The names of the two moments that are packed into the same integers, if there are such."""
     unsigned = {
         name: tree
         for name, tree in moments.items()

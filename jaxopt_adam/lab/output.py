@@ -1,4 +1,4 @@
-"""Writing a folder of files so that nothing is ever there half-written."""
+"""Output into a folder, in which no file is ever half-written."""
 
 import contextlib
 import errno
@@ -14,12 +14,12 @@ from jaxopt_adam.lab import interrupt
 
 @contextlib.contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """A temporary folder beside `out` whose files move into `out` when the block ends well, and vanish otherwise.
+    """A temporary folder in `out` whose files move into `out` if the block succeeds, and are removed otherwise.
 
-    Files of the same names are replaced, others in `out` are left alone.
+    Files of the same names are replaced. Other files in `out` are left alone.
 
     Args:
-        out: the folder to write; it and its parents are made if need be.
+        out: the folder to write; it and its parents are made if they are missing.
 
     Raises:
         OSError: if `out` cannot be written; before the block is entered.
@@ -45,7 +45,7 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write `content` as JSON for people and programs alike; NaN and infinity, which JSON lacks, become null."""
+    """Write `content` as indented JSON; NaN and infinity, which JSON lacks, become null."""
     path.write_text(json.dumps(_finite(content), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -48,11 +48,11 @@ RULES: Mapping[str, tuple[str, Callable[..., jaxopt_adam.Optimizer], Mapping[str
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What every entrant of a race has in common.
+    """The settings that all entrants of a race share.
 
     Args:
         learning_rates: the grid.
-        seeds: how many initial weights and orders of the examples each learning rate is tried with.
+        seeds: the number of initial weights and orders of the examples to try each learning rate with.
         steps: iterations.
         every: iterations between two measurements of the accuracy.
         batch_size: examples in a mini-batch.
@@ -71,7 +71,7 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What became of one entrant; the arrays have an axis of learning rates and one of seeds before the last.
+    """The result of one entrant. The arrays have an axis of learning rates and one of seeds before the last.
 
     Args:
         entry: the entrant.
@@ -80,9 +80,9 @@ class Outcome:
         at: the iterations at which the accuracies were measured, shape (points,).
         validation: accuracies on the validation data, shape (rates, seeds, points), from 0 to 1.
         test: accuracies on the test data, likewise.
-        seconds: how long it took, compilation included.
-        observed: what :func:`jaxopt_adam.summary` says of the last step before each measurement but the first, by the
-            figure's name, shape (rates, seeds, points - 1); empty where the race is not observed.
+        seconds: the time that it took, compilation included.
+        observed: the figures of :func:`jaxopt_adam.summary` by name, for the last step before each measurement but the
+            first, shape (rates, seeds, points - 1). Empty if the race is not observed.
     """
 
     entry: Entry
@@ -96,7 +96,7 @@ class Outcome:
 
     @functools.cached_property
     def best(self) -> int:
-        """The learning rate with the best final validation accuracy, as an index; of equals the lower cost."""
+        """The index of the learning rate with the best final validation accuracy; among equals, with the lower cost."""
         accuracy = self.validation[..., -1].mean(axis=1)
         tail = max(1, self.cost.shape[-1] // 20)
         cost = np.nan_to_num(self.cost[..., -tail:].mean(axis=(1, 2)), nan=np.inf)
@@ -104,11 +104,11 @@ class Outcome:
 
     @property
     def at_edge(self) -> bool:
-        """Whether the best learning rate is the grid's least or largest, beyond which there may be a better one."""
+        """True if the best learning rate is the least or the largest of the grid: a better one may be outside."""
         return self.best in (0, len(self.learning_rates) - 1)
 
     def iterations_to(self, accuracy: float, rate: int | None = None) -> int | None:
-        """The iterations after which the mean test accuracy over the seeds first reached `accuracy`, if ever."""
+        """The iterations until the mean test accuracy over the seeds first reached `accuracy`; None if it never did."""
         reached = self.test[self.best if rate is None else rate].mean(axis=0) >= accuracy
         return int(self.at[np.argmax(reached)]) if reached.any() else None
 
@@ -125,8 +125,8 @@ def entries(names: list[str], settings: Settings) -> list[Entry]:
 def run(entry: Entry, digits: data.Digits, settings: Settings, *, chunks: int = 10) -> Iterator[float | Outcome]:
     """Train an entrant over the grid; yields the fraction done from time to time, and its :class:`Outcome` last.
 
-    The optimizer is an argument of the program, batched over the learning rates, so that one compilation serves the
-    whole grid. The program trains for `every` iterations and measures; the loop over it is Python's.
+    The optimizer is an argument of the program, batched over the learning rates. So one compilation serves the whole
+    grid. The program trains for `every` iterations and measures the accuracies; a loop in Python repeats it.
     """
     start = time.perf_counter()
     optimizers, table = jaxopt_adam.grid(entry.factory, learning_rate=list(settings.learning_rates), **entry.arguments)
@@ -139,7 +139,7 @@ def run(entry: Entry, digits: data.Digits, settings: Settings, *, chunks: int = 
     over_seeds = jax.vmap(lambda optimizer, params: (params, optimizer.init(params)), in_axes=(None, 0))
     carry = jax.jit(jax.vmap(over_seeds, in_axes=(0, None)))(optimizers, params)
     measure = functools.partial(_measure, validation=validation, test=test)
-    costs, accuracies, seen = [], [measure(carry[0])], []
+    costs, accuracies, observed = [], [measure(carry[0])], []
     orders = np.stack(
         [
             data.orders(len(digits.train[1]), settings.steps, entry.batch_size, seed=seed)
@@ -153,7 +153,7 @@ def run(entry: Entry, digits: data.Digits, settings: Settings, *, chunks: int = 
         costs.append(cost)
         accuracies.append(measure(carry[0]))
         if settings.observe:
-            seen.append(jaxopt_adam.summary(carry[1]))
+            observed.append(jaxopt_adam.summary(carry[1]))
         if (done // settings.every) % max(1, len(points) // chunks) == 0:
             jax.block_until_ready(cost)
             yield done / settings.steps
@@ -168,15 +168,15 @@ def run(entry: Entry, digits: data.Digits, settings: Settings, *, chunks: int = 
         validation_accuracy,
         test_accuracy,
         time.perf_counter() - start,
-        _over_time(seen),
+        _over_time(observed),
     )
 
 
-def _over_time(seen: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """The figures by name, with time as the last axis; NaN where there was none."""
-    names = dict.fromkeys(name for each in seen for name in each if name != "step")
+def _over_time(summaries: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The figures by name, with time as the last axis; NaN where a summary lacks one."""
+    names = dict.fromkeys(name for each in summaries for name in each if name != "step")
     return {
-        name: np.stack([each.get(name, np.full_like(each["step"], np.nan, float)) for each in seen], axis=-1)
+        name: np.stack([each.get(name, np.full_like(each["step"], np.nan, float)) for each in summaries], axis=-1)
         for name in names
     }
 

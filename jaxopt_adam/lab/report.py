@@ -22,11 +22,11 @@ COLUMNS = {
     "final accuracy (%)": "final (%)",
     "seconds": "seconds",
 }
-"""The columns of the table, and what a terminal has room for."""
+"""The columns of the table: their titles on the page, and shorter titles for a terminal."""
 
 
 def row(outcome: Outcome) -> tuple[str, ...]:
-    """One line of the table: what an entrant reached at its best learning rate, on the test data."""
+    """One line of the table: the results of an entrant on the test data, at its best learning rate."""
     final = 100 * outcome.test[outcome.best, :, -1]
     reached = [outcome.iterations_to(accuracy) for accuracy in (0.90, 0.94)]
     return (

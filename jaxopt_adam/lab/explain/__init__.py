@@ -1,6 +1,6 @@
 """The interactive article: one page, ``explain.html``, in which a reader moves a slider and sees what a rule does.
 
-Every number and curve in it is computed by this library when the page is made; a slider picks a row of a grid that was
+This library computes every number and curve of the page when the page is made. A slider picks a row of a grid that was
 computed in one vmapped program, and the page's script draws it. The script knows no rule.
 
 What a test may rely on:
@@ -11,15 +11,15 @@ What a test may rely on:
   ``data-plots``, the ids of the plots that it moves, separated by spaces. A range runs over the places 0, 1, … in
   ``data-values``, a JSON list of numbers; a checkbox stands for False and True; the value of a radio button is its
   setting.
-- Each plot is a ``<div class="plot" id="…">`` drawn by Plotly: ``div.data[k].x``, ``.y`` and ``.z`` are what is drawn,
-  and ``div.data[k].meta.key`` says what it is.
+- Each plot is a ``<div class="plot" id="…">`` drawn by Plotly: ``div.data[k].x``, ``.y`` and ``.z`` are the values that
+  are drawn, and ``div.data[k].meta.key`` is the key of the trace.
 - ``window.explain.ready`` is a promise that resolves when the controls work; ``window.explain.drawn(id)`` returns one
   that resolves when plot `id` shows what the controls say.
 - Where there is no WebGL, the plot ``descent-surface`` shows the keys ``wires``, ``path-projected`` and
   ``stop-projected`` in place of ``surface``, ``path`` and ``stop``; :func:`expected` has all of them.
-- A path is drawn until its first point outside of :data:`~jaxopt_adam.lab.explain.surfaces.BOX`; that point and what
-  comes after it is left out, in every plot, and so is the step that leads there.
-- :func:`expected` says what the plots should show, without the grids. The page's numbers are rounded, by less than
+- A path is drawn until its first point outside of :data:`~jaxopt_adam.lab.explain.surfaces.BOX`. Every plot leaves out
+  that point, all later points, and the step that leads there.
+- :func:`expected` computes what the plots should show, without the grids. The page's numbers are rounded, by less than
   4·10⁻⁶ of the range of their row, or to float32.
 """
 

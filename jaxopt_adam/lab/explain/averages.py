@@ -1,4 +1,4 @@
-"""Section 3: exponentially weighted averages of a noisy signal, and what each value weighs in them."""
+"""Section 3: exponentially weighted averages of a noisy signal, and the weight of each value in them."""
 
 import functools
 from typing import Any
@@ -22,9 +22,9 @@ _over_time = jax.jit(averages_lab.over_time)
 
 
 def _weights(decays: Any) -> np.ndarray:
-    """What each value weighs in the average at each moment: its derivative with respect to that value.
+    """The weight of each value in the average at each time: the derivative of the average with respect to the value.
 
-    Shape (decays, 2 for biased and debiased, moments, lags), the newest value first.
+    Shape (decays, 2 for biased and debiased, times, lags), the newest value first.
     """
     jacobians = np.asarray(_jacobians(jnp.zeros(LENGTH), jnp.asarray(decays, float)))
     weights = np.zeros((len(decays), 2, len(MOMENTS), LAGS))
@@ -58,7 +58,7 @@ def _grid() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _tops(weights: np.ndarray) -> np.ndarray:
-    """The line for the memory, as high as the newest value's weight."""
+    """The ends of the line that marks the memory, as high as the newest value's weight."""
     return np.stack([np.zeros_like(weights[..., 0]), weights[..., 0]], axis=-1)
 
 
@@ -108,7 +108,7 @@ def fields() -> dict[str, Field]:
 def _sentence(decay: float, corrected: int, moment: int, weights: np.ndarray) -> str:
     memory = 1 / (1 - decay)
     recent = weights[: round(memory)].sum() / weights.sum()
-    # Past the lags that are drawn there is nothing to speak of unless the decay is close to one.
+    # Weights beyond the lags that are drawn are negligible unless the decay is close to one.
     total = "1" if corrected else number(float(1 - decay**moment))
     share = f", and the last {number(memory)} of them have {100 * recent:.0f} % of that" if moment > memory else ""
     after = "the correction divides by 1 − βᵗ, so" if corrected else "without correction"

@@ -43,7 +43,7 @@ def _orders(size: int | None) -> np.ndarray:
 
 @jax.jit
 def _train(optimizer: Optimizer, images: Array, labels: Array, orders: Array) -> Any:
-    """The weights before every step, and after the last."""
+    """The weights before each step, and those after the last."""
 
     def step(carry: Any, batch: Array) -> tuple[Any, Any]:
         params, state = carry
@@ -83,7 +83,7 @@ def _grid() -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 @functools.cache
 def _seconds() -> dict[str, float]:
-    """How long an iteration takes with each batch size: the least of three runs, compiled before."""
+    """The seconds of an iteration with each batch size: the least of three runs after compilation."""
     images, labels = map(jnp.asarray, _digits())
     found = {}
     for name, size in SIZES.items():
@@ -98,17 +98,17 @@ def _seconds() -> dict[str, float]:
 
 @functools.cache
 def _plane() -> tuple[np.ndarray, np.ndarray]:
-    """The mean of all weights on all ways, and the two directions in which these vary most, shape (weights, 2)."""
+    """The mean of the weights on all paths, and the two directions in which they vary most, shape (weights, 2)."""
     weights = np.concatenate([each.reshape(-1, each.shape[-1]) for each, _ in _grid().values()])
     mean = weights.mean(axis=0)
     _, vectors = np.linalg.eigh(np.cov(weights, rowvar=False))
     directions = vectors[:, :-3:-1]
-    # A direction has no sign of its own: the ways go to the right and, most of them, up.
+    # A principal direction has no sign of its own. With these signs the paths go to the right and mostly up.
     return mean, directions * np.where(((weights[STEPS] - mean) @ directions) < 0, -1, 1)
 
 
 def _ground(places: np.ndarray) -> dict[str, np.ndarray]:
-    """The cost in the part of the plane where some points are, shape (points, 2)."""
+    """The cost in the part of the plane that contains some points, shape (points, 2)."""
     images, labels = map(jnp.asarray, _digits())
     mean, directions = _plane()
     low, high = places.min(axis=0), places.max(axis=0)
@@ -117,7 +117,7 @@ def _ground(places: np.ndarray) -> dict[str, np.ndarray]:
     across, up = np.meshgrid(x, y)
     weights = mean + across.reshape(-1, 1) * directions[:, 0] + up.reshape(-1, 1) * directions[:, 1]
     params = [{"w": jnp.asarray(weights[:, :-10].reshape(-1, images.shape[1], 10)), "b": jnp.asarray(weights[:, -10:])}]
-    # Logarithms, whose contours show the floor of the valley as well as its walls.
+    # Contours of the logarithm show the floor of the valley as well as its walls.
     return {"ground-x": x, "ground-y": y, "ground-z": np.log(_costs(params, images, labels)).reshape(across.shape)}
 
 
@@ -126,7 +126,7 @@ def _grounds(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _placed(name: str, weights: np.ndarray, costs: np.ndarray) -> dict[str, np.ndarray]:
-    """The fields of ways with any leading axes."""
+    """The fields of paths with any leading axes."""
     mean, directions = _plane()
     places = (weights - mean) @ directions
     return {f"{name}-x": places[..., 0], f"{name}-y": places[..., 1], f"{name}-cost": costs[..., 1:]}
@@ -140,13 +140,13 @@ def _abscissa(name: str, against: str) -> np.ndarray:
 
 
 def single(learning_rate: float, against: str) -> dict[str, np.ndarray]:
-    """The fields for one learning rate; the plane of the picture is that of all of them together."""
+    """The fields for one learning rate, in the plane of all learning rates together."""
     images, labels = map(jnp.asarray, _digits())
     found: dict[str, np.ndarray] = {}
     for name, size in SIZES.items():
         way = _train(sgd(learning_rate), images, labels, _orders(size))
         found |= _placed(name, _flat(way), np.asarray(_costs(way, images, labels)))
-        if against != "seconds":  # measured, and so not the same twice
+        if against != "seconds":  # measured anew each time, so no two results are equal
             found[f"{name}-at"] = _abscissa(name, against)
     return found | _grounds(found)
 

@@ -41,7 +41,7 @@ RATES = (
 )
 VALLEY = SURFACES["valley"]
 
-# An orthographic view from above, for where there is no WebGL: a row for each of the picture's axes.
+# An orthographic view from above, for browsers without WebGL: a row for each of the picture's axes.
 TALLEST = 465.0
 VIEW = np.array([[0.155, -0.115, 0.0], [0.05, 0.085, 0.9 / TALLEST]])
 
@@ -53,7 +53,7 @@ def _walks(optimizers: Any) -> dict[str, Any]:
 
 
 class _Stop(NamedTuple):
-    """Where the article's rule stops a walk, also where minimize, which asks for more, would walk on."""
+    """The point where the article's rule stops a walk; :func:`~jaxopt_adam.minimize` asks for more and may walk on."""
 
     x: Any
     value: Any
@@ -84,8 +84,8 @@ def _named(walks: dict[str, Any]) -> dict[str, np.ndarray]:
     x, value, end = np.asarray(walks["x"]), np.asarray(walks["value"]), walks["end"]
     points = inside(x)
     where, height, steps = np.asarray(end.x), np.asarray(end.value), np.asarray(end.steps)
-    seen = np.asarray(end.stopped) & (steps < points)
-    where, height = np.where(seen[..., None], where, 0), np.where(seen, height, 0)
+    shown = np.asarray(end.stopped) & (steps < points)
+    where, height = np.where(shown[..., None], where, 0), np.where(shown, height, 0)
     return {
         "path-x": x[..., 0],
         "path-y": x[..., 1],
@@ -95,7 +95,7 @@ def _named(walks: dict[str, Any]) -> dict[str, np.ndarray]:
         "stop-y": where[..., 1:],
         "stop-step": steps[..., None],
         "stop-value": height[..., None],
-        "stops": seen.astype(int),
+        "stops": shown.astype(int),
         "path-across": _across(x[..., 0], x[..., 1], value),
         "path-up": _up(x[..., 0], x[..., 1], value),
         "stop-across": _across(where[..., :1], where[..., 1:], height[..., None]),
@@ -112,7 +112,7 @@ def _up(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
 
 
 def _wires() -> dict[str, np.ndarray]:
-    """The surface as wires, seen as the paths are; NaN between two wires."""
+    """The surface as wires, projected as the paths are; NaN between two wires."""
     across, up = [], []
     for along_x in (True, False):
         fixed = np.linspace(*(BOX[2:] if along_x else BOX[:2]), 13 if along_x else 21)

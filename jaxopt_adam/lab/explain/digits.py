@@ -31,8 +31,8 @@ def _run(rule: str, settings: race.Settings) -> race.Outcome:
 
 
 def _single_rate(rate: float) -> race.Settings:
-    # As many rows as the grid has, so that it is the same program: at the largest rates training leaps about, and the
-    # last bit of a matrix product, which depends on how many there are, decides where it ends.
+    # As many rows as the grid has, so that it is the same program. The last bit of a matrix product depends on the
+    # number of rows. At the largest rates training is chaotic, and this bit decides its end.
     return dataclasses.replace(SETTINGS, learning_rates=(rate,) * len(SETTINGS.learning_rates))
 
 
@@ -41,7 +41,7 @@ def _accuracy(outcome: race.Outcome) -> np.ndarray:
 
 
 def single(learning_rate: float, best: bool) -> dict[str, np.ndarray]:
-    """The fields for one learning rate, or with `best` for each rule's own; not those of all learning rates."""
+    """The fields for one learning rate, or with `best` for each rule's own, without those of all learning rates."""
     found: dict[str, np.ndarray] = {}
     for rule in RULES:
         rate = float(_run(rule, SETTINGS).learning_rates[_run(rule, SETTINGS).best]) if best else learning_rate

@@ -1,4 +1,4 @@
-"""What several sections draw: the surface and a path on it, curves over the steps."""
+"""Drawings that several sections share: the surface and paths on it, curves over the steps."""
 
 import math
 from typing import Any
@@ -13,7 +13,7 @@ HEIGHT_RANGE = (1e-5, 1000.0)
 
 
 def number(value: float) -> str:
-    """A number for a sentence: three digits, and powers of ten for what is very small or large."""
+    """A number for a sentence: three digits, and powers of ten for very small or large numbers."""
     if value == 0 or 1e-3 <= abs(value) < 1e5:
         return f"{value:,.3g}" if abs(value) < 1000 else f"{value:,.0f}"
     exponent = math.floor(math.log10(abs(value)))
@@ -23,7 +23,7 @@ def number(value: float) -> str:
 
 
 def held(values: np.ndarray, length: np.ndarray) -> np.ndarray:
-    """`values` with what is not drawn, after the first `length` along the last axis, replaced by the last that is."""
+    """`values` with all but the first `length` along the last axis replaced by the last of these."""
     last = np.minimum(np.arange(values.shape[-1]), np.maximum(length - 1, 0)[..., None])
     return np.take_along_axis(values, np.broadcast_to(last, values.shape), axis=-1)
 
@@ -36,7 +36,7 @@ def surface_single(name: str) -> dict[str, np.ndarray]:
     return {
         "ground-x": x,
         "ground-y": y,
-        # Roots of the heights: their contours lie evenly where those of the heights would crowd at the rim.
+        # Contours of the roots are evenly spaced. Those of the heights themselves would crowd at the rim.
         "ground-z": np.sqrt(heights(surface, x, y)),
         "start-x": np.array(surface.start[:1]),
         "start-y": np.array(surface.start[1:]),
@@ -82,14 +82,14 @@ def path(
     thin: bool = False,
     dash: str = "solid",
 ) -> Trace:
-    """A way over the surface, a marker at each step."""
+    """A path over the surface, with a marker at each step."""
     marker = {"size": 4 if thin else 6, "symbol": symbol}
     style = line(colour, width=1.5 if thin else 2.5, dash=dash, marker=marker)
     return Trace(key, name, x, y, length=length, style=style)
 
 
 def ground(contours: int) -> Trace:
-    """The contours of a surface, about so many."""
+    """The contours of a surface, about this number of them."""
     return Trace(
         "ground",
         "",
@@ -109,7 +109,7 @@ def ground(contours: int) -> Trace:
 
 
 def path_plot(plot: str, title: str, label: str, *paths: Trace) -> Plot:
-    """The contours of the surface with ways over it."""
+    """The contours of the surface with paths over it."""
     mark = {"mode": "markers", "hoverinfo": "skip"}
     start = Trace(
         "start",

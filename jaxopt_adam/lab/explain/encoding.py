@@ -1,4 +1,4 @@
-"""How arrays travel in the page: small, and decoded by a few lines of page.js."""
+"""The encoding of arrays in the page: small, and decoded by a few lines of page.js."""
 
 import base64
 import gzip
@@ -10,22 +10,23 @@ BITS = 17
 LARGE = 50_000
 
 
-def words(values: np.ndarray) -> bytes:
-    """float32 numbers, first the first byte of each, then the second, …: like bytes beside each other compress well."""
+def planes(values: np.ndarray) -> bytes:
+    """float32 numbers as four planes of bytes, first the first byte of each. Similar neighbours compress well."""
     return np.ascontiguousarray(values, "<f4").reshape(-1).view(np.uint8).reshape(-1, 4).T.tobytes()
 
 
 def waves(values: np.ndarray) -> tuple[bytes, bytes]:
     """Rows of numbers as whole multiples of a power of two between 2⁻¹⁷ and 2⁻¹⁸ of the row's range, rounded.
 
-    What is kept is the second difference along the row, its sign in the lowest bit: small, where the row is smooth.
+    The encoding stores the second difference along the row, with its sign in the lowest bit. It is small where the row
+    is smooth.
 
     Args:
         values: of shape (…, n).
 
     Returns:
-        The differences as unsigned 32-bit numbers, their bytes ordered as in :func:`words`; and as float64 pairs for
-        each row what has been subtracted from it, and the power of two.
+        The differences as unsigned 32-bit integers, their bytes ordered as in :func:`planes`; and a pair of float64 for
+        each row: the number that was subtracted from it, and the power of two.
     """
     rows = np.asarray(values, float).reshape(-1, values.shape[-1])
     first = rows[:, :1]
@@ -40,12 +41,12 @@ def waves(values: np.ndarray) -> tuple[bytes, bytes]:
 
 
 def text(content: bytes) -> str:
-    """Compressed, in the letters of base64."""
+    """The content compressed, in base64."""
     return base64.b64encode(gzip.compress(content, 9, mtime=0)).decode()
 
 
 def packed(fields: Any) -> tuple[list[dict[str, Any]], bytes]:
-    """Fields one after the other, and the list of where each is and what it is."""
+    """Fields one after the other, and a list with the place and the shape of each."""
     table, content = [], b""
     for name, field in fields.items():
         entry: dict[str, Any] = {"name": name, "axes": list(field.axes)}
@@ -54,12 +55,12 @@ def packed(fields: Any) -> tuple[list[dict[str, Any]], bytes]:
         else:
             values = np.asarray(field.values, float)
             entry |= {"shape": list(values.shape), "at": len(content)}
-            # Heights are drawn on logarithmic axes, where it is the small numbers' own digits that are seen.
+            # Heights are drawn on logarithmic axes, which show the relative error of small numbers.
             if values.size > LARGE and not name.endswith("value"):
                 numbers, frames = waves(values)
                 entry |= {"kind": "waves", "frames": len(numbers)}
                 content += numbers + frames
             else:
-                content += words(values)
+                content += planes(values)
         table.append(entry)
     return table, content

@@ -1,4 +1,4 @@
-"""The page put together: the text with its controls and figures, their data, the styles and the script."""
+"""The whole page: the text with its controls and figures, their data, the styles and the script."""
 
 import html
 import importlib.resources
@@ -33,12 +33,12 @@ SECTIONS: Mapping[str, Section] = {
 
 
 def build(progress: Callable[[str], None] = lambda _: None) -> str:
-    """The page, everything in it computed anew.
+    """The page, with everything in it computed anew.
 
     Args:
-        progress: is told the id of each section before it is computed.
+        progress: called with the id of each section before it is computed.
     """
-    # So that a path is the same whether it was computed alone or in a grid: in float32 some would part on the way.
+    # In float64 a path is the same whether it was computed alone or in a grid. In float32 some would diverge.
     with jax.enable_x64(True):
         fields = {}
         for name, section in SECTIONS.items():
@@ -64,13 +64,13 @@ def build(progress: Callable[[str], None] = lambda _: None) -> str:
 
 
 def expected(section: str, **setting: Any) -> dict[str, dict[str, dict[str, np.ndarray]]]:
-    """What the plots of a section should show at a setting, computed for it alone.
+    """The values that the plots of a section should show at a setting, computed for that setting alone.
 
-    Left out is what no single setting has: the measured seconds of the batches, and the race's results over all
+    The result lacks what no single setting has: the measured seconds of the batches, and the race's results over all
     learning rates.
 
     Args:
-        section: its id.
+        section: the id of the section.
         **setting: values by the names of the controls' axes; a control that is not named has its default.
 
     Returns:
@@ -102,10 +102,10 @@ def expected(section: str, **setting: Any) -> dict[str, dict[str, dict[str, np.n
 
 
 def _part(name: str, parts: Mapping[str, str]) -> str:
-    """What stands for ``{{name}}``; ``{{try section axis=value …: words}}`` is a button that moves the controls."""
+    """The text for ``{{name}}``; ``{{try section axis=value …: label}}`` is a button that moves the controls."""
     if not name.startswith("try "):
         return parts[name]
-    order, words = name.removeprefix("try ").split(":", 1)
+    order, label = name.removeprefix("try ").split(":", 1)
     section, *settings = order.split()
     chosen = SECTIONS[section]
     controls = {control.axis: control for control in chosen.controls}
@@ -113,7 +113,7 @@ def _part(name: str, parts: Mapping[str, str]) -> str:
     chosen.setting(**given)
     places = {axis: list(controls[axis].values).index(value) for axis, value in given.items()}
     data = html.escape(json.dumps(places))
-    return f'<button type="button" class="try" data-set="{data}">{html.escape(words.strip())}</button>'
+    return f'<button type="button" class="try" data-set="{data}">{html.escape(label.strip())}</button>'
 
 
 def _control(section: Section, control: Control, plots: list[str]) -> str:
@@ -146,7 +146,7 @@ def _control(section: Section, control: Control, plots: list[str]) -> str:
 
 
 def _figures(section: Section) -> tuple[str, str]:
-    """The first figure, that stands beside the controls, and the others."""
+    """The first figure, which is beside the controls, and the others."""
     first, *rest = (
         f'<figure class="{plot.shape}"><figcaption>{html.escape(plot.title)}</figcaption>'
         f'<div class="plot" id="{plot.id}" role="img" aria-label="{html.escape(plot.label)}"></div></figure>'

@@ -26,7 +26,7 @@ COORDINATES = ("x", "y")
 
 
 def _named(way: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The fields of walks with any leading axes; those of moments have one more, of the coordinates."""
+    """The fields of walks with any leading axes; those of moments have one more axis, of the coordinates."""
     points = inside(way["x"])
     named = {"path-x": way["x"][..., 0], "path-y": way["x"][..., 1], "value": way["value"], "points": points}
     named |= {"steps": points - 1, "step-x": way["step"][..., 0], "step-y": way["step"][..., 1]}

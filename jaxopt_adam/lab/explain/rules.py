@@ -1,4 +1,4 @@
-"""The article's rules where the library's differ from them: momentum as an average, and Adam without correction."""
+"""Rules of the article that the library has in another form: momentum as an average, Adam without bias correction."""
 
 from typing import Any, NamedTuple
 
@@ -44,7 +44,7 @@ def momentum(
 
     .. math:: m_t = \beta m_{t-1} + (1 - \beta) g_t, \qquad u_t = -\alpha m_t
 
-    :func:`~jaxopt_adam.sgd` adds the gradients up, and so takes α (1 − β) for the same steps.
+    :func:`~jaxopt_adam.sgd` adds the gradients up instead. It makes the same steps with the learning rate α (1 − β).
 
     Args:
         learning_rate: α ≥ 0.
@@ -71,7 +71,7 @@ def momentum(
 def uncorrected_adam(
     learning_rate: LearningRate, b1: Decay = 0.9, b2: Decay = 0.999, eps: NonNegative = 1e-8
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Adam without its bias correction, to see what that is good for.
+    r"""Adam without its bias correction, to show the effect of that.
 
     .. math::
         m_t &= \beta_1 m_{t-1} + (1 - \beta_1) g_t \\

@@ -1,4 +1,4 @@
-"""What a section of the page is made of: controls, plots, and the computed fields that the plots draw."""
+"""The parts of a section of the page: controls, plots, and the computed fields that the plots draw."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -13,11 +13,11 @@ class Control:
 
     Args:
         axis: its name, also that of the argument of ``expected``.
-        label: what it is called on the page, plain text.
+        label: its title on the page, plain text.
         values: the axis: numbers for a slider, False and True for a switch, names for a choice.
-        default: the value at first.
-        titles: what the values of a choice are called.
-        units: behind a slider's number.
+        default: the first value that is shown.
+        titles: the titles of the values of a choice.
+        units: the units after a slider's number.
     """
 
     axis: str
@@ -58,12 +58,12 @@ class Trace:
     """One thing in a plot.
 
     Args:
-        key: identifies it, within its plot.
-        name: what the legend calls it; nothing for no entry.
-        x: the field with its x, as `y` and `z`.
-        y: …
-        z: …
-        length: the field that says how many of the points are drawn; None for all.
+        key: its identifier in the plot.
+        name: its title in the legend; empty for no entry.
+        x: the field with its x.
+        y: the field with its y.
+        z: the field with its z, if there is one.
+        length: the field with the number of points that are drawn; None for all.
         style: further attributes for Plotly; a colour is the name of one in page.css.
     """
 
@@ -81,9 +81,9 @@ class Plot:
     """A figure.
 
     Args:
-        id: of its element.
+        id: the id of its element.
         title: its heading.
-        label: what is seen in it, for those who do not see it.
+        label: a description for readers who do not see it.
         traces: what is drawn, the lowest first.
         layout: further attributes for Plotly; ``{"field": name}`` stands for the sentence of that field.
         shape: "wide", "tall" or "small", for its place and height.
@@ -99,15 +99,15 @@ class Plot:
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A section's moving part.
+    """The interactive part of a section.
 
     Args:
         name: the section's id on the page.
         controls: its controls, in order.
         plots: its figures, in order.
-        fields: computes every field, over the whole grid, in one vmapped program for each structure.
-        single: computes the fields that traces draw for one setting, given by name, without the grid.
-        sentence: the field with the sentence that says what is seen; None for none.
+        fields: a function that computes every field, over the whole grid, in one vmapped program for each structure.
+        single: a function that computes the fields that traces draw for one setting, given by name, without the grid.
+        sentence: the field with the sentence that describes the plots; None for none.
     """
 
     name: str

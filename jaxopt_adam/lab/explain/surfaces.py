@@ -9,7 +9,7 @@ from jax import Array
 from jaxopt_adam.lab.landscape import Landscape, bowl
 
 BOX = (-5.0, 5.0, -3.0, 3.0)
-"""What is drawn: left, right, bottom, top. A path is drawn until its first point outside."""
+"""The part that is drawn: left, right, bottom, top. A path is drawn until its first point outside."""
 
 TURN = math.radians(30)
 
@@ -40,7 +40,7 @@ SURFACES = {
     ),
     "saddle": Landscape("Saddle between two hollows", _saddle, ((-3, 0), (3, 0)), (0.001, 2.0), BOX),
 }
-"""The surfaces by the names that their control has."""
+"""The surfaces by the names in their control."""
 
 
 def grid_points(columns: int = 81, rows: int = 49) -> tuple[np.ndarray, np.ndarray]:

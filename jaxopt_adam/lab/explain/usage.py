@@ -1,4 +1,4 @@
-"""The code that the page ends with; it runs as it stands."""
+"""The code at the end of the page; it runs as it stands."""
 
 CODE = {
     "train": """\
@@ -43,4 +43,4 @@ result = minimize(lambda x: (x - 3.0) ** 2, 0.0, adam(0.1), tol=1e-8)
 print(result.x, result.steps, result.status_name)
 """,
 }
-"""The pieces by their names, one to be run after the other."""
+"""The pieces by name, in the order in which they run."""

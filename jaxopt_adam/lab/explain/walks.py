@@ -1,4 +1,4 @@
-"""Walks of a rule down a surface, with all that it keeps on the way; one by one, or a grid of them."""
+"""Walks of a rule down a surface, with its moments at each step; one by one, or a grid of them."""
 
 import dataclasses
 import functools
@@ -18,7 +18,7 @@ from jaxopt_adam.lab.explain.surfaces import BOX, SURFACES
 from jaxopt_adam.lab.landscape import Landscape
 
 STEPS = 60
-"""The steps of every walk: before RMSProp, when rounding is all that is left of a gradient, makes that grow again."""
+"""The steps of every walk. In a longer walk RMSProp would amplify the rounding errors of a vanished gradient."""
 
 NEAR = 0.01
 
@@ -31,7 +31,7 @@ class Rule:
         title: its name in sentences.
         factories: the rule without bias correction and with; the same twice where there is nothing to correct.
         axes: the values of each slider.
-        usual: the values that are usual, of all but the learning rate.
+        usual: the usual values of all sliders but the learning rate.
         corrected: whether bias correction is usual.
         arguments: the factory's names for the page's axes, where they differ.
         fixed: the factory's other arguments.
@@ -74,7 +74,7 @@ RULES = {
         "RMSProp",
         (jaxopt_adam.rmsprop, functools.partial(jaxopt_adam.rmsprop, bias_correction=True)),
         {
-            # Between 0.1 and 0.3 some walks are at that within the steps.
+            # None between 0.1 and 0.3, where some walks amplify rounding errors before the last step.
             "learning_rate": (0.01, 0.03, 0.05, 0.1, 0.3, 0.5, 1.0),
             "b2": (0.5, 0.9, 0.99, 0.999),
             "eps": (1e-8, 1.0, 30.0),
@@ -100,18 +100,18 @@ RULES = {
 
 
 def inside(x: np.ndarray) -> np.ndarray:
-    """How many points of paths, shape (…, points, 2), come before the first outside of the box."""
+    """The number of points of paths, shape (…, points, 2), before the first one outside of the box."""
     left, right, bottom, top = BOX
     fits = (x >= [left, bottom]).all(-1) & (x <= [right, top]).all(-1)  # false for NaN
     return np.where(fits.all(-1), x.shape[-2], fits.argmin(-1))
 
 
 def walk(optimizer: jaxopt_adam.Optimizer, surface: Landscape, b1: Any = None, b2: Any = None) -> dict[str, Array]:
-    """A rule's way: the points and values, and for each step the step itself and the moments after it.
+    """The path of a rule: the points and values, and for each step the update and the moments after it.
 
     Args:
         optimizer: the rule.
-        surface: where; it says from where, too.
+        surface: the function and the start.
         b1: the decay of the rule's `mu`, if it has one.
         b2: the decay of its `nu`, likewise.
 
@@ -167,11 +167,11 @@ def walk_grid(rule: Rule, surface: str, *, bias_correction: bool = False) -> dic
 
 
 def settled(values: np.ndarray, points: int) -> int | None:
-    """The step from which on all values are below a hundredth of the first; None if they never are.
+    """The first step after which all values are below a hundredth of the first value; None if there is none.
 
     Args:
-        values: along a way.
-        points: how many points of the way come before the first outside of the box.
+        values: the values along a path.
+        points: the number of points of the path before the first one outside of the box.
     """
     if points < len(values):
         return None
@@ -181,7 +181,7 @@ def settled(values: np.ndarray, points: int) -> int | None:
 
 @functools.cache
 def best(name: str, surface: str) -> dict[str, Any]:
-    """A rule's usual setting at the learning rate that gets it there first; of equals the least sum of the values."""
+    """A rule's usual setting at the learning rate that settles first; among equals, that of the least sum of values."""
     rule = RULES[name]
     usual = dataclasses.replace(rule, axes=dict(rule.axes) | {axis: (value,) for axis, value in rule.usual.items()})
     ways = walk_grid(usual, surface, bias_correction=rule.corrected)
