@@ -9,6 +9,7 @@ import jaxopt_adam
 
 sys.path.insert(0, str(Path(__file__).parent))
 from rule_table import bytes_a_parameter, moments
+from sphinx.pycode import ModuleAnalyzer
 
 from jaxopt_adam.lab.memory import RULES
 
@@ -51,6 +52,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"(jax|numpy|np|optax|chex|typing|collections)\..*"),
     ("py:class", r"(GradientTransformationExtraArgs|Array|ArrayLike|optional)"),
+    ("py:class", r"jaxopt_adam\._hyperparameters\._Node"),  # part of the aliases' types, and private
 ]
 
 
@@ -70,6 +72,13 @@ def say_what_rules_share(app, what, name, factory, options, lines):
         ]
 
 
+def say_what_a_kind_is(app, what, name, kind, options, lines):
+    """Give the entry of a kind of arguments the text below it in its module; the kind itself has that of `typing`."""
+    if what == "data":
+        texts = ModuleAnalyzer.for_module("jaxopt_adam._hyperparameters").find_attr_docs()
+        lines[:] = texts["", name.rpartition(".")[2]]
+
+
 def write_the_article(app):
     """Have the command write the interactive page beside the others; a failure ends the build."""
     if app.builder.format == "html":
@@ -81,3 +90,4 @@ def setup(app):
     """Connect what the build adds; the docstrings after napoleon, which makes the fields of the arguments."""
     app.connect("builder-inited", write_the_article)
     app.connect("autodoc-process-docstring", say_what_rules_share, priority=900)
+    app.connect("autodoc-process-docstring", say_what_a_kind_is)
