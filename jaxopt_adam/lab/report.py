@@ -206,10 +206,10 @@ img {{ max-width: 100%; height: auto; background: white; }}
 </table>
 </div>
 <p>{html.escape(digits.name)}: {sizes["train"]:,} images to train on, {sizes["validation"]:,} to choose each rule's
-learning rate by, {sizes["test"]:,} to test on. A network with one hidden layer of {settings.hidden} units,
+learning rate, {sizes["test"]:,} to test on. A network with one hidden layer of {settings.hidden} units,
 {settings.steps} iterations, mini-batches of {settings.batch_size}, {settings.seeds} seeds. Every rule was tried with
-the learning rates {", ".join(f"{rate:g}" for rate in settings.learning_rates)}; a best one at the edge of these
-is marked, since there may be a better one beyond. Accuracies are those on the test data, means over the seeds ± their
+the learning rates {", ".join(f"{rate:g}" for rate in settings.learning_rates)}. A best rate at the edge of these
+is marked, because a better one may be beyond. Accuracies are those on the test data, means over the seeds ± their
 standard deviation; the seconds are those of the whole grid, compilation included.</p>
 <h2>Figures</h2>
 {shown}
