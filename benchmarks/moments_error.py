@@ -23,10 +23,11 @@ from other_formats import OTHERS, Format
 from trainings import Params, Training, trainings
 
 import jaxopt_adam
-from jaxopt_adam import load_moments
+from jaxopt_adam import Moment, load_moments
 from jaxopt_adam.lab.figures import new_figure, save, style
 from jaxopt_adam.storage import StorageName
-from jaxopt_adam.storage._leaf import Halves, LeafMoments, Moment
+from jaxopt_adam.storage._leaf import LeafMoments
+from jaxopt_adam.storage._passes import Halves
 
 B1, B2, EPS, RATE = 0.9, 0.999, 1e-8, 1e-3
 EVERY = 50
@@ -74,8 +75,8 @@ def library(moments: StorageName) -> Contestant:
 
     def leaf_once(mu: Array, nu: Array, count: Array) -> Array:
         kinds = {"mu": Moment(over="nu", denominator=jaxopt_adam.Denominator(EPS)), "nu": Moment(real=True)}
-        leaf = LeafMoments.of(kinds, moments, (), mu)
-        empty = [leaf.start(name, (), mu) for name in kinds]
+        leaf = LeafMoments(kinds, moments, (), mu)
+        empty = leaf.start((), mu)
         scalars = 1 - B1**count, 1 - B2**count
 
         def update(inputs: Any, _: Any, new: Any) -> Array:

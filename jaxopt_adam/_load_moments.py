@@ -7,7 +7,7 @@ import optax
 
 from jaxopt_adam._notes import noted_states
 from jaxopt_adam._trees import leaves_like
-from jaxopt_adam.storage._leaf import LeafMoments, entries_of, field_of
+from jaxopt_adam.storage._leaf import entries_of, field_of, of_leaves
 
 
 def load_moments(
@@ -52,8 +52,10 @@ def _loaded(state: Any, note: dict[str, Any]) -> Any:
     moments = note["moments"]
     leaves, tree = jax.tree_util.tree_flatten_with_path(note["params"])
     paths = [path for path, _ in leaves]
-    owns = [LeafMoments.of(moments, note["storage"], path, leaf) for path, leaf in leaves]
+    owns = of_leaves(moments, note["storage"], leaves)
     columns = [entries_of(tree, getattr(state, name), name, owns, paths) for name in moments]
-    rows = [own.load(path, list(row)) for own, path, row in zip(owns, paths, zip(*columns, strict=True), strict=True)]
+    rows = [
+        own.load(own.checked(path, row)) for own, path, row in zip(owns, paths, zip(*columns, strict=True), strict=True)
+    ]
     columns = zip(*rows, strict=True)
     return state._replace(**{name: field_of(tree, list(column)) for name, column in zip(moments, columns, strict=True)})

@@ -286,7 +286,7 @@ def optimizer(rule: Callable[P, optax.GradientTransformationExtraArgs]) -> Calla
     anew, with tracers where the optimizer is traced, each time that `init` or `update` is; so it must not look at the
     value of a number.
 
-    Arguments annotated with a kind from :mod:`jaxopt_adam._hyperparameters` are checked when an optimizer is made.
+    Arguments annotated with a kind, such as :data:`~jaxopt_adam.LearningRate`, are checked when an optimizer is made.
 
     Args:
         rule: the function; every argument has a name (no ``*args``).

@@ -21,18 +21,18 @@ from jaxopt_adam._hyperparameters import flag, scheduled
 from jaxopt_adam._notes import note
 from jaxopt_adam._trees import (
     Path,
-    arithmetic_dtype,
     array_like,
     broadcast_prefix,
     fields,
     inexact_dtype,
     leaf_name,
     leaves_like,
-    real_dtype,
     real_scalars,
     scalar_like,
 )
-from jaxopt_adam.storage._leaf import UNROUNDED, Halves, LeafMoments, Moment, entries_of, field_of
+from jaxopt_adam.storage._leaf import UNROUNDED, LeafMoments, entries_of, field_of, of_leaves
+from jaxopt_adam.storage._moment import Moment
+from jaxopt_adam.storage._passes import Halves
 
 
 class AdamState(NamedTuple):
@@ -137,7 +137,6 @@ def leafwise(
     """
     present = {name: moment for name, moment in kept.items() if moment is not None}
     extra = dict(others or {})
-    has_squares = any(moment.real for moment in present.values())
 
     def init(params: optax.Params) -> Any:
         if present:
@@ -146,14 +145,11 @@ def leafwise(
         if unknown:
             raise ValueError(f"moments has {unknown[0]!r}, which is none of this rule's: {', '.join(kept)}")
         leaves, tree = jax.tree_util.tree_flatten_with_path(params)
-        owns = [LeafMoments.of(present, storage, path, param) for path, param in leaves] if present else []
-
-        def start(name: str) -> Any:
-            entries = [own.start(name, path, param) for own, (path, param) in zip(owns, leaves, strict=True)]
-            return field_of(tree, entries)
-
+        owns = of_leaves(present, storage, leaves if present else [])
+        rows = [own.start(path, param) for own, (path, param) in zip(owns, leaves, strict=False)]
+        starts = {name: field_of(tree, [row[index] for row in rows]) for index, name in enumerate(present)}
         started = {name: jnp.array(value, jnp.result_type(float)) for name, value in extra.items()}
-        state = state_type(count=jnp.zeros([], jnp.int32), **{name: start(name) for name in present}, **started)
+        state = state_type(count=jnp.zeros([], jnp.int32), **starts, **started)
         return note(
             state,
             params=params,
@@ -168,10 +164,11 @@ def leafwise(
         updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra_args: Any
     ) -> tuple[optax.Updates, Any]:
         grads, tree = jax.tree_util.tree_flatten_with_path(updates)
-        dtypes = [inexact_dtype(path, grad, real=real_leaves) for path, grad in grads]
+        for path, grad in grads:
+            inexact_dtype(path, grad, real=real_leaves)
         count, *rest = fields(state, "count", *present, *extra, of=state_type)
         resting, values = rest[: len(present)], real_scalars(*rest[len(present) :], of=tuple(extra))
-        owns = [LeafMoments.of(present, storage, path, grad) for path, grad in grads]
+        owns = of_leaves(present, storage, grads)
         paths = [path for path, _ in grads]
         columns = [entries_of(tree, each, name, owns, paths) for name, each in zip(present, resting, strict=True)]
         step = jnp.asarray(optax.safe_increment(count))
@@ -195,13 +192,13 @@ def leafwise(
             decays = _decays(weight_decay, mask, params, count)
             decays = decays if sees_to_decay else _products(rates, decays)
         tuple_type = _moments_type(tuple(kept))
+        rounded = UNROUNDED not in extra_args
         cast: dict[Any, Any] = {}
 
         def one_leaf(
-            path: Path, grad: Any, dtype: np.dtype, own: LeafMoments, theta: Any, decay: Any, rate: Any, *resting: Any
+            path: Path, grad: Any, own: LeafMoments, theta: Any, decay: Any, rate: Any, *entries: Any
         ) -> list[Any]:
-            compute = arithmetic_dtype(dtype)
-            real = real_dtype(compute)
+            compute, real = own.compute, own.real
             key = id(rate), real
             if key not in cast:
                 shared = {name: each for name, each in vars(steps[id(rate)]).items() if name != "state"}
@@ -218,46 +215,33 @@ def leafwise(
                 value, theta, decay, scalars_of_leaf = inputs
                 term = 0.0 if decay is None else finite_product(decay, theta)
                 by_name = jax.tree.unflatten(scalars_tree, scalars_of_leaf)
-                grad = squarable(value) if squares else value
+                grad = squarable(value) if own.has_squares else value
                 return grad, Step(**by_name, path=path, param=theta, decay=term)
-
-            def named(values: Sequence[Any]) -> Any:
-                return tuple_type(**dict(zip(present, values, strict=True)))
 
             def first(inputs: Any, old: Sequence[Any]) -> list[Any]:
                 grad, step = known(inputs)
-                new = moments(grad, named(old), step)
+                new = moments(grad, tuple_type(**dict(zip(present, old, strict=True))), step)
                 return [getattr(new, name) for name in present]
 
             def second(inputs: Any, old: Sequence[Any], new: Sequence[Any]) -> Array:
                 grad, step = known(inputs)
-                return update(grad, named(old), named(new), step)
+                before, after = (tuple_type(**dict(zip(present, each, strict=True))) for each in (old, new))
+                return update(grad, before, after, step)
 
-            # A second moment may be None where it shares the numbers of a first.
-            squares = has_squares and any(
-                moment.real and (each is not None or name in own.pairs.values())
-                for (name, moment), each in zip(present.items(), resting, strict=True)
-            )
+            inputs = value, *((theta, decay) if sees_to_decay else (None, None)), scalars_of_leaf
             try:
-                change, after = own.step(
-                    Halves(first, second),
-                    path,
-                    (value, *((theta, decay) if sees_to_decay else (None, None)), scalars_of_leaf),
-                    resting,
-                    step,
-                    rounded=UNROUNDED not in extra_args,
-                )
+                change, after = own.step(Halves(first, second), path, inputs, entries, step, rounded=rounded)
             except (TypeError, ValueError) as error:
                 if type(error) not in (TypeError, ValueError) or str(error).startswith(leaf_name(path)):
                     raise
                 raise type(error)(f"{leaf_name(path)}: {error}") from error
             if decay is not None and theta is not None and not sees_to_decay:
                 change = change + finite_product(decay, theta)
-            return [array_like(path, grad, change, compute, "the update").astype(dtype), *after]
+            return [array_like(path, grad, change, compute, "the update").astype(own.dtype), *after]
 
         rows = [
             one_leaf(path, grad, *rest)
-            for (path, grad), *rest in zip(grads, dtypes, owns, thetas, decays, rates, *columns, strict=True)
+            for (path, grad), *rest in zip(grads, owns, thetas, decays, rates, *columns, strict=True)
         ]
         new_updates, *new_moments = ([row[i] for row in rows] for i in range(1 + len(present)))
         after = {name: field_of(tree, each) for name, each in zip(present, new_moments, strict=True)}

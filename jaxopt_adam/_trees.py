@@ -18,11 +18,13 @@ Path = tuple[Any, ...]
 """The way to a leaf, as in :func:`jax.tree_util.tree_flatten_with_path`."""
 
 
+@functools.cache
 def arithmetic_dtype(dtype: np.dtype) -> np.dtype:
     """The dtype in which leaves of a floating-point or complex `dtype` are computed: float32 at least."""
     return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else jnp.dtype(dtype)
 
 
+@functools.cache
 def real_dtype(dtype: np.dtype) -> np.dtype:
     """The dtype of the real part of numbers of a floating-point or complex `dtype`."""
     return jnp.finfo(dtype).dtype

@@ -12,11 +12,11 @@ import optax
 import pytest
 
 import jaxopt_adam
-from jaxopt_adam.storage import Blocks, Blockwise
+from jaxopt_adam.storage import Blockwise
 from jaxopt_adam.storage._codes import Quotient, Root
 from jaxopt_adam.storage._kernel import in_one_pass, suits
-from jaxopt_adam.storage._layout import Layout, block_length
-from jaxopt_adam.storage._passes import Halves, Kept, in_place
+from jaxopt_adam.storage._packing import Member, Packing
+from jaxopt_adam.storage._passes import Halves, in_passes
 from jaxopt_adam.storage._rounding import ROUNDINGS, phases
 
 SHAPES = [(64, 128), (3, 3, 32, 48), (4096,), (2, 40, 64)]
@@ -40,23 +40,26 @@ RULE = Halves(moments_after, update)
 def leaf(bits, shape, rounding="dither", eps=1e-8, coded=("mu", "nu")):
     """A leaf with codes for both moments, in the same numbers, or for one of them, two in a byte with 4 bits."""
     storage = Blockwise(bits, rounding=rounding)
-    alone = len(coded) == 1
-    layout = Layout(shape, block_length(shape[-1], storage.longest(4096)), 2 if alone and bits == 4 else 1)
-    kept = [
-        Kept(Quotient(bits) if "mu" in coded else None, np.dtype(np.float32), 1, eps, rounding),
-        Kept(Root(bits) if "nu" in coded else None, np.dtype(np.float32), rounding=rounding),
-    ]
-    codes, scales = zip(*(storage.start(0.0, nonnegative=nonnegative) for nonnegative in (False, True)), strict=True)
-    scales = [jnp.full(layout.blocks, scale) for scale in scales]
-    if not alone:
-        numbers = jnp.full(shape, codes[1] + (codes[0] << bits), np.uint16 if bits == 8 else np.uint8)
-        return layout, kept, [Blocks(None, scales[0]), Blocks(numbers, scales[1])]
-    resting = [jnp.zeros(shape), jnp.zeros(shape)]
-    index = 0 if "mu" in coded else 1
-    byte = codes[index] if bits == 8 else codes[index] * 17
-    shape = shape if bits == 8 else (*shape[:-1], shape[-1] // 2)
-    resting[index] = Blocks(jnp.full(shape, byte, np.uint8), scales[index])
-    return layout, kept, resting
+    members = (
+        Member(Quotient(bits) if "mu" in coded else None, np.dtype(np.float32), 1, eps, rounding),
+        Member(Root(bits) if "nu" in coded else None, np.dtype(np.float32), rounding=rounding),
+    )
+    packing = Packing(members, shape, storage.longest(4096))
+    starts = [storage.start(0.0, nonnegative=nonnegative) for nonnegative in (False, True)]
+    blocks = packing.layout.blocks
+    scales = {
+        index: jnp.full(blocks, scale) if how.code else None
+        for index, (how, (_, scale)) in enumerate(zip(members, starts, strict=True))
+    }
+    numbers = {}
+    for index, word in enumerate(packing.words):
+        if word.bits is None:
+            numbers[index] = jnp.zeros(shape)
+            continue
+        codes = [starts[member][0] for member in word.members] * (2 if word.halved else 1)
+        number = sum(int(code) << bits * place for place, code in enumerate(codes))
+        numbers[index] = jnp.full(packing.codes_shape(word), number, np.uint16 if len(coded) * bits == 16 else np.uint8)
+    return packing, numbers, scales
 
 
 def gradients(shape, steps=4):
@@ -65,101 +68,104 @@ def gradients(shape, steps=4):
     return [(size * generator.standard_normal(shape)).astype(np.float32) for _ in range(steps)]
 
 
-def walk(step, shape, resting, layout, kept):
-    step = jax.jit(functools.partial(step, RULE, kept=kept, layout=layout))
+def walk(step, shape, packing, numbers, scales):
+    step = jax.jit(functools.partial(step, RULE, packing=packing))
     updates = []
     for count, grad in enumerate(gradients(shape), 1):
-        update, resting = step((grad, jnp.float32(-0.01), jnp.float32(1e-8)), resting, step=jnp.int32(count))
+        inputs = grad, jnp.float32(-0.01), jnp.float32(1e-8)
+        update, numbers, scales = step(inputs, numbers, scales, step=jnp.int32(count))
         updates.append(update)
-    return updates, resting
+    return updates, numbers, scales
 
 
 def positive(over):
     return jnp.where(over > 0, over, 1)
 
 
-def plainly(rule, inputs, resting, kept, layout, step):
+def plainly(rule, inputs, numbers, scales, packing, step):
     """Decode, rule, encode, decode, rule: with every array in full, and the layout of the codes undone by hand."""
-    how_mu, how_nu = kept
+    how_mu, how_nu = packing.members
+    layout = packing.layout
     bits = (how_mu.code or how_nu.code).bits
     both = how_mu.code is not None and how_nu.code is not None
+    # Two moments in codes share the numbers of the only word; otherwise each has its own.
+    place = {0: 0, 1: 0 if both else 1}
 
     def rows(array):
         return jnp.asarray(array).reshape(-1, layout.length)
 
-    def codes_of(resting, index):
+    def codes_of(numbers, index):
         if both:
-            return jnp.divmod(rows(resting[1].codes).astype(jnp.int32), 2**bits)[index]
+            return jnp.divmod(rows(numbers[0]).astype(jnp.int32), 2**bits)[index]
         if bits == 8:
-            return rows(resting[index].codes).astype(jnp.int32)
-        numbers = resting[index].codes.reshape(-1, layout.length // 2).astype(jnp.int32)
-        return jnp.concatenate([numbers & 15, numbers >> 4], axis=1)
+            return rows(numbers[place[index]]).astype(jnp.int32)
+        own = numbers[place[index]].reshape(-1, layout.length // 2).astype(jnp.int32)
+        return jnp.concatenate([own & 15, own >> 4], axis=1)
 
-    def decoded(resting):
-        mu, nu = resting
+    def decoded(numbers, scales):
         if how_nu.code is None:
-            nu = rows(nu)
+            nu = rows(numbers[place[1]])
             root = jnp.sqrt(nu)
         else:
-            grid = how_nu.code.grid(nu.scales.reshape(-1, 1))
-            root = how_nu.code.root(codes_of(resting, 1), grid)
-            nu = how_nu.code.decode(codes_of(resting, 1), None, grid)
+            grid = how_nu.code.grid(scales[1].reshape(-1, 1))
+            root = how_nu.code.root(codes_of(numbers, 1), grid)
+            nu = how_nu.code.decode(codes_of(numbers, 1), None, grid)
         if how_mu.code is None:
-            return [rows(mu), nu]
-        grid = how_mu.code.grid(mu.scales.reshape(-1, 1))
-        return [how_mu.code.decode(codes_of(resting, 0), positive(root + how_mu.eps), grid), nu]
+            return [rows(numbers[place[0]]), nu]
+        grid = how_mu.code.grid(scales[0].reshape(-1, 1))
+        return [how_mu.code.decode(codes_of(numbers, 0), positive(root + how_mu.eps), grid), nu]
 
     grad, scale, eps = inputs
-    mu, nu = rule.moments((rows(grad), scale, eps), decoded(resting))
-    codes, scales = {}, {}
+    mu, nu = rule.moments((rows(grad), scale, eps), decoded(numbers, scales))
+    codes, new_scales = {}, {0: None, 1: None}
     overs = positive(jnp.sqrt(nu) + how_mu.eps), None
-    for salt, (value, over, how) in enumerate(zip((mu, nu), overs, kept, strict=True)):
+    for salt, (value, over, how) in enumerate(zip((mu, nu), overs, packing.members, strict=True)):
         if how.code is None:
             continue
         largest = [jnp.max(each, axis=1, keepdims=True) for each in how.code.measures(value, over)]
-        scales[salt] = how.code.scale(resting[salt].scales.reshape(-1, 1), *largest)
+        of_rows = how.code.scale(scales[salt].reshape(-1, 1), *largest)
         places = phases(layout.positions, salt)
         along = [each.reshape(-1, *[1] * (len(places) - 1 - axis)) for axis, each in enumerate(places)]
         where = jnp.broadcast_to(sum(along), layout.positions).reshape(-1, layout.length)
         threshold = ROUNDINGS[how.rounding](step, [where])
-        codes[salt] = how.code.encode(value, over, how.code.grid(scales[salt]), threshold)
-    after = [mu.reshape(layout.shape), nu.reshape(layout.shape)]
+        codes[salt] = how.code.encode(value, over, how.code.grid(of_rows), threshold)
+        new_scales[salt] = of_rows.reshape(layout.blocks)
+    new_numbers = {place[0]: mu.reshape(layout.shape), place[1]: nu.reshape(layout.shape)}
     for index in codes:
-        numbers = codes[1] + codes[0] * 2**bits if both else codes[index]
+        own = codes[1] + codes[0] * 2**bits if both else codes[index]
         if not both and bits == 4:
-            numbers = numbers[:, : layout.length // 2] + numbers[:, layout.length // 2 :] * 16
-        like = resting[index].codes
-        numbers = None if like is None else numbers.astype(like.dtype).reshape(like.shape)
-        after[index] = Blocks(numbers, scales[index].reshape(layout.blocks))
-    rested = decoded(after)
-    update = scale * rested[0] / (jnp.sqrt(rested[1]) + eps)
-    return update.reshape(layout.shape), after
+            own = own[:, : layout.length // 2] + own[:, layout.length // 2 :] * 16
+        like = numbers[place[index]]
+        new_numbers[place[index]] = own.astype(like.dtype).reshape(like.shape)
+    stored = decoded(new_numbers, new_scales)
+    update = scale * stored[0] / (jnp.sqrt(stored[1]) + eps)
+    return update.reshape(layout.shape), new_numbers, new_scales
 
 
-def assert_same(one, other, kept):
-    """Codes and scales to the bit; of what rests in float32 sums of products may be fused with more or less beside."""
-    for own, its, how in zip(one[1], other[1], kept, strict=True):
-        if how.code is not None:
-            jax.tree.map(np.testing.assert_array_equal, own, its)
+def assert_same(one, other, packing):
+    """Codes and scales to the bit; of what is stored in float32 sums of products may be fused with more or less."""
+    jax.tree.map(np.testing.assert_array_equal, one[2], other[2])
+    for index, word in enumerate(packing.words):
+        if word.bits is not None:
+            np.testing.assert_array_equal(one[1][index], other[1][index])
         else:
-            np.testing.assert_allclose(own, its, rtol=3e-7, atol=1e-6)
+            np.testing.assert_allclose(one[1][index], other[1][index], rtol=3e-7, atol=1e-6)
 
 
 def agree(shape, bits, rounding="dither", eps=1e-8, coded=("mu", "nu")):
-    layout, kept, resting = leaf(bits, shape, rounding, eps, coded)
-    start = (shape, resting, layout, kept)
-    ours = walk(in_place, *start)
-    plain = walk(plainly, *start)
-    assert_same(ours, plain, kept)
+    packing, *state = leaf(bits, shape, rounding, eps, coded)
+    ours = walk(in_passes, shape, packing, *state)
+    plain = walk(plainly, shape, packing, *state)
+    assert_same(ours, plain, packing)
     # The last division may be fused otherwise too; where the sums cancel their last bits are more of the update.
     atol = 0 if len(coded) == 2 else 1e-8
     close = functools.partial(np.testing.assert_allclose, rtol=3e-7, atol=atol)
     jax.tree.map(close, ours[0], plain[0])
-    if not suits(layout):
+    if not suits(packing.layout):
         assert shape == (3, 3, 32, 48)
         return
-    kernel = walk(in_one_pass, *start)
-    assert_same(ours, kernel, kept)
+    kernel = walk(in_one_pass, shape, packing, *state)
+    assert_same(ours, kernel, packing)
     jax.tree.map(close if atol else np.testing.assert_array_equal, ours[0], kernel[0])
 
 
@@ -232,13 +238,13 @@ def a_gpu():
 @pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("bits", [8, 4])
 def test_kernel_is_lowered_for_cuda(bits):
-    layout, kept, resting = leaf(bits, (256, 512))
+    packing, numbers, scales = leaf(bits, (256, 512))
 
-    def step(grad, resting, count):
+    def step(grad, numbers, scales, count):
         inputs = grad, jnp.float32(-0.01), jnp.float32(1e-8)
-        return in_one_pass(RULE, inputs, resting, kept, layout, count)
+        return in_one_pass(RULE, inputs, numbers, scales, packing, count)
 
-    given = jnp.zeros(layout.shape), resting, jnp.int32(1)
+    given = jnp.zeros(packing.shape), numbers, scales, jnp.int32(1)
     with a_gpu():
         assert "triton" in jax.jit(step).trace(*given).lower(lowering_platforms=("cuda",)).as_text()
     assert "triton" not in jax.jit(step).trace(*given).lower(lowering_platforms=("cpu",)).as_text()

@@ -665,7 +665,7 @@ class TestErrors:
 
     def test_two_arguments_for_one_moment(self):
         made = adamw(RATE, mu_dtype="bfloat16", moments="int8")
-        with pytest.raises(ValueError, match="moments and another argument both say how mu rests"):
+        with pytest.raises(ValueError, match="moments and another argument both say how mu is stored"):
             made.init(PARAMS)
         state = adamw(RATE, mu_dtype="bfloat16", moments={"nu": "int8"}).init(PARAMS)
         assert state.mu["w"].dtype == jnp.bfloat16

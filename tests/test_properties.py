@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from docstring_parser.google import parse
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from jax.tree_util import keystr
@@ -507,9 +508,7 @@ class TestBadHyperparameters:
 
     @every_factory
     def test_ranges_are_those_of_the_documentation(self, factory):
-        text = inspect.getdoc(factory)
-        text = text[text.index("Args:") : text.index("Returns:")]
-        described = dict(re.findall(r"^    (\w+): ((?:.|\n(?=     ))*)", text, re.MULTILINE))
+        described = {each.arg_name: each.description for each in parse(inspect.getdoc(factory)).params}
         assert list(described) == list(inspect.signature(factory).parameters)
 
         def accepts(name, value):

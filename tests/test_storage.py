@@ -16,8 +16,8 @@ from jaxopt_adam.storage import NAMED, Blockwise, Dense
 from jaxopt_adam.storage._choice import storage_of, valid_storage
 from jaxopt_adam.storage._codes import Quotient, Root
 from jaxopt_adam.storage._layout import Layout, block_length
+from jaxopt_adam.storage._packing import Member, Packing, Word
 from jaxopt_adam.storage._rounding import ROUNDINGS, mixed, phases, salted
-from jaxopt_adam.storage._words import Word, words
 
 QUOTIENTS, ROOTS = [Quotient(8), Quotient(4)], [Root(8), Root(4)]
 every_code = pytest.mark.parametrize("code", [*QUOTIENTS, *ROOTS], ids=repr)
@@ -597,22 +597,27 @@ class TestLayout:
         assert layout.codes_shape(halved=True) == (3, 48)
 
 
-class TestWords:
-    def test_a_moment_lies_with_the_one_it_is_relative_to_if_that_has_as_many_bits(self):
-        assert words([8, 8], [1, None]) == [Word((1, 0), 8)]
-        assert words([4, 4], [1, None]) == [Word((1, 0), 4)]
-        assert words([8, 4], [1, None]) == [Word((0,), 8), Word((1,), 4)]
-        assert words([8, None], [1, None]) == [Word((0,), 8), Word((1,), None)]
-        assert words([None, None], [1, None]) == [Word((0,), None), Word((1,), None)]
-        assert words([8, 8], [None, None]) == [Word((0,), 8), Word((1,), 8)]
+class TestPacking:
+    @staticmethod
+    def words(bits, over):
+        codes = [None if each is None else Root(each) for each in bits]
+        members = (Member(code, np.dtype(np.float32), own) for code, own in zip(codes, over, strict=True))
+        return Packing(tuple(members), (64, 64), 32).words
+
+    def test_a_moment_is_packed_with_the_one_it_is_relative_to_if_that_has_as_many_bits(self):
+        assert self.words([8, 8], [1, None]) == [Word((1, 0), 8)]
+        assert self.words([4, 4], [1, None]) == [Word((1, 0), 4)]
+        assert self.words([8, 4], [1, None]) == [Word((0,), 8), Word((1,), 4)]
+        assert self.words([8, None], [1, None]) == [Word((0,), 8), Word((1,), None)]
+        assert self.words([8, 8], [None, None]) == [Word((0,), 8), Word((1,), 8)]
 
     def test_one_guest_for_each_host(self):
-        assert words([4, 4, 4, 4], [3, 3, 3, None]) == [Word((1,), 4), Word((2,), 4), Word((3, 0), 4)]
+        assert self.words([4, 4, 4, 4], [3, 3, 3, None]) == [Word((1,), 4), Word((2,), 4), Word((3, 0), 4)]
 
     @pytest.mark.parametrize("word", [Word((0,), 8), Word((1, 0), 8), Word((0,), 4), Word((1, 0), 4)])
     def test_parted_undoes_joined(self, word):
         codes = np.random.default_rng(0).integers(2**word.bits, size=(2 if word.halved else len(word.members), 100))
-        numbers = word.joined([jnp.asarray(each, jnp.int32) << word.shift(place) for place, each in enumerate(codes)])
+        numbers = word.joined([jnp.asarray(each, jnp.int32) << word.bits * place for place, each in enumerate(codes)])
         assert numbers.dtype == (np.uint16 if word.bits * len(codes) == 16 else np.uint8)
         for place, each in enumerate(codes):
             np.testing.assert_array_equal(word.parted(numbers, place), each)

@@ -1,9 +1,8 @@
-"""The running statistics of a rule: how they start, how they are stored, and how they are loaded."""
+"""The moments of one leaf: how they are stored, how they start, and a step of them."""
 
-import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,89 +10,159 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.core import Tracer
-from jax.typing import ArrayLike, DTypeLike
 
-from jaxopt_adam._averages import Denominator
 from jaxopt_adam._trees import Path, arithmetic_dtype, array_like, leaf_name, leaves_like, real_dtype, scalar_like
 from jaxopt_adam._xla import fence
 from jaxopt_adam.storage._blockwise import Blocks, Blockwise
 from jaxopt_adam.storage._choice import storage_of
 from jaxopt_adam.storage._dense import SQUARES, Dense, as_stored, dithered, is_dithered, undithered
 from jaxopt_adam.storage._kernel import in_one_pass, suits
-from jaxopt_adam.storage._layout import Layout, block_length
+from jaxopt_adam.storage._moment import Moment
+from jaxopt_adam.storage._packing import Member, Packing, joined_scales, parted_scales
 from jaxopt_adam.storage._pairs import packed, unpacked
-from jaxopt_adam.storage._passes import Halves, Kept, in_place, loaded, unrounded, words_of
+from jaxopt_adam.storage._passes import Halves, in_passes, loaded
 from jaxopt_adam.storage._rounding import NEAREST, ROUNDINGS, phases
-from jaxopt_adam.storage._words import Word, joined_scales, parted_scales
 
 UNROUNDED = "jaxopt_adam: unrounded"
-"""The extra argument of `update` by which :func:`~jaxopt_adam.observe` asks for a step without rounding to codes.
+"""The extra argument of `update` by which :func:`~jaxopt_adam.observe` asks for a step that rounds no moment.
 
 It passes through the wrappers that pass on extra arguments, and as no identifier it is no argument of anybody's.
 """
 
 
-_NOTHING_ADDED = Denominator(0.0)
+class LeafMoments:
+    """The moments of one leaf, with their storage, which is settled here once.
 
-
-@dataclasses.dataclass(frozen=True)
-class Moment:
-    """A running statistic of the gradient: how it starts and how it is stored.
+    A moment is stored in one of four ways: as an array, or several, of a dtype (`dtypes`); in bfloat16 together with
+    its second moment, in one array (`pair`); in codes, with scales, alone or together with its second moment
+    (`packing`); or not at all, where the leaf goes without it.
 
     Args:
-        initial: the number that it starts from.
-        real: whether it is real also where the gradient is complex, and never negative, as an average of ``|g|²`` is.
-        dtype: the dtype in which it is stored between steps; by default that of the arithmetic, at least float32.
-        from_param: whether it starts as a copy of the parameter.
-        shape: ``shape(path, shape of the parameter)``: the shape for one leaf, None for a leaf that goes without, or a
-            list of these for several arrays; by default it has the parameter's.
-        over: the name of the second moment by whose root the update divides this one, if there is one. In codes it is
-            then stored as the quotient, whose error is the update's.
-        denominator: what the update adds to that root.
-        apart: whether it may be a thousand times that root and more, as where the second moment averages no squared
-            gradients. In bfloat16 the two then share no numbers.
+        moments: what the rule has declared, by name.
+        chosen: the storage, as the argument `moments` of the rules has it.
+        path: the way to the leaf.
+        leaf: the parameter or the gradient, of which shape and dtype matter.
+
+    Attributes:
+        names: the moments' names.
+        shape: the leaf's.
+        dtype: the leaf's.
+        compute: the dtype of the arithmetic.
+        real: that of its real numbers.
+        has_squares: whether one of the moments is made of squares.
+        storages: the storages of those with codes, by their places among the moments.
+        packing: how the codes lie, None if there are none.
+        pair: the places of a first moment that shares its numbers with a second moment, and of that; or None.
+
+    Raises:
+        ValueError: if `moments` and another argument of the rule both say how one is stored.
     """
 
-    initial: ArrayLike = 0.0
-    real: bool = False
-    dtype: DTypeLike | None = None
-    from_param: bool = False
-    shape: Callable[[Path, tuple[int, ...]], Any] | None = None
-    over: str | None = None
-    denominator: Denominator = _NOTHING_ADDED
-    apart: bool = False
+    def __init__(self, moments: Mapping[str, Moment], chosen: Any, path: Path, leaf: Any):
+        self.names = tuple(moments)
+        self.shape, self.dtype = np.shape(leaf), jnp.result_type(leaf)
+        self._moments = tuple(moments.values())
+        self.compute = compute = arithmetic_dtype(self.dtype)
+        self.real = real_dtype(compute)
+        self._compute = [self.real if moment.real else compute for moment in self._moments]
+        self._shapes = [
+            self.shape if moment.shape is None else moment.shape(path, self.shape) for moment in self._moments
+        ]
+        pairs_with_shapes = zip(self._moments, self._shapes, strict=True)
+        self.has_squares = any(moment.real and shape is not None for moment, shape in pairs_with_shapes)
+        self._over = [self.names.index(each.over) if each.over in self.names else None for each in self._moments]
+        self.storages: dict[int, Blockwise] = {}
+        narrow: list[Any] = [moment.dtype for moment in self._moments]
+        halves = set()
+        for index, (name, moment) in enumerate(moments.items()):
+            storage = storage_of(chosen, name, path)
+            if moment.shape is not None or moment.from_param or storage == Dense():
+                continue
+            if moment.dtype is not None:
+                raise ValueError(f"moments and another argument both say how {name} is stored; give one of them")
+            if isinstance(storage, Dense):
+                narrow[index] = storage.dtype
+                if jnp.dtype(storage.dtype) == jnp.bfloat16 and compute == jnp.float32:
+                    halves.add(index)
+            elif storage.suits(self.shape, compute):
+                self.storages[index] = storage
+        self._dtypes = [
+            _storage_dtype(moment, dtype, own)
+            for moment, dtype, own in zip(self._moments, self._compute, narrow, strict=True)
+        ]
+        self.pair: tuple[int, int] | None = None
+        for index, over in enumerate(self._over):
+            if over is not None and {index, over} <= halves and not self._moments[index].apart and not self.storages:
+                self.pair = self.pair or (index, over)
+        self._rounded = [
+            index
+            for index, (own, dtype) in enumerate(zip(self._dtypes, self._compute, strict=True))
+            if own != dtype and index not in (self.pair or ())
+        ]
+        self.packing: Packing | None = None
+        if self.storages:
+            longest = min(storage.longest(math.prod(self.shape)) for storage in self.storages.values())
+            self.packing = Packing(tuple(map(self._member, range(len(self.names)))), self.shape, longest)
 
-    @property
-    def added(self) -> Any:
-        """About what is added to the root of the second moment in all: a Python number if it is known."""
-        eps, eps_root = self.denominator
-        if isinstance(eps, int | float) and isinstance(eps_root, int | float):
-            return float(eps + math.sqrt(eps_root))
-        # It says in what units a code is, so no derivative goes through it.
-        eps, eps_root = jax.lax.stop_gradient((jnp.asarray(eps), jnp.asarray(eps_root)))
-        return eps.astype(jnp.float32) + jnp.sqrt(eps_root.astype(jnp.float32))
+    def _member(self, index: int) -> Member:
+        moment, storage = self._moments[index], self.storages.get(index)
+        return Member(
+            code=storage and storage.code(nonnegative=moment.real),
+            dtype=self._dtypes[index],
+            over=self._over[index],
+            eps=moment.added,
+            rounding=storage.rounding if storage else "nearest",
+        )
 
-    def awake_dtype(self, leaf: np.dtype) -> np.dtype:
-        """The dtype in which this statistic of a leaf of dtype `leaf` is computed."""
-        return real_dtype(arithmetic_dtype(leaf)) if self.real else arithmetic_dtype(leaf)
+    @functools.cached_property
+    def entries(self) -> list[Any]:
+        """The entry of each moment in the state, as :class:`jax.ShapeDtypeStruct` in place of arrays."""
 
-    def resting_dtype(self, leaf: np.dtype) -> np.dtype:
-        """The dtype in which this statistic of a leaf of dtype `leaf` rests."""
-        awake = self.awake_dtype(leaf)
-        if self.dtype is None:
-            return awake
-        if self.real and jnp.dtype(self.dtype) == jnp.bfloat16:
-            return SQUARES
-        is_complex = jnp.issubdtype(awake, jnp.complexfloating)
-        return jnp.promote_types(self.dtype, jnp.complex64) if is_complex else jnp.dtype(self.dtype)
+        def struct(shape: Any, dtype: Any) -> Any:
+            return jax.tree.map(lambda each: jax.ShapeDtypeStruct(each, dtype), shape, is_leaf=_is_shape)
 
-    def start(self, path: Path, param: Any) -> Any:
-        """This statistic of the parameter `param` before the first step."""
-        dtype = self.resting_dtype(jnp.result_type(param))
-        if self.from_param:
+        entries = [struct(shape, dtype) for shape, dtype in zip(self._shapes, self._dtypes, strict=True)]
+        if self.pair:
+            entries[self.pair[0]], entries[self.pair[1]] = struct(self.shape, jnp.uint32), None
+        for word in self.packing.words if self.packing else ():
+            if word.bits is not None and self.packing:
+                codes = struct(self.packing.codes_shape(word), word.dtype)
+                dtypes = self.packing.scale_dtypes(word)
+                scales = struct(self.packing.layout.blocks, dtypes[0] if len(dtypes) == 1 else jnp.uint32)
+                own = [Blocks(codes, scales)] if len(dtypes) == 1 else [scales, codes]
+                for member, entry in zip(word.members, own, strict=True):
+                    entries[member] = entry
+        return entries
+
+    def start(self, path: Path, param: Any) -> list[Any]:
+        """The entries of the parameter `param` before the first step."""
+        if self.packing:
+            first = {index: self._first(index) for index in self.storages}
+            numbers = {}
+            for index, word in enumerate(self.packing.words):
+                if word.bits is None:
+                    numbers[index] = self._start(word.members[0], path, param)
+                else:
+                    codes = [first[member][0] for member in word.members] * (2 if word.halved else 1)
+                    number = word.joined([code << word.bits * place for place, code in enumerate(codes)])
+                    numbers[index] = _full_beside(param, self.packing.codes_shape(word), number)
+            blocks = self.packing.layout.blocks
+            scales = {index: first[index][1] if index in first else None for index in range(len(self.names))}
+            return _joined(self.packing, numbers, scales, lambda scale: _full_beside(param, blocks, scale))
+        shared = self.pair or ()
+        entries = [None if index in shared else self._start(index, path, param) for index in range(len(self.names))]
+        if self.pair:
+            mu, nu = (jnp.asarray(self._moments[index].initial, jnp.float32) for index in self.pair)
+            numbers = packed(mu, nu, jnp.asarray(NEAREST), jnp.asarray(NEAREST))
+            entries[self.pair[0]] = jnp.full_like(param, numbers, jnp.uint32)
+        return entries
+
+    def _start(self, index: int, path: Path, param: Any) -> Any:
+        """A moment that is stored as numbers before the first step."""
+        moment, dtype = self._moments[index], self._dtypes[index]
+        if moment.from_param:
             return jnp.array(param, dtype)
-        real = real_dtype(self.awake_dtype(jnp.result_type(param)))
-        initial = jnp.asarray(scalar_like(path, param, self.initial, real))
+        initial = jnp.asarray(scalar_like(path, param, moment.initial, real_dtype(self._compute[index])))
         if is_dithered(dtype):
             initial = dithered(initial, dtype, NEAREST)
 
@@ -103,142 +172,81 @@ class Moment:
                 return jnp.full_like(param, initial, dtype)
             return jnp.full(shape, initial, dtype, device=_sharding_of_axes(param, shape))
 
-        shapes = np.shape(param) if self.shape is None else self.shape(path, np.shape(param))
-        return jax.tree.map(one, shapes, is_leaf=_is_shape)
+        return jax.tree.map(one, self._shapes[index], is_leaf=_is_shape)
 
-    def checked(self, path: Path, whole: tuple[int, ...], leaf: np.dtype, resting: Any, what: str) -> Any:
-        """The statistic as it is stored, in arrays, for a gradient of shape `whole` and dtype `leaf`.
-
-        ValueError or TypeError if it does not go with that.
-        """
-        grad = jax.ShapeDtypeStruct(whole, leaf)
-        shapes = whole if self.shape is None else self.shape(path, whole)
-        expected = jax.tree.structure(shapes, is_leaf=_is_shape)
-        if jax.tree.structure(resting) != expected:
-            raise ValueError(
-                f"{leaf_name(path)}: for a gradient of shape {whole} {what} must have {_text(shapes)}, got "
-                f"{_text(jax.tree.map(np.shape, resting))}"
-            )
-        arrays = [
-            array_like(path, grad, value, self.resting_dtype(leaf), what, shape)
-            for shape, value in zip(jax.tree.leaves(shapes, is_leaf=_is_shape), jax.tree.leaves(resting), strict=True)
-        ]
-        return jax.tree.unflatten(expected, arrays)
-
-    def load(self, leaf: np.dtype, stored: Any) -> Any:
-        """The statistic as the arithmetic wants it."""
-        dtype = self.awake_dtype(leaf)
-
-        def one(array: Array) -> Array:
-            # An integer has no derivative, and the others shall not have one alone.
-            return (jax.lax.stop_gradient(undithered(array)) if is_dithered(array.dtype) else array).astype(dtype)
-
-        return jax.tree.map(one, stored)
-
-    def check_shape(self, path: Path, value: Any, before: Any, what: str) -> None:
-        """ValueError unless the statistic has the shape that it had `before`."""
-        shape, other = (jax.tree.map(np.shape, each) for each in (before, value))
-        if other != shape:
-            raise ValueError(
-                f"{leaf_name(path)}: {what} has {_text(shape)} and cannot become {_text(other)}, as with these "
-                "hyperparameters it would; for a batch of optimizers use jax.vmap"
-            )
-
-    def store(self, leaf: np.dtype, value: Any, step: Array, salt: int) -> Any:
-        """The statistic as it goes into the state."""
-        dtype = self.resting_dtype(leaf)
-        if not is_dithered(dtype):
-            return jax.tree.map(lambda array: array.astype(dtype), value)
-        return jax.tree.map(lambda array: dithered(array, dtype, _threshold(array.shape, step, salt)), value)
-
-
-@dataclasses.dataclass(frozen=True)
-class LeafMoments:
-    """The moments of one leaf, some of which may be stored in codes.
-
-    Args:
-        moments: all moments of the leaf, by name.
-        storages: the storage of each moment that has codes, by name.
-        pairs: the first moments that share their numbers with a second moment, and that.
-        shape: the leaf's.
-        dtype: the leaf's.
-    """
-
-    moments: Mapping[str, Moment]
-    storages: Mapping[str, Blockwise]
-    pairs: Mapping[str, str]
-    shape: tuple[int, ...]
-    dtype: np.dtype
-
-    @classmethod
-    def of(cls, moments: Mapping[str, Moment], chosen: Any, path: Path, leaf: Any) -> "LeafMoments":
-        """The moments of a parameter or gradient, as the argument `moments` of the rules (`chosen`) has them."""
-        shape, dtype = np.shape(leaf), jnp.result_type(leaf)
-        own, storages, halves = dict(moments), {}, []
-        for name, moment in moments.items():
-            storage = storage_of(chosen, name, path)
-            if moment.shape is not None or moment.from_param or storage == Dense():
-                continue
-            if moment.dtype is not None:
-                raise ValueError(f"moments and another argument both say how {name} rests; give one of them")
-            if isinstance(storage, Dense):
-                own[name] = dataclasses.replace(moment, dtype=storage.dtype)
-                if jnp.dtype(storage.dtype) == jnp.bfloat16 and arithmetic_dtype(dtype) == jnp.float32:
-                    halves.append(name)
-            elif storage.suits(shape, arithmetic_dtype(dtype)):
-                storages[name] = storage
-        pairs: dict[str, str] = {}
-        for name in halves if not storages else []:
-            over = own[name].over
-            if over is not None and over in halves and over not in pairs.values() and not own[name].apart:
-                pairs[name] = over
-        return cls(own, storages, pairs, shape, dtype)
-
-    def start(self, name: str, path: Path, param: Any) -> Any:
-        """The moment `name` of the parameter `param` before the first step."""
-        if name in self.pairs.values():
-            return None
-        if name in self.pairs:
-            mu, nu = (jnp.asarray(self.moments[each].initial, jnp.float32) for each in (name, self.pairs[name]))
-            nearest = jnp.asarray(NEAREST)
-            return jnp.full_like(param, packed(mu, nu, nearest, nearest), jnp.uint32)
-        if name not in self.storages:
-            return self.moments[name].start(path, param)
-        word = self._words[name]
-        names = [list(self.moments)[member] for member in word.members]
-
-        def codes() -> Array:
-            each = [self._first(member)[0] for member in names] * (2 if word.halved else 1)
-            number = word.joined([code << word.shift(place) for place, code in enumerate(each)])
-            return _full_beside(param, self._layout.codes_shape(halved=word.halved), number)
-
-        def scales() -> Array:
-            scale = joined_scales([self._first(member)[1] for member in names])
-            return _full_beside(param, self._layout.blocks, scale)
-
-        if len(names) == 1:
-            return Blocks(codes(), scales())
-        return scales() if name == names[0] else codes()
-
-    def arrays(self, name: str, path: Path) -> int:
-        """The number of arrays of a moment that is made of several, 0 for one that is an array or None."""
-        if name in self.storages:
-            return 0 if len(self._words[name].members) == 2 else len(Blocks._fields)
-        shape = self.moments[name].shape
-        shapes = None if shape is None else shape(path, self.shape)
-        return 0 if shapes is None or _is_shape(shapes) else len(shapes)
-
-    def _first(self, name: str) -> tuple[Array, Array]:
+    def _first(self, index: int) -> tuple[Array, Array]:
         """The code and the scale of a moment before the first step."""
-        moment = self.moments[name]
+        moment, over = self._moments[index], self._over[index]
         initial = jnp.asarray(moment.initial, jnp.float32)
-        if moment.over is not None and moment.over in self.moments:
-            over = jnp.sqrt(jnp.asarray(self.moments[moment.over].initial, jnp.float32)) + moment.added
-            initial = initial / jnp.where(over > 0, over, 1)
-        return self.storages[name].start(initial, nonnegative=moment.real)
+        if over is not None:
+            root = jnp.sqrt(jnp.asarray(self._moments[over].initial, jnp.float32)) + moment.added
+            initial = initial / jnp.where(root > 0, root, 1)
+        return self.storages[index].start(initial, nonnegative=moment.real)
+
+    def checked(self, path: Path, entries: Sequence[Any]) -> list[Any]:
+        """The entries as arrays; ValueError or TypeError if they do not go with the leaf."""
+        checked = list(entries)
+        for index, (entry, expected) in enumerate(zip(entries, self.entries, strict=True)):
+            is_array = isinstance(entry, jax.Array) and isinstance(expected, jax.ShapeDtypeStruct)
+            if not is_array or entry.shape != expected.shape or entry.dtype != expected.dtype:
+                checked[index] = self._checked(path, index, entry)
+        return checked
+
+    def _checked(self, path: Path, index: int, entry: Any) -> Any:
+        expected = self.entries[index]
+        what = f"state.{self.names[index]}"
+        if index not in self.storages and index not in (self.pair or ()):
+            if jax.tree.structure(entry) != jax.tree.structure(expected):
+                raise ValueError(
+                    f"{leaf_name(path)}: for a gradient of shape {self.shape} {what} must have "
+                    f"{_text(self._shapes[index])}, got {_text(jax.tree.map(np.shape, entry))}"
+                )
+            grad = jax.ShapeDtypeStruct(self.shape, self.dtype)
+            return jax.tree.map(
+                lambda own, one: array_like(path, grad, own, one.dtype, what, one.shape), entry, expected
+            )
+        alike = jax.tree.structure(entry) == jax.tree.structure(expected)
+        is_array = alike or hasattr(entry, "dtype")
+        given, wanted = (
+            list(map(_array_text, jax.tree.leaves(each))) for each in (entry if is_array else None, expected)
+        )
+        if alike and given == wanted:
+            return jax.tree.map(jnp.asarray, entry)
+        got = " and ".join(given) or _kind(entry)
+        raise ValueError(
+            f"{leaf_name(path)}: {what} must be {self._words(index)}, got {got}; the state must come from an optimizer "
+            "with the same moments"
+        )
+
+    def _words(self, index: int) -> str:
+        """The entry that a moment in codes or in a pair should have, in words."""
+        structs = list(map(_array_text, jax.tree.leaves(self.entries[index])))
+        if self.pair:
+            other = self.names[self.pair[1]]
+            return f"{structs[0]}, with state.{other}, in bfloat16" if structs else "None in bfloat16"
+        assert self.packing is not None
+        [word] = [word for word in self.packing.words if index in word.members]
+        kinds = ["codes", "scales"] if len(structs) == 2 else ["scales"] if index == word.members[0] else ["codes"]
+        texts = [f"{kind} {struct}" for kind, struct in zip(kinds, structs, strict=True)]
+        of = " and ".join(self.names[member] for member in word.members[::-1])
+        return f"{' and '.join(texts)} of {of} in {word.bits} bits"
+
+    # -------------------------------------------------------------------------------------------------------- the step
+
+    def load(self, entries: Sequence[Any]) -> list[Any]:
+        """The moments in the dtype of the arithmetic, of entries that are checked."""
+        if self.packing:
+            return loaded(*_parted(self.packing, entries), self.packing)
+        values = list(entries)
+        for index in self._rounded:
+            values[index] = jax.tree.map(functools.partial(_widened, dtype=self._compute[index]), entries[index])
+        if self.pair:
+            first, second = self.pair
+            values[first], values[second] = unpacked(jax.lax.stop_gradient(entries[first]))
+        return values
 
     def step(
-        self, rule: Halves, path: Path, inputs: Any, resting: Sequence[Any], step: Array, *, rounded: bool = True
+        self, rule: Halves, path: Path, inputs: Any, entries: Sequence[Any], step: Array, *, rounded: bool = True
     ) -> tuple[Array, Sequence[Any]]:
         """The update of the leaf and its moments after the step.
 
@@ -246,208 +254,106 @@ class LeafMoments:
             rule: the two halves of the rule.
             path: the way to the leaf.
             inputs: what the rule reads besides the moments, the gradient first.
-            resting: the moments as they are stored, in order.
+            entries: the moments as they are in the state, in order.
             step: which step it is, from 1.
             rounded: whether moments are rounded to where they are stored; otherwise they are arrays of float32.
 
         Raises:
             ValueError, TypeError: if a moment does not go with the gradient, or would change its shape.
         """
-        stored = self._checked(path, resting)
-        if self.storages:
-            if not rounded:
-                return unrounded(rule, inputs, self._parted(resting), self._kept, self._layout)
-            one_step = functools.partial(self._implementation, rule, kept=self._kept, layout=self._layout)
+        entries = self.checked(path, entries)
+        if self.packing and rounded:
+            run = functools.partial(self._step_of_codes, rule, self.packing)
+        else:
+            run = functools.partial(self._step, rule, path, rounded)
+        # On a mesh with explicit axes the step is of that mesh too.
+        is_elementwise = not (self.storages or self.pair or self._rounded) and all(
+            each is self.shape for each in self._shapes
+        )
+        return (_placed if rounded and not is_elementwise else _called)(run, (*inputs, step), entries)
 
-            def coded(given: Any, moments: Any) -> tuple[Array, list[Any]]:
-                update, after = one_step(given[:-1], self._parted(moments), step=given[-1])
-                return update, self._joined(after)
-
-            # On a mesh with explicit axes the step is of that mesh too.
-            return _placed(coded, (*inputs, step), stored)
-
-        shared = any(moment.shape is not None for moment in self.moments.values())
-        plain = functools.partial(self._plain, rule, path, rounded=rounded)
-        given = *inputs, step
-        return _placed(plain, given, stored) if shared or self._is_narrow else plain(given, stored)
-
-    def _plain(
-        self, rule: Halves, path: Path, given: Any, stored: Sequence[Any], *, rounded: bool
-    ) -> tuple[Array, list[Any]]:
-        """The step of a leaf without codes; `given` is what the rule reads, and the step."""
-        inputs, step = given[:-1], given[-1]
-        old = self._load(stored)
+    def _step(
+        self, rule: Halves, path: Path, rounded: bool, given: Any, entries: Sequence[Any]
+    ) -> tuple[Array, Sequence[Any]]:
+        """The step of a leaf without codes, or without rounding; `given` is what the rule reads, and the step."""
+        *inputs, step = given
+        old = self.load(entries)
         new = rule.moments(inputs, old)
-        if not rounded:
-            return rule.update(inputs, old, new), list(new)
-        after = self._store(path, new, old, step)
-        if self._is_narrow:
-            # The update is that of the moments as they are stored.
-            after = fence(step, after)
-            new = [
-                jax.tree.map(as_stored, *each) if narrow else each[0]
-                for *each, narrow in zip(new, self._load(after), self._narrow, strict=True)
-            ]
-        return rule.update(inputs, old, new), after
+        for index, (value, before) in enumerate(zip(new, old, strict=True)):
+            if np.shape(value) != np.shape(before) if isinstance(before, Array) else True:
+                _check_shape(path, value, before, f"state.{self.names[index]}")
+        if not rounded or not (self._rounded or self.pair):
+            return rule.update(inputs, old, new), new
+        stored: list[Any] = list(new)
+        for index in self._rounded:
+            round_ = functools.partial(_rounded, dtype=self._dtypes[index], step=step, salt=index)
+            stored[index] = jax.tree.map(round_, new[index])
+        if self.pair:
+            first, second = self.pair
+            thresholds = [_threshold(self.shape, step, salt) for salt in self.pair]
+            stored[first], stored[second] = packed(new[first], new[second], *thresholds), None
+        # The update is that of the moments as they are stored.
+        stored = fence(step, stored)
+        new = list(new)
+        after = self.load(stored)
+        for index in (*self._rounded, *(self.pair or ())):
+            new[index] = jax.tree.map(as_stored, new[index], after[index])
+        return rule.update(inputs, old, new), stored
 
-    def _load(self, stored: Sequence[Any]) -> list[Any]:
-        values = [
-            each if name in self._paired else moment.load(self.dtype, each)
-            for (name, moment), each in zip(self.moments.items(), stored, strict=True)
-        ]
-        for first, second in self._places_of_pairs:
-            values[first], values[second] = unpacked(jax.lax.stop_gradient(stored[first]))
-        return values
-
-    def _store(self, path: Path, values: Sequence[Any], before: Sequence[Any], step: Array) -> list[Any]:
-        stored = []
-        for salt, ((name, moment), value, old) in enumerate(zip(self.moments.items(), values, before, strict=True)):
-            moment.check_shape(path, value, old, f"state.{name}")
-            stored.append(None if name in self._paired else moment.store(self.dtype, value, step, salt))
-        for first, second in self._places_of_pairs:
-            thresholds = [_threshold(self.shape, step, salt) for salt in (first, second)]
-            stored[first] = packed(values[first], values[second], *thresholds)
-        return stored
-
-    @functools.cached_property
-    def _narrow(self) -> list[bool]:
-        """For each moment, True if it is rounded when it is stored."""
-        dtype = self.dtype
-        return [moment.resting_dtype(dtype) != moment.awake_dtype(dtype) for moment in self.moments.values()]
-
-    @property
-    def _is_narrow(self) -> bool:
-        return any(self._narrow)
-
-    @property
-    def _paired(self) -> set[str]:
-        return {*self.pairs, *self.pairs.values()}
-
-    @functools.cached_property
-    def _places_of_pairs(self) -> list[tuple[int, int]]:
-        names = list(self.moments)
-        return [(names.index(first), names.index(second)) for first, second in self.pairs.items()]
-
-    def load(self, path: Path, resting: Sequence[Any]) -> list[Any]:
-        """The moments as the arithmetic wants them; ValueError or TypeError if they do not go with the leaf."""
-        stored = self._checked(path, resting)
-        return loaded(self._parted(stored), self._kept, self._layout) if self.storages else self._load(stored)
-
-    def _checked(self, path: Path, resting: Sequence[Any]) -> list[Any]:
-        """The moments as they are stored; ValueError or TypeError if they do not go with the leaf."""
-        stored = []
-        for (name, moment), each in zip(self.moments.items(), resting, strict=True):
-            what = f"state.{name}"
-            if name in self.storages:
-                self._check(name, path, each, what)
-                stored.append(each)
-            elif name in self._paired:
-                stored.append(self._checked_pair(name, path, each, what))
-            else:
-                stored.append(moment.checked(path, self.shape, self.dtype, each, what))
-        return stored
-
-    @property
-    def block_length(self) -> int:
-        """The number of elements of a block, where any moment has codes."""
-        return self._layout.length
-
-    @functools.cached_property
-    def _layout(self) -> Layout:
-        # One for all of the leaf's moments, so that one pass can see to them all.
-        longest = min(storage.longest(math.prod(self.shape)) for storage in self.storages.values())
-        lanes = 2 if any(word.halved for word in words_of(self._kept)) else 1
-        return Layout(self.shape, block_length(self.shape[-1], longest), lanes)
-
-    @functools.cached_property
-    def _words(self) -> dict[str, Word]:
-        """For each moment with codes the word in which they lie."""
-        names = list(self.moments)
-        coded = [word for word in words_of(self._kept) if word.bits is not None]
-        return {names[member]: word for word in coded for member in word.members}
-
-    @property
-    def _implementation(self) -> Callable[..., tuple[Array, list[Any]]]:
-        """The function that takes the step of a leaf with codes."""
+    def _step_of_codes(
+        self, rule: Halves, packing: Packing, given: Any, entries: Sequence[Any]
+    ) -> tuple[Array, list[Any]]:
         asked = any(storage.implementation == "pallas" for storage in self.storages.values())
-        return in_one_pass if asked and suits(self._layout) else in_place
+        run = in_one_pass if asked and suits(packing.layout) else in_passes
+        *inputs, step = given
+        update, numbers, scales = run(rule, tuple(inputs), *_parted(packing, entries), packing, step)
+        return update, _joined(packing, numbers, scales)
 
-    @property
-    def _kept(self) -> list[Kept]:
-        names = list(self.moments)
-        return [
-            Kept(
-                code=self.storages[name].code(nonnegative=moment.real) if name in self.storages else None,
-                dtype=moment.resting_dtype(self.dtype),
-                over=names.index(moment.over) if moment.over in names else None,
-                eps=moment.added,
-                rounding=self.storages[name].rounding if name in self.storages else "nearest",
-            )
-            for name, moment in self.moments.items()
-        ]
 
-    def _pairs(self) -> list[tuple[int, ...]]:
-        """The places of each second moment whose numbers have a first moment's codes too, and of that."""
-        return [word.members for word in words_of(self._kept) if len(word.members) == 2]
+def _parted(packing: Packing, entries: Sequence[Any]) -> tuple[dict[int, Any], dict[int, Any]]:
+    """The numbers of each word and the scales of each moment, out of the entries of the state."""
+    numbers: dict[int, Any] = {}
+    scales: dict[int, Any] = {}
+    for index, word in enumerate(packing.words):
+        own = [entries[member] for member in word.members]
+        # Of a pair the second moment, which is first, has the scales.
+        numbers[index], joined = (own[0], None) if word.bits is None else own[::-1] if len(own) == 2 else own[0]
+        scales |= dict(zip(word.members, parted_scales(joined, packing.scale_dtypes(word)), strict=True))
+    return numbers, dict(sorted(scales.items()))
 
-    def _parted(self, resting: Sequence[Any]) -> list[Any]:
-        """Moments as they are in the state, with Blocks for each that has codes; a first of two then has no numbers."""
-        blocks = list(resting)
-        for second, first in self._pairs():
-            scales = parted_scales(resting[second], [self._scale_dtype(place) for place in (second, first)])
-            blocks[second], blocks[first] = Blocks(resting[first], scales[0]), Blocks(None, scales[1])
-        return blocks
 
-    def _joined(self, blocks: Sequence[Any]) -> list[Any]:
-        """The inverse of :meth:`_parted`."""
-        resting = list(blocks)
-        for second, first in self._pairs():
-            scales = joined_scales([blocks[second].scales, blocks[first].scales])
-            resting[second], resting[first] = scales, blocks[second].codes
-        return resting
+def _joined(
+    packing: Packing,
+    numbers: Mapping[int, Any],
+    scales: Mapping[int, Any],
+    made: Callable[[Array], Array] = lambda scale: scale,
+) -> list[Any]:
+    """The inverse of :func:`_parted`; `made` makes arrays of scales."""
+    entries: dict[int, Any] = {}
+    for index, word in enumerate(packing.words):
+        first, *second = word.members
+        if word.bits is None:
+            entries[first] = numbers[index]
+            continue
+        joined = made(joined_scales([scales[member] for member in word.members]))
+        if second:
+            entries[first], entries[second[0]] = joined, numbers[index]
+        else:
+            entries[first] = Blocks(numbers[index], joined)
+    return [entries[member] for member in sorted(entries)]
 
-    def _scale_dtype(self, place: int) -> np.dtype:
-        name = list(self.moments)[place]
-        return self.storages[name].code(nonnegative=self.moments[name].real).scale_dtype
 
-    def _checked_pair(self, name: str, path: Path, stored: Any, what: str) -> Any:
-        """A moment that shares its numbers with another as it is stored; ValueError if it is not."""
-        is_first = name in self.pairs
-        numbers = None if stored is None or not jax.tree_util.all_leaves([stored]) else jnp.asarray(stored)
-        if is_first and numbers is not None and (numbers.dtype, numbers.shape) == (jnp.uint32, self.shape):
-            return numbers
-        if not is_first and stored is None:
-            return None
-        got = _kind(stored) if numbers is None else f"{numbers.dtype}{list(numbers.shape)}"
-        expected = f"uint32{list(self.shape)}, with state.{self.pairs[name]}," if is_first else "None"
-        raise ValueError(
-            f"{leaf_name(path)}: {what} must be {expected} in bfloat16, got {got}; the state must come from an "
-            "optimizer with the same moments"
-        )
-
-    def _check(self, name: str, path: Path, resting: Any, what: str) -> None:
-        """ValueError unless a moment with codes is what it should be."""
-        word = self._words[name]
-        names = [list(self.moments)[member] for member in word.members]
-        codes = word.dtype, self._layout.codes_shape(halved=word.halved)
-        scales = jnp.uint32 if len(names) == 2 else self._scale_dtype(word.members[0]), self._layout.blocks
-        expected = [codes, scales] if len(names) == 1 else [scales] if name == names[0] else [codes]
-        parts = list(resting) if isinstance(resting, Blocks) else [resting]
-        fits = jax.tree_util.all_leaves(parts) and None not in parts
-        if fits and [(jnp.result_type(each), np.shape(each)) for each in parts] == expected:
-            return
-        of = " and ".join(names[::-1])
-        kinds = ("codes", "scales") if len(names) == 1 else ("scales",) if name == names[0] else ("codes",)
-        wanted = " and ".join(
-            f"{kind} {np.dtype(dtype)}{list(shape)}" for kind, (dtype, shape) in zip(kinds, expected, strict=True)
-        )
-        got = (
-            " and ".join(f"{jnp.result_type(each)}{list(np.shape(each))}" for each in parts) if fits else _kind(resting)
-        )
-        raise ValueError(
-            f"{leaf_name(path)}: {what} must be {wanted} of {of} in {self.storages[name].bits} bits, got {got}; the "
-            "state must come from an optimizer with the same moments"
-        )
+def of_leaves(moments: Mapping[str, Moment], chosen: Any, leaves: Iterable[tuple[Path, Any]]) -> list[LeafMoments]:
+    """The moments of leaves that are given with their paths; one object for those that are alike."""
+    by_path = callable(chosen) or any(moment.shape is not None for moment in moments.values())
+    made: dict[Any, LeafMoments] = {}
+    found = []
+    for path, leaf in leaves:
+        kind = len(found) if by_path else (np.shape(leaf), jnp.result_type(leaf))
+        if kind not in made:
+            made[kind] = LeafMoments(moments, chosen, path, leaf)
+        found.append(made[kind])
+    return found
 
 
 def field_of(tree: Any, entries: Sequence[Any]) -> Any:
@@ -472,12 +378,13 @@ def entries_of(tree: Any, field: Any, name: str, leaves: Sequence[LeafMoments], 
     ValueError or TypeError if it is not of these leaves.
     """
     what = f"state.{name}"
-    counts = [leaf.arrays(name, path) for leaf, path in zip(leaves, paths, strict=True)]
+    expected = [leaf.entries[leaf.names.index(name)] for leaf in leaves]
+    counts = [len(each) if isinstance(each, list | tuple) else 0 for each in expected]
     count = max(counts, default=0)
     if not count:
         return leaves_like(tree, field, what)
     first = counts.index(count)
-    coded = name in leaves[first].storages
+    coded = isinstance(expected[first], Blocks)
     if not isinstance(field, Blocks if coded else list | tuple) or len(field) != count:
         raise TypeError(
             f"{leaf_name(paths[first])}: {what} must be {'Blocks' if coded else f'a tuple of {count} trees'}, got "
@@ -489,6 +396,27 @@ def entries_of(tree: Any, field: Any, name: str, leaves: Sequence[LeafMoments], 
     return [made(row[:own]) if own else row[0] for row, own in rows]
 
 
+def _storage_dtype(moment: Moment, compute: np.dtype, dtype: Any) -> np.dtype:
+    """The dtype in which a moment is stored as numbers, for a `dtype` that was asked for, or None."""
+    if dtype is None:
+        return compute
+    if moment.real and jnp.dtype(dtype) == jnp.bfloat16:
+        return SQUARES
+    is_complex = jnp.issubdtype(compute, jnp.complexfloating)
+    return jnp.promote_types(dtype, jnp.complex64) if is_complex else jnp.dtype(dtype)
+
+
+def _widened(array: Array, dtype: np.dtype) -> Array:
+    # An integer has no derivative, and the others shall not have one alone.
+    return (jax.lax.stop_gradient(undithered(array)) if is_dithered(array.dtype) else array).astype(dtype)
+
+
+def _rounded(array: Array, dtype: np.dtype, step: Array, salt: int) -> Array:
+    if is_dithered(dtype):
+        return dithered(array, dtype, _threshold(array.shape, step, salt))
+    return array.astype(dtype)
+
+
 def _threshold(shape: tuple[int, ...], step: Array, salt: int) -> Array:
     """The share of a spacing by which each element of a moment is raised before it is rounded down."""
     along = phases(shape, salt)
@@ -496,6 +424,20 @@ def _threshold(shape: tuple[int, ...], step: Array, salt: int) -> Array:
         along = fence(step, along)
     places = [each.reshape(-1, *[1] * (len(shape) - 1 - axis)) for axis, each in enumerate(along)]
     return ROUNDINGS["dither"](step, places)
+
+
+def _check_shape(path: Path, value: Any, before: Any, what: str) -> None:
+    """ValueError unless a moment has the shape that it had `before`."""
+    shape, other = (jax.tree.map(np.shape, each) for each in (before, value))
+    if other != shape:
+        raise ValueError(
+            f"{leaf_name(path)}: {what} has {_text(shape)} and cannot become {_text(other)}, as with these "
+            "hyperparameters it would; for a batch of optimizers use jax.vmap"
+        )
+
+
+def _called(rule: Callable[..., Any], inputs: Any, moments: Any) -> Any:
+    return rule(inputs, moments)
 
 
 def _placed(rule: Callable[..., Any], inputs: Any, moments: Any) -> Any:
@@ -546,6 +488,10 @@ def _sharding_of_axes(param: Any, shape: tuple[int, ...]) -> jax.sharding.NamedS
             return None
         del axes[left[0]]
     return jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec(*axes))
+
+
+def _array_text(array: Any) -> str:
+    return f"{jnp.result_type(array)}{list(np.shape(array))}"
 
 
 def _kind(value: Any) -> str:
