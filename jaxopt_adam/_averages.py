@@ -76,7 +76,8 @@ def ema(average: ArrayLike, value: ArrayLike, decay: ArrayLike | Shares) -> Arra
         return jax.lax.complex(*parts).astype(dtype)
     compute = arithmetic_dtype(dtype)
     past, new = jnp.asarray(average, compute), jnp.asarray(value, compute)
-    kept, added = (jnp.asarray(share, compute) for share in (decay if isinstance(decay, Shares) else Shares.of(decay)))
+    kept, added = decay if isinstance(decay, Shares) else Shares.of(decay)
+    kept, added = jnp.asarray(kept, compute), jnp.asarray(added, compute)
     mostly_past = added <= kept
     more, less = jnp.where(mostly_past, past, new), jnp.where(mostly_past, new, past)
     # Twice the share of half the difference, which is the same number and cannot overflow.

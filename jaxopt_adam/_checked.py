@@ -67,7 +67,7 @@ def checked(optimizer: kinds.Transformation) -> optax.GradientTransformationExtr
     arithmetic, and so round, in another way.
 
     Wrap what takes every step: ``optax.MultiSteps(checked(adam(0.1)), 8)``, and not the other way round, since a
-    `count` that rests fails. So does a part that means something else by these names, as
+    `count` that stands still fails. So does a part that means something else by these names, as
     :func:`optax.contrib.reduce_on_plateau` does by `count` and :func:`optax.contrib.sophia` by `nu`.
 
     Args:

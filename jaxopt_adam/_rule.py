@@ -167,14 +167,15 @@ def leafwise(
         for path, grad in grads:
             inexact_dtype(path, grad, real=real_leaves)
         count, *rest = fields(state, "count", *present, *extra, of=state_type)
-        resting, values = rest[: len(present)], real_scalars(*rest[len(present) :], of=tuple(extra))
+        stored, values = rest[: len(present)], real_scalars(*rest[len(present) :], of=tuple(extra))
         owns = of_leaves(present, storage, grads)
         paths = [path for path, _ in grads]
-        columns = [entries_of(tree, each, name, owns, paths) for name, each in zip(present, resting, strict=True)]
+        columns = [entries_of(tree, each, name, owns, paths) for name, each in zip(present, stored, strict=True)]
         step = jnp.asarray(optax.safe_increment(count))
         rates = _rates(learning_rate, updates, count)
         before = types.SimpleNamespace(**dict(zip(extra, values, strict=True)))
-        steps = {id(rate): _step(scalars, count=step, rate=rate, state=before) for rate in rates}
+        unlike = {id(rate): rate for rate in rates}
+        steps = {key: _step(scalars, count=step, rate=rate, state=before) for key, rate in unlike.items()}
         if not rates and finish is not None:
             steps = {0: _step(scalars, count=step, rate=scheduled(learning_rate, count, "learning_rate"), state=before)}
         thetas = decays = [None] * len(grads)
@@ -225,8 +226,8 @@ def leafwise(
 
             def second(inputs: Any, old: Sequence[Any], new: Sequence[Any]) -> Array:
                 grad, step = known(inputs)
-                before, after = (tuple_type(**dict(zip(present, each, strict=True))) for each in (old, new))
-                return update(grad, before, after, step)
+                before, after = dict(zip(present, old, strict=True)), dict(zip(present, new, strict=True))
+                return update(grad, tuple_type(**before), tuple_type(**after), step)
 
             inputs = value, *((theta, decay) if sees_to_decay else (None, None)), scalars_of_leaf
             try:
@@ -275,7 +276,8 @@ def _at(value: Any, count: Array, updates: Any, what: str) -> list[Any]:
     It is a number or a schedule, or a tree of these with the tree of the updates, or a prefix of it.
     """
     entries = broadcast_prefix(value, updates, what)
-    now = {id(entry): scheduled(entry, count, what) for entry in entries}
+    unlike = {id(entry): entry for entry in entries}
+    now = {key: scheduled(entry, count, what) for key, entry in unlike.items()}
     return [now[id(entry)] for entry in entries]
 
 

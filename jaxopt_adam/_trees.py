@@ -32,7 +32,7 @@ def real_dtype(dtype: np.dtype) -> np.dtype:
 
 def inexact_dtype(path: Path, leaf: Any, *, real: bool = False) -> np.dtype:
     """The dtype of a leaf, which must be a floating-point or complex one, or only `real`; TypeError if it is not."""
-    dtype = _dtype(leaf, leaf_name(path))
+    dtype = _dtype(leaf, "", path)
     if not jnp.issubdtype(dtype, jnp.inexact):
         raise TypeError(
             f"{leaf_name(path)} must have a floating-point dtype, got {dtype}; leave it out with optax.masked or "
@@ -59,7 +59,7 @@ def array_like(
             f"{leaf_name(path)}: for a gradient of shape {np.shape(grad)} {what} must have shape {shape}, got "
             f"{np.shape(value) if is_leaf else jax.tree.structure(value)}"
         )
-    given, wanted = _dtype(value, f"{leaf_name(path)}: {what}"), jnp.result_type(grad)
+    given, wanted = _dtype(value, f": {what}", path), jnp.result_type(grad)
     if dtype is not None and given != dtype:
         raise TypeError(
             f"{leaf_name(path)}: for a gradient of dtype {wanted} {what} must have dtype {dtype}, got {given}; give "
@@ -78,7 +78,7 @@ def scalar_like(path: Path, grad: Any, scalar: ArrayLike | None, dtype: np.dtype
     """`scalar` in `dtype`: a real number, or an array that broadcasts to the leaf `grad` at `path`; None stays."""
     if scalar is None:
         return None
-    if jnp.issubdtype(_dtype(scalar, f"{leaf_name(path)}: a hyperparameter"), jnp.complexfloating):
+    if jnp.issubdtype(_dtype(scalar, ": a hyperparameter", path), jnp.complexfloating):
         raise TypeError(f"{leaf_name(path)}: a hyperparameter must be real, got {scalar}")
     shape = np.shape(scalar)
     pairs = zip(shape[::-1], np.shape(grad)[::-1], strict=False)
@@ -259,14 +259,15 @@ def _a(name: str) -> str:
     return f"an {name}" if name[:1] in "AEIO" else f"a {name}"
 
 
-def _dtype(value: Any, what: str) -> np.dtype:
-    """The dtype of a number or an array; TypeError if it is neither."""
+def _dtype(value: Any, what: str, path: Path | None = None) -> np.dtype:
+    """The dtype of a number or an array, `what` at a leaf's `path`; TypeError if it is neither."""
     try:
         if value is not None:  # which would be the default dtype
             return jnp.result_type(value)
     except TypeError:
         pass
-    raise TypeError(f"{what} must be an array, got {value!r} ({type(value).__name__})")
+    where = "" if path is None else leaf_name(path)
+    raise TypeError(f"{where}{what} must be an array, got {value!r} ({type(value).__name__})")
 
 
 def _first_difference(one: Any, other: Any, path: Path) -> tuple[Path, Any, Any] | None:

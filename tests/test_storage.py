@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import jaxopt_adam
 from jaxopt_adam.storage import NAMED, Blockwise, Dense
-from jaxopt_adam.storage._choice import storage_of, valid_storage
+from jaxopt_adam.storage._choice import storages_of, valid_storage
 from jaxopt_adam.storage._codes import Quotient, Root
 from jaxopt_adam.storage._layout import Layout, block_length
 from jaxopt_adam.storage._packing import Member, Packing, Word
@@ -579,10 +579,10 @@ class TestBlockLength:
 class TestLayout:
     @pytest.mark.parametrize("shape", [(64,), (3, 64), (2, 3, 70), (5, 33), (1, 1)])
     @pytest.mark.parametrize("lanes", [1, 2])
-    def test_flat_undoes_seen(self, shape, lanes):
+    def test_flat_undoes_as_blocks(self, shape, lanes):
         layout = Layout(shape, block_length(shape[-1], 32), lanes)
         array = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-        seen = layout.seen(jnp.asarray(array))
+        seen = layout.as_blocks(jnp.asarray(array))
         assert seen.shape == (*layout.blocks, lanes, layout.length // lanes)
         np.testing.assert_array_equal(layout.flat(seen), array)
         assert layout.fits == (shape[-1] % layout.length == 0)
@@ -658,23 +658,22 @@ class TestChoice:
         assert NAMED["int4"] == Blockwise(4)
         for name, storage in NAMED.items():
             assert valid_storage("moments", name) == name
-            assert storage_of(name, "mu", ()) == storage
-            assert storage_of(storage, "mu", ()) == storage
+            assert storages_of(name, ["mu"], ()) == [storage]
+            assert storages_of(storage, ["mu"], ()) == [storage]
 
     def test_by_moment(self):
         chosen = valid_storage("moments", {"mu": "bfloat16", "nu": Blockwise(8, min_size=1)})
-        assert storage_of(chosen, "mu", ()) == Dense("bfloat16")
-        assert storage_of(chosen, "nu", ()) == Blockwise(8, min_size=1)
-        assert storage_of(chosen, "other", ()) == Dense()
+        expected = [Dense("bfloat16"), Blockwise(8, min_size=1), Dense()]
+        assert storages_of(chosen, ["mu", "nu", "other"], ()) == expected
 
     def test_by_path(self):
         def by_path(path):
             return {"mu": "int4"} if path == ("a",) else "int8"
 
         assert valid_storage("moments", by_path) is by_path
-        assert storage_of(by_path, "mu", ("a",)) == Blockwise(4)
-        assert storage_of(by_path, "nu", ("a",)) == Dense()
-        assert storage_of(by_path, "mu", ("b",)) == Blockwise(8)
+        assert storages_of(by_path, ["mu"], ("a",)) == [Blockwise(4)]
+        assert storages_of(by_path, ["nu"], ("a",)) == [Dense()]
+        assert storages_of(by_path, ["mu"], ("b",)) == [Blockwise(8)]
 
     @pytest.mark.parametrize(
         ("value", "error", "named"),
@@ -698,7 +697,7 @@ class TestChoice:
     )
     def test_functions_that_give_wrong_ones(self, given, error):
         with pytest.raises(error, match=r"moments.* must "):
-            storage_of(lambda path: given, "mu", ())
+            storages_of(lambda path: given, ["mu"], ())
 
     @pytest.mark.parametrize(
         "arguments",

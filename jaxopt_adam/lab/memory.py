@@ -62,7 +62,7 @@ def measure(
     dtype, wrapper = WEIGHTS[weights]
     arguments = {"moments": moments} if takes_moments(rule) else {}
     if moments != "float32" and not arguments:
-        raise ValueError(f"expected float32 for {rule}, whose moments rest in no other way, got {moments}")
+        raise ValueError(f"expected float32 for {rule}, whose moments are stored in no other way, got {moments}")
     optimizer = RULES[rule](learning_rate=1e-3, **arguments)
     params = jax.ShapeDtypeStruct(MATRIX, jnp.dtype(dtype))
     state: Any = jax.eval_shape((optimizer if wrapper is None else wrapper(optimizer)).init, params)

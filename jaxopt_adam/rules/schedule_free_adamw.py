@@ -200,9 +200,9 @@ def _average(path: Path, z: Any, y: Any, state: ScheduleFreeAdamwState) -> Any:
     dtype = inexact_dtype(path, y)
     if np.shape(z) != np.shape(y):
         raise ValueError(f"{leaf_name(path)}: params must have the shape of z, {np.shape(z)}, got {np.shape(y)}")
-    awake = arithmetic_dtype(dtype)
+    compute = arithmetic_dtype(dtype)
     rounding = 4 * max(float(jnp.finfo(jnp.result_type(each)).eps) for each in (y, z))
-    z, y = jnp.asarray(z, awake), jnp.asarray(y, awake)
+    z, y = jnp.asarray(z, compute), jnp.asarray(y, compute)
     # The first x is the first z, so y is as well; later there is nothing to hold it against.
     known = not any(
         isinstance(each, Tracer) or not each.is_fully_addressable for each in map(jnp.asarray, (state.count, y, z))
@@ -213,7 +213,7 @@ def _average(path: Path, z: Any, y: Any, state: ScheduleFreeAdamwState) -> Any:
             f"updates are its z, but differ from it by up to {np.max(np.abs(y - z)):.3g}; no other transformation may "
             "come after it, and nothing else change the parameters"
         )
-    return (z + (y - z) / scalar_like(path, y, state.b1, real_dtype(awake))).astype(dtype)
+    return (z + (y - z) / scalar_like(path, y, state.b1, real_dtype(compute))).astype(dtype)
 
 
 def _refuse_what_follows(state: Any) -> None:

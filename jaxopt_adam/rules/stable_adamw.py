@@ -36,7 +36,7 @@ def stable_adamw(
             \eta_t = \frac{\alpha}{\max(1, \mathrm{RMS}_t)} \\
         u_t &= -\eta_t \left(\frac{\hat m_t}{\sqrt{\hat v_t} + \varepsilon} + \lambda \theta_{t-1}\right)
 
-    with the :math:`\hat m_t` and :math:`\hat v_t` of :func:`adam`, which here rest as there, not yet debiased, and the
+    with the :math:`\hat m_t` and :math:`\hat v_t` of :func:`adam`, which are stored as there, not yet debiased, and the
     mean over a leaf. The clip scales the weight decay too, as in the paper.
 
     Choose it over :func:`adamw` with clipped gradients where the loss has spikes, which come when gradients grow faster

@@ -1,6 +1,6 @@
 """The argument `moments`, and the storage that it gives to one moment of one leaf."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 from jaxopt_adam.storage._blockwise import Blockwise
@@ -34,7 +34,7 @@ _EXPECTED = (
 
 
 def valid_storage(name: str, value: Any) -> Any:
-    """The argument `name`, whose value says how moments rest; ValueError or TypeError if it does not."""
+    """The value of the argument `name`, a choice of storage; ValueError or TypeError if it does not."""
     if callable(value) and not isinstance(value, type):  # as a dtype may be
         return value
     if isinstance(value, Mapping):
@@ -42,18 +42,17 @@ def valid_storage(name: str, value: Any) -> Any:
     return _one(name, value)
 
 
-def storage_of(moments: Any, moment: str, path: tuple[Any, ...]) -> Storage:
-    """The storage of the `moment` of the leaf at `path`."""
+def storages_of(moments: Any, names: Iterable[str], path: tuple[Any, ...]) -> list[Storage]:
+    """The storage of each of these moments of the leaf at `path`."""
     chosen = valid_storage("what moments gives for a path", moments(path)) if callable(moments) else moments
     if isinstance(chosen, Callable):
         raise TypeError(f"moments must give a storage for a path, got {chosen!r}")
-    return _one("moments", chosen.get(moment, "float32") if isinstance(chosen, Mapping) else chosen, named=True)
+    each = [chosen.get(name, "float32") if isinstance(chosen, Mapping) else chosen for name in names]
+    return [NAMED[_one("moments", one)] if isinstance(one, str) else _one("moments", one) for one in each]
 
 
-def _one(name: str, value: Any, *, named: bool = False) -> Any:
-    if isinstance(value, str) and value in NAMED:
-        return NAMED[value] if named else value
-    if isinstance(value, Storage):
+def _one(name: str, value: Any) -> Any:
+    if isinstance(value, Storage) or (isinstance(value, str) and value in NAMED):
         return value
     error = ValueError if isinstance(value, str) else TypeError
     raise error(f"{name} must be {_EXPECTED}, got {value!r}")

@@ -1,4 +1,4 @@
-"""A step of one leaf whose moments rest in codes, in one pass: a Pallas kernel for accelerators.
+"""A step of one leaf whose moments are stored in codes, in one pass: a Pallas kernel for accelerators.
 
 Each program of the kernel sees to some blocks: it decodes the moments, applies the rule, finds the scales, encodes, and
 computes the update of the moments as they are stored. The arithmetic is that of :mod:`jaxopt_adam.storage._passes`, to

@@ -27,7 +27,7 @@ def block_length(length: int, longest: int) -> int:
 class Layout:
     """An array of `shape` in blocks of `length` along its last axis, each in one lane or in two.
 
-    Seen by blocks it has the shape (..., blocks, lanes, length / lanes). Where two elements share a byte, those of the
+    As blocks it has the shape (..., blocks, lanes, length / lanes). Where two elements share a byte, those of the
     same place in either lane do.
     """
 
@@ -54,7 +54,7 @@ class Layout:
         """The shape of an array of codes: this one's, or with the last axis halved where two elements share a byte."""
         return (*self.shape[:-1], self.blocks[-1] * self.length // 2) if halved else self.shape
 
-    def seen(self, array: Array, lanes: int | None = None) -> Array:
+    def as_blocks(self, array: Array, lanes: int | None = None) -> Array:
         """An array of the shape, or of bytes that two elements share with but one lane, by blocks."""
         lanes = self.lanes if lanes is None else lanes
         width = self.length // self.lanes
@@ -64,7 +64,7 @@ class Layout:
         return array.reshape(*array.shape[:-1], self.blocks[-1], lanes, width)
 
     def flat(self, blocks: Array, shape: tuple[int, ...] | None = None) -> Array:
-        """The array of the shape, or of another that differs in the last axis, that is seen by blocks."""
+        """The array of the shape, or of another that differs in the last axis, that is given as blocks."""
         shape = self.shape if shape is None else shape
         array = blocks.reshape(*shape[:-1], -1)
         return array if array.shape == shape else array[..., : shape[-1]]

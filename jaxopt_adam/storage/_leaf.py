@@ -14,7 +14,7 @@ from jax.core import Tracer
 from jaxopt_adam._trees import Path, arithmetic_dtype, array_like, leaf_name, leaves_like, real_dtype, scalar_like
 from jaxopt_adam._xla import fence
 from jaxopt_adam.storage._blockwise import Blocks, Blockwise
-from jaxopt_adam.storage._choice import storage_of
+from jaxopt_adam.storage._choice import NAMED, Storage, storages_of
 from jaxopt_adam.storage._dense import SQUARES, Dense, as_stored, dithered, is_dithered, undithered
 from jaxopt_adam.storage._kernel import in_one_pass, suits
 from jaxopt_adam.storage._moment import Moment
@@ -39,7 +39,7 @@ class LeafMoments:
 
     Args:
         moments: what the rule has declared, by name.
-        chosen: the storage, as the argument `moments` of the rules has it.
+        storages: the storage of each that was asked for.
         path: the way to the leaf.
         leaf: the parameter or the gradient, of which shape and dtype matter.
 
@@ -51,14 +51,14 @@ class LeafMoments:
         real: that of its real numbers.
         has_squares: whether one of the moments is made of squares.
         storages: the storages of those with codes, by their places among the moments.
-        packing: how the codes lie, None if there are none.
+        packing: the packing of the codes, None if there are none.
         pair: the places of a first moment that shares its numbers with a second moment, and of that; or None.
 
     Raises:
         ValueError: if `moments` and another argument of the rule both say how one is stored.
     """
 
-    def __init__(self, moments: Mapping[str, Moment], chosen: Any, path: Path, leaf: Any):
+    def __init__(self, moments: Mapping[str, Moment], storages: Sequence[Storage], path: Path, leaf: Any):
         self.names = tuple(moments)
         self.shape, self.dtype = np.shape(leaf), jnp.result_type(leaf)
         self._moments = tuple(moments.values())
@@ -68,15 +68,14 @@ class LeafMoments:
         self._shapes = [
             self.shape if moment.shape is None else moment.shape(path, self.shape) for moment in self._moments
         ]
-        pairs_with_shapes = zip(self._moments, self._shapes, strict=True)
-        self.has_squares = any(moment.real and shape is not None for moment, shape in pairs_with_shapes)
+        self.has_squares = False
         self._over = [self.names.index(each.over) if each.over in self.names else None for each in self._moments]
         self.storages: dict[int, Blockwise] = {}
         narrow: list[Any] = [moment.dtype for moment in self._moments]
         halves = set()
-        for index, (name, moment) in enumerate(moments.items()):
-            storage = storage_of(chosen, name, path)
-            if moment.shape is not None or moment.from_param or storage == Dense():
+        for index, ((name, moment), storage) in enumerate(zip(moments.items(), storages, strict=True)):
+            self.has_squares |= moment.real and self._shapes[index] is not None
+            if moment.shape is not None or moment.from_param or storage == NAMED["float32"]:
                 continue
             if moment.dtype is not None:
                 raise ValueError(f"moments and another argument both say how {name} is stored; give one of them")
@@ -99,6 +98,8 @@ class LeafMoments:
             for index, (own, dtype) in enumerate(zip(self._dtypes, self._compute, strict=True))
             if own != dtype and index not in (self.pair or ())
         ]
+        is_shared = any(each is not self.shape for each in self._shapes)
+        self._is_elementwise = not (self.storages or self.pair or self._rounded or is_shared)
         self.packing: Packing | None = None
         if self.storages:
             longest = min(storage.longest(math.prod(self.shape)) for storage in self.storages.values())
@@ -266,11 +267,9 @@ class LeafMoments:
             run = functools.partial(self._step_of_codes, rule, self.packing)
         else:
             run = functools.partial(self._step, rule, path, rounded)
+        given = *inputs, step
         # On a mesh with explicit axes the step is of that mesh too.
-        is_elementwise = not (self.storages or self.pair or self._rounded) and all(
-            each is self.shape for each in self._shapes
-        )
-        return (_placed if rounded and not is_elementwise else _called)(run, (*inputs, step), entries)
+        return run(given, entries) if self._is_elementwise or not rounded else _placed(run, given, entries)
 
     def _step(
         self, rule: Halves, path: Path, rounded: bool, given: Any, entries: Sequence[Any]
@@ -346,12 +345,14 @@ def _joined(
 def of_leaves(moments: Mapping[str, Moment], chosen: Any, leaves: Iterable[tuple[Path, Any]]) -> list[LeafMoments]:
     """The moments of leaves that are given with their paths; one object for those that are alike."""
     by_path = callable(chosen) or any(moment.shape is not None for moment in moments.values())
+    storages = [] if callable(chosen) else storages_of(chosen, moments, ())
     made: dict[Any, LeafMoments] = {}
     found = []
     for path, leaf in leaves:
         kind = len(found) if by_path else (np.shape(leaf), jnp.result_type(leaf))
         if kind not in made:
-            made[kind] = LeafMoments(moments, chosen, path, leaf)
+            own = storages_of(chosen, moments, path) if callable(chosen) else storages
+            made[kind] = LeafMoments(moments, own, path, leaf)
         found.append(made[kind])
     return found
 
@@ -434,10 +435,6 @@ def _check_shape(path: Path, value: Any, before: Any, what: str) -> None:
             f"{leaf_name(path)}: {what} has {_text(shape)} and cannot become {_text(other)}, as with these "
             "hyperparameters it would; for a batch of optimizers use jax.vmap"
         )
-
-
-def _called(rule: Callable[..., Any], inputs: Any, moments: Any) -> Any:
-    return rule(inputs, moments)
 
 
 def _placed(rule: Callable[..., Any], inputs: Any, moments: Any) -> Any:

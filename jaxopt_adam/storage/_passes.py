@@ -62,7 +62,7 @@ def in_passes(
     """
     layout = packing.layout
     inputs = jax.tree.map(lambda value: _by_blocks(value, layout), inputs)
-    old, before = _seen(numbers, scales, packing)
+    old, before = _as_blocks(numbers, scales, packing)
     old_grids = packing.grids(before)
     fixed, held = jax.lax.stop_gradient((inputs, old))
     measures = packing.measures(rule.moments(fixed, packing.decode(held, old_grids)))
@@ -101,8 +101,8 @@ def in_passes(
 
 def loaded(numbers: Mapping[int, Array], scales: Mapping[int, Any], packing: Packing) -> list[Array]:
     """The moments in float32, in the leaf's shape."""
-    seen, scales = _seen(numbers, scales, packing)
-    return [packing.layout.flat(moment) for moment in packing.decode(seen, packing.grids(scales))]
+    blocks, scales = _as_blocks(numbers, scales, packing)
+    return [packing.layout.flat(moment) for moment in packing.decode(blocks, packing.grids(scales))]
 
 
 def _written(rule: Halves, packing: Packing, index: int, own: Any, given: Any) -> Any:
@@ -126,24 +126,24 @@ def _written(rule: Halves, packing: Packing, index: int, own: Any, given: Any) -
     return word.joined(codes), new_grids, joined_scales([scales[member] for member in word.members])
 
 
-def _seen(
+def _as_blocks(
     numbers: Mapping[int, Array], scales: Mapping[int, Any], packing: Packing
 ) -> tuple[dict[int, Array], dict[int, Any]]:
     """Numbers and scales as blocks, such that they broadcast to each other."""
     lanes = [1 if word.halved else None for word in packing.words]
     return (
-        {index: packing.layout.seen(own, lanes[index]) for index, own in numbers.items()},
+        {index: packing.layout.as_blocks(own, lanes[index]) for index, own in numbers.items()},
         {m: None if scale is None else scale[..., None, None] for m, scale in scales.items()},
     )
 
 
 def _by_blocks(value: Any, layout: Layout) -> Any:
     """An input as blocks; a number stays."""
-    return value if jnp.ndim(value) == 0 else layout.seen(jnp.broadcast_to(value, layout.shape))
+    return value if jnp.ndim(value) == 0 else layout.as_blocks(jnp.broadcast_to(value, layout.shape))
 
 
 def _places(layout: Layout, salt: int) -> list[Array]:
-    """The phases of the positions, such that they broadcast to what is seen as blocks."""
+    """The phases of the positions, such that they broadcast to an array as blocks."""
     *leading, inner = phases(layout.positions, salt)
     axes = len(layout.shape) + 2
     return [
@@ -154,4 +154,4 @@ def _places(layout: Layout, salt: int) -> list[Array]:
 
 def _along_last(layout: Layout, array: Array) -> Array:
     """An array of the length of the last axis, as blocks."""
-    return dataclasses.replace(layout, shape=layout.shape[-1:]).seen(array)
+    return dataclasses.replace(layout, shape=layout.shape[-1:]).as_blocks(array)
