@@ -1,18 +1,32 @@
-"""Fixtures that all rooms' tests share, and an option to run a part of them."""
+"""Fixtures that all tests share, how they compile, and an option to run a part of them."""
 
-import jax
+import os
+
+import compiling
 import pytest
 
 
 @pytest.fixture
 def x64():
     """float64 and complex128 within the test."""
+    import jax
+
     with jax.enable_x64(True):
         yield
 
 
 def pytest_addoption(parser):
     parser.addoption("--every", type=int, default=1, metavar="N", help="run the first of each N tests only")
+    parser.addoption("--as-users-do", action="store_true", help="compile with XLA's defaults rather than quickly")
+
+
+def pytest_configure(config):
+    """Set what XLA and JAX read when they are imported; workers and subprocesses inherit it."""
+    quick = not config.option.as_users_do
+    os.environ["XLA_FLAGS"] = compiling.flags(os.environ.get("XLA_FLAGS", ""), quick=quick)
+    if quick:
+        # No line numbers in what is lowered: nobody reads them, and to collect them takes a tenth of the time.
+        os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 
 
 @pytest.hookimpl(trylast=True)  # of those that other options leave

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from compiling import FUSED_AS_FOR_USERS
 from test_moments import OPTIONS, WITH_MOMENTS, large_copies, large_loops
 
 import jaxopt_adam
@@ -258,7 +259,7 @@ def test_a_step_writes_each_array_once_and_needs_no_other(shape):
 
     params = jax.ShapeDtypeStruct(shape, jnp.float32)
     state = jax.eval_shape(optimizer.init, params)
-    compiled = jax.jit(step, donate_argnums=(0, 1)).lower(params, state, params).compile()
+    compiled = jax.jit(step, donate_argnums=(0, 1)).lower(params, state, params).compile(FUSED_AS_FOR_USERS)
     analysis = compiled.memory_analysis()
     assert analysis.temp_size_in_bytes <= 2**16
     assert analysis.alias_size_in_bytes >= 8 * np.prod(shape)

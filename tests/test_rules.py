@@ -1,5 +1,6 @@
 import functools
 import inspect
+import itertools
 
 import chex
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from agreement import deviation, falling, library_updates, name_of, noisy_gradients, over, rising, scan_updates, start
+from agreement import deviation, falling, name_of, noisy_gradients, over, rising, scan_updates, start
 from oracles import ORACLES, walk
 
 import jaxopt_adam
@@ -126,6 +127,7 @@ CASES = [
     ("radam", {"learning_rate": falling, "b1": 0.0, "b2": 0.99, "eps_root": 1e-3}),
     ("radam", {"learning_rate": 0.01, "b2": 0.5}),  # ρ never comes near to the threshold
     ("radam", {"learning_rate": 0.01, "b1": 0.99, "b2": 0.0}),
+    ("radam", {"learning_rate": 0.01, "b2": 0.99999}),  # its length is a difference of large numbers
     ("radam", {"learning_rate": 0.01, "threshold": 4.0}),
     ("radam", {"learning_rate": 0.01, "threshold": 100.5, "nesterov": True}),
     ("adabelief", {"learning_rate": 0.01}),
@@ -212,6 +214,7 @@ DECAYED = ["adamw", "nadamw", "adamaxw", "lion", "adan", "laprop", "adam_atan2",
 CONSTANT = [
     *FULL,
     *BARE,
+    ("sgd", {"learning_rate": falling}),
     ("adam", {"learning_rate": 0.01, "b2": 0.99999}),
     ("adam", {"learning_rate": falling, "b1": 0.99, "b2": 0.95, "eps": 1e-4, "eps_root": 1e-6}),
     ("rmsprop", {"learning_rate": 0.01, "bias_correction": True, "decay": 0.999, "eps_in_sqrt": False}),
@@ -245,8 +248,10 @@ def make(rule, arguments):
 
 
 def is_in_optax(rule, arguments):
-    # Optax weighs Adan's differences by 1 − b2, the paper and its authors' code by b2.
-    return hasattr(optax, rule) and (rule != "adan" or arguments.get("b2") == 0.5)
+    # Optax weighs Adan's differences by 1 − b2, the paper and its authors' code by b2; and it takes the difference of
+    # large numbers that RAdam's length is for b2 near to one.
+    exceptions = {"adan": arguments.get("b2") != 0.5, "radam": arguments.get("b2") == 0.99999}
+    return hasattr(optax, rule) and not exceptions.get(rule, False)
 
 
 def make_optax(rule, arguments):
@@ -263,31 +268,78 @@ def make_optax(rule, arguments):
     return direction if momentum is None else optax.chain(direction, optax.trace(momentum, nesterov))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def run_optax(rule, options, numbers, params, gradients):
-    return scan_updates(make_optax(rule, {**dict(options), **numbers}), params, gradients)[0]
+def grouped(cases, structure, numbers):
+    """The cases of one structure together, and what is a number in each."""
+    groups = {}
+    for arguments in cases:
+        groups.setdefault(structure(arguments), []).append(arguments)
+    return [(group, [numbers(arguments) for arguments in group]) for group in groups.values()]
 
 
-def optax_updates(rule, arguments, params, gradients):
-    """Compiled once for all the numbers that a rule takes."""
-    numbers = {name: value for name, value in arguments.items() if isinstance(value, float)}
-    options = tuple((name, value) for name, value in arguments.items() if name not in numbers)
-    return run_optax(rule, options, numbers, jnp.asarray(params), jnp.asarray(gradients))
+def grouped_by_optimizer(rule, cases):
+    def made(arguments):
+        return make(rule, arguments)
+
+    return grouped(cases, lambda arguments: jax.tree.structure(made(arguments)), made)
+
+
+def mapped(function, batch):
+    """A loop over numbers of one structure, which is compiled once; to be called within jit."""
+    if len(batch) == 1:
+        return jax.tree.map(lambda leaf: leaf[None], function(batch[0]))
+    return jax.lax.map(function, jax.tree.map(lambda *leaves: jnp.stack(leaves), *batch))
+
+
+def each_of(groups, results):
+    """Each case's arguments and its part of the results."""
+    for (group, _), result in zip(groups, jax.device_get(results), strict=True):
+        for index, arguments in enumerate(group):
+            yield arguments, jax.tree.map(lambda leaf, index=index: leaf[index], result)
+
+
+def cases_of(rule, cases):
+    return [arguments for other, arguments in cases if other == rule]
 
 
 class TestAgreement:
-    @over(CASES)
+    """All that is compiled of a rule is one program for its cases: apart they would take several times as long."""
+
+    @pytest.mark.parametrize("rule", ORACLES)
     @pytest.mark.usefixtures("x64")
-    def test_float64_with_the_oracle_and_with_optax(self, rule, arguments):
+    def test_float64_with_the_oracle_and_with_optax(self, rule):
+        cases = cases_of(rule, CASES)
+        ours = grouped_by_optimizer(rule, cases)
+        theirs = grouped(
+            [arguments for arguments in cases if is_in_optax(rule, arguments)],
+            lambda arguments: tuple((name, type(value) is float or value) for name, value in arguments.items()),
+            lambda arguments: {name: value for name, value in arguments.items() if type(value) is float},
+        )
+
+        @jax.jit
+        def run(ours, theirs, params, gradients):
+            updates = [mapped(lambda each: scan_updates(each, params, gradients), batch) for batch in ours]
+            updates_of_optax = [
+                mapped(lambda each, like=like: scan_updates(make_optax(rule, like | each), params, gradients)[0], batch)
+                for like, batch in zip(likes, theirs, strict=True)
+            ]
+            return updates, updates_of_optax
+
+        likes = [group[0] for group, _ in theirs]
         params, gradients = start(), noisy_gradients(1000)
-        updates, state = library_updates(make(rule, arguments), params, gradients)
-        right, right_state = walk(ORACLES[rule](**arguments), params, gradients)
-        assert deviation(updates, right) <= 1e-12
-        for name, value in state._asdict().items():
-            if value is not None:
-                np.testing.assert_allclose(value, right_state[name], rtol=1e-9)
-        if is_in_optax(rule, arguments):
-            assert deviation(updates, optax_updates(rule, arguments, params, gradients)) <= 1e-12
+        found, found_of_optax = run([each for _, each in ours], [each for _, each in theirs], params, gradients)
+        of_optax = list(each_of(theirs, found_of_optax))
+        seen = 0
+        for arguments, (updates, state) in each_of(ours, found):
+            right, right_state = walk(ORACLES[rule](**arguments), params, gradients)
+            assert deviation(updates, right) <= 1e-12, arguments
+            for name, value in state._asdict().items():
+                if value is not None:
+                    np.testing.assert_allclose(value, right_state[name], rtol=1e-9, err_msg=f"{arguments} {name}")
+            for other, updates_of_optax in of_optax:
+                if other == arguments:
+                    assert deviation(updates, updates_of_optax) <= 1e-12, arguments
+                    seen += 1
+        assert seen == sum(is_in_optax(rule, arguments) for arguments in cases)
 
     def test_adan_weighs_the_differences_as_its_paper_does(self):
         optimizer, param = jaxopt_adam.adan(1.0, eps_root=0.0), jnp.float32(0)
@@ -298,44 +350,87 @@ class TestAgreement:
         np.testing.assert_allclose(update, -ahead / np.sqrt(n / (1 - 0.99**2)), rtol=1e-6)
         np.testing.assert_allclose(update, -0.8475, rtol=1e-4)
 
-    @over(NARROW_CASES)
+    @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
     @pytest.mark.usefixtures("x64")
-    def test_float64_that_is_stored_in_less(self, rule, arguments):
+    def test_float64_that_is_stored_in_less(self, dtype):
         params, gradients = start(), noisy_gradients(1000)
-        updates, state = library_updates(make(rule, arguments), params, gradients)
-        name = "accumulator_dtype" if rule == "sgd" else "mu_dtype"
-        dtype = jnp.dtype(arguments[name])
-        exact = {key: value for key, value in arguments.items() if key != name}
-        right, _ = walk(ORACLES[rule](**exact), params, gradients)
-        bound = {"float32": 1e-7, "bfloat16": 0.006, "float16": 0.0015}[dtype.name]
-        # Of a sign a rounding can make the other; the slow average is among float16's smallest numbers.
-        bound = {"lion": 0.08, "ademamix": 0.06}.get(rule, bound)
-        assert deviation(updates, right) <= bound
-        narrow = {"sgd": ["trace"], "ademamix": ["m1", "m2"]}.get(rule, ["mu"])
-        chex.assert_type([getattr(state, each) for each in narrow], dtype)
-        chex.assert_type(updates, np.float64)
+        cases = [
+            (rule, name, arguments)
+            for rule, arguments in NARROW_CASES
+            for name in arguments.keys() & {"accumulator_dtype", "mu_dtype"}
+            if jnp.dtype(arguments[name]) == dtype
+        ]
+        optimizers = [make(rule, arguments) for rule, _, arguments in cases]
+        found = jax.jit(lambda optimizers: [scan_updates(each, params, gradients) for each in optimizers])(optimizers)
+        assert len(found) >= 3
+        for (rule, name, arguments), (updates, state) in zip(cases, found, strict=True):
+            exact = {key: value for key, value in arguments.items() if key != name}
+            right, _ = walk(ORACLES[rule](**exact), params, gradients)
+            bound = {"float32": 1e-7, "bfloat16": 0.006, "float16": 0.0015}[dtype]
+            # Of a sign a rounding can make the other; the slow average is among float16's smallest numbers.
+            bound = {"lion": 0.08, "ademamix": 0.06}.get(rule, bound)
+            assert deviation(updates, right) <= bound, arguments
+            narrow = {"sgd": ["trace"], "ademamix": ["m1", "m2"]}.get(rule, ["mu"])
+            chex.assert_type([getattr(state, each) for each in narrow], jnp.dtype(dtype))
+            chex.assert_type(updates, np.float64)
 
     # In float32 a tie of Lion's signs that is off by rounding alone would be a whole step; none of these is.
-    @over(CONSTANT)
-    def test_float32(self, rule, arguments):
+    @pytest.mark.parametrize("rule", ORACLES)
+    def test_float32(self, rule):
+        """From the first step, and from the last ones that the counter counts."""
+        cases = cases_of(rule, CONSTANT)
+        optimizers = [make(rule, arguments) for arguments in cases]
         params, gradients = start().astype(np.float32), noisy_gradients(100).astype(np.float32)
-        updates, state = library_updates(make(rule, arguments), params, gradients)
-        chex.assert_type(updates, np.float32)
-        chex.assert_type([leaf for leaf in jax.tree.leaves(state) if leaf.ndim], np.float32)
-        right, _ = walk(ORACLES[rule](**arguments), np.float64(params), np.float64(gradients))
-        assert deviation(updates, right) <= 1e-5
+        wide_params, wide_gradients = np.float64(params), np.float64(gradients)
 
-    @over(CASES)
-    def test_float32_with_traced_hyperparameters(self, rule, arguments):
+        @jax.jit
+        def run(states):
+            walks = zip(optimizers, states, strict=True)
+            return [scan_updates(each, jnp.asarray(params), gradients, state) for each, state in walks]
+
+        states = [each.init(params) for each in optimizers]
+        late = LAST_STEP - 3
+        for count in (0, late):
+            found = run([state._replace(count=jnp.int32(count)) for state in states])
+            for arguments, (updates, state) in zip(cases, found, strict=True):
+                chex.assert_type(updates, np.float32)
+                chex.assert_type([leaf for leaf in jax.tree.leaves(state) if leaf.ndim], np.float32)
+                chex.assert_type(state.count, np.int32)
+                assert state.count == min(count + 100, LAST_STEP)
+                oracle = ORACLES[rule](**arguments)
+                right, _ = walk(oracle, wide_params, wide_gradients, {**oracle.init(wide_params), "count": count})
+                assert deviation(updates, right) <= 1e-5, (arguments, count)
+
+    @pytest.mark.parametrize("rule", ORACLES)
+    def test_float32_with_traced_hyperparameters(self, rule):
+        """Schedules, masks and directions alone are the same whether numbers are traced or not; here are numbers."""
         params, gradients = start().astype(np.float32), noisy_gradients(100).astype(np.float32)
-        updates, _ = jax.jit(scan_updates)(make(rule, arguments), params, gradients)
-        # A traced hyperparameter is the float32 number that it is, and so must the oracle's be.
-        known = {name: float(np.float32(x)) if isinstance(x, float) else x for name, x in arguments.items()}
-        for parameter in inspect.signature(ORACLES[rule]).parameters.values():
-            if isinstance(parameter.default, float):
-                known.setdefault(parameter.name, float(np.float32(parameter.default)))
-        right, _ = walk(ORACLES[rule](**known), np.float64(params), np.float64(gradients))
-        assert deviation(updates, right) <= 1e-5
+        plain = {"learning_rate": 0.01, "weight_decay": 0.1, "b3": 0.99, "alpha": 5.0}
+        cases = [
+            {
+                name: plain[name] if value is None or (callable(value) and name in plain) else value
+                for name, value in arguments.items()
+                if name != "mask"
+            }
+            for arguments in cases_of(rule, CASES)
+        ]
+        groups = grouped_by_optimizer(rule, cases)
+        # What flags change has no part in whether numbers are traced, so where there are several, the larger groups.
+        groups = [each for each in groups if len(each[0]) > 1] or groups[:1]
+        run = jax.jit(
+            lambda batches: [mapped(lambda each: scan_updates(each, params, gradients), batch) for batch in batches]
+        )
+        seen = 0
+        for arguments, (updates, _) in each_of(groups, run([batch for _, batch in groups])):
+            # A traced hyperparameter is the float32 number that it is, and so must the oracle's be.
+            known = {name: float(np.float32(x)) if isinstance(x, float) else x for name, x in arguments.items()}
+            for parameter in inspect.signature(ORACLES[rule]).parameters.values():
+                if isinstance(parameter.default, float):
+                    known.setdefault(parameter.name, float(np.float32(parameter.default)))
+            right, _ = walk(ORACLES[rule](**known), np.float64(params), np.float64(gradients))
+            assert deviation(updates, right) <= 1e-5, arguments
+            seen += 1
+        assert seen == sum(len(group) for group, _ in groups)
 
 
 MASKS = {
@@ -353,41 +448,23 @@ CHOSEN = {
 
 
 class TestWeightDecayMask:
-    @pytest.mark.usefixtures("x64")
-    @pytest.mark.parametrize("mask", MASKS)
-    @pytest.mark.parametrize("weight_decay", [0.1, rising], ids=name_of)
-    def test_of_adadelta(self, mask, weight_decay):
-        params, gradients = layered(), layered(1000)
-        arguments = {"learning_rate": 1.0, "weight_decay": weight_decay, "weight_decay_mask": MASKS[mask]}
-        updates = run_tree(jaxopt_adam.adadelta(**arguments), params, gradients)
-        optax_updates = run_tree(optax.adadelta(**arguments), params, gradients)
-
-        def compare(update, optax_update, decay, param, grads):
-            oracle = ORACLES["adadelta"](1.0, weight_decay=weight_decay if decay else 0.0)
-            assert deviation(update, walk(oracle, param, grads)[0]) <= 1e-12
-            assert deviation(update, optax_update) <= 1e-12
-
-        jax.tree.map(compare, updates, optax_updates, CHOSEN[mask], params, gradients)
+    """Of the two kinds of decay; that each rule has its mask is seen in the cases with ``mask=False``."""
 
     @pytest.mark.usefixtures("x64")
-    @pytest.mark.parametrize(
-        ("rule", "mask", "weight_decay"),
-        [
-            *(("adamw", mask, weight_decay) for mask in MASKS for weight_decay in (0.1, rising)),
-            *((rule, list(MASKS)[index % 3], rising) for index, rule in enumerate(DECAYED[1:])),
-        ],
-        ids=name_of,
-    )
-    def test_of_decoupled_decay(self, rule, mask, weight_decay):
+    @pytest.mark.parametrize("rule", ["adadelta", "adamw"])
+    def test_of_every_kind(self, rule):
         params, gradients = layered(), layered(1000)
-        arguments = {"learning_rate": 0.01, "weight_decay": weight_decay}
-        updates = run_tree(make(rule, {**arguments, "mask": MASKS[mask]}), params, gradients)
+        arguments = {"learning_rate": 0.1, "weight_decay": rising}
+        of_mask = "weight_decay_mask" if rule == "adadelta" else "mask"
+        optimizers = {mask: make(rule, {**arguments, of_mask: MASKS[mask]}) for mask in MASKS}
+        run = jax.jit(lambda: {mask: walk_tree(each, params, gradients) for mask, each in optimizers.items()})
+        for mask, updates in run().items():
 
-        def compare(update, decay, param, grads):
-            oracle = ORACLES[rule](**arguments, mask=decay)
-            assert deviation(update, walk(oracle, param, grads)[0]) <= 1e-12
+            def compare(update, decay, param, grads):
+                oracle = ORACLES[rule](0.1, weight_decay=rising if decay else 0.0)
+                assert deviation(update, walk(oracle, param, grads)[0]) <= 1e-12
 
-        jax.tree.map(compare, updates, CHOSEN[mask], params, gradients)
+            jax.tree.map(compare, updates, CHOSEN[mask], params, gradients)
 
 
 def layered(*lead):
@@ -429,249 +506,128 @@ def moments_of(state):
 
 
 class TestDtypes:
-    @over(FULL + BARE)
-    @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
-    def test_low_precision_is_the_float32_run_rounded(self, rule, arguments, dtype):
-        params = jnp.asarray(start(), dtype)
-        gradients = jnp.asarray(noisy_gradients(100), dtype)
-        # The parameters stay, since rounded ones would go another way, and a weight decay would see that.
-        updates, state = library_updates(make(rule, arguments), params, gradients, moving=False)
-        chex.assert_type(updates, dtype)
-        chex.assert_type([leaf for leaf in jax.tree.leaves(state) if leaf.ndim], np.float32)
-        wide_updates, wide_state = library_updates(
-            make(rule, arguments), params.astype(jnp.float32), gradients.astype(jnp.float32), moving=False
-        )
-        chex.assert_trees_all_equal(updates, wide_updates.astype(dtype))
-        chex.assert_trees_all_equal(state, wide_state)
-        right, _ = walk(ORACLES[rule](**arguments), np.float64(params), np.float64(gradients), moving=False)
-        assert deviation(wide_updates, right) <= 1e-5
-
     @pytest.mark.usefixtures("x64")
-    @over(COMPLEX)
-    def test_complex128(self, rule, arguments):
+    @pytest.mark.parametrize("rule", [rule for rule in ORACLES if rule != "adam_atan2"])
+    def test_complex128(self, rule):
         params, gradients = start(True), noisy_gradients(1000, imaginary=True)
-        updates, state = library_updates(make(rule, arguments), params, gradients)
-        chex.assert_type(updates, np.complex128)
-        for name, moment in moments_of(state).items():
-            chex.assert_type(moment, np.float64 if name in REAL_FIELDS else np.complex128)
-        right, _ = walk(ORACLES[rule](**arguments), params, gradients)
-        assert deviation(updates, right) <= 1e-12
-        # Optax squares g in AdaDelta, rather than |g|.
-        if rule != "adadelta" and is_in_optax(rule, arguments):
-            assert deviation(updates, optax_updates(rule, arguments, params, gradients)) <= 1e-12
-
-    def test_adam_atan2_takes_no_complex_numbers(self):
-        optimizer, params = jaxopt_adam.adam_atan2(0.1), {"layer": {"w": jnp.ones(2), "c": jnp.ones(2, jnp.complex64)}}
-        with pytest.raises(TypeError, match=r"\['layer'\]\['c'\].*complex64"):
-            optimizer.update(params, optimizer.init(params), params)
-
-    def test_radam_where_its_length_is_a_difference_of_large_numbers(self):
-        with jax.enable_x64(True):
-            arguments = {"learning_rate": 0.01, "b2": 0.99999}
-            params, gradients = start(), noisy_gradients(1000)
-            updates, _ = library_updates(make("radam", arguments), params, gradients)
-            assert deviation(updates, walk(ORACLES["radam"](**arguments), params, gradients)[0]) <= 1e-12
+        cases = cases_of(rule, COMPLEX)
+        optimizers = [make(rule, arguments) for arguments in cases]
+        found = jax.jit(lambda: [scan_updates(each, jnp.asarray(params), gradients) for each in optimizers])()
+        for arguments, (updates, state) in zip(cases, found, strict=True):
+            chex.assert_type(updates, np.complex128)
+            for name, moment in moments_of(state).items():
+                chex.assert_type(moment, np.float64 if name in REAL_FIELDS else np.complex128)
+            right, _ = walk(ORACLES[rule](**arguments), params, gradients)
+            assert deviation(updates, right) <= 1e-12, arguments
 
 
+# What the table of test_family has not, where no rule's ε makes a quotient of nought by nought one by ε.
 WITHOUT_EPS = [
-    ("adagrad", {"learning_rate": 0.1, "eps": 0.0, "initial_accumulator_value": 0.0}),
-    ("adadelta", {"learning_rate": 1.0, "eps": 0.0}),
-    ("rmsprop", {"learning_rate": 0.01, "eps": 0.0}),
     ("rmsprop", {"learning_rate": 0.01, "eps": 0.0, "eps_in_sqrt": False}),
     ("rmsprop", {"learning_rate": 0.01, "eps": 0.0, "centered": True, "momentum": 0.9, "nesterov": True}),
     ("rmsprop", {"learning_rate": 0.01, "eps": 0.0, "centered": True, "eps_in_sqrt": False}),
     ("rmsprop", {"learning_rate": 0.01, "eps": 0.0, "bias_correction": True}),
-    ("adam", {"learning_rate": 0.01, "eps": 0.0}),
     ("adam", {"learning_rate": 0.01, "eps": 0.0, "nesterov": True}),
     ("adam", {"learning_rate": None, "eps": 0.0, "b1": 0.0, "b2": 0.0}),
-    ("nadamw", {"learning_rate": 0.01, "eps": 0.0}),
-    ("adamax", {"learning_rate": 0.01, "eps": 0.0}),
     ("adamaxw", {"learning_rate": 0.01, "eps": 0.0, "b1": 0.0, "b2": 0.0}),
-    ("amsgrad", {"learning_rate": 0.01, "eps": 0.0}),
-    ("radam", {"learning_rate": 0.01, "eps": 0.0}),
-    ("adabelief", {"learning_rate": 0.01, "eps": 0.0, "eps_root": 0.0}),
-    ("adan", {"learning_rate": 0.01, "eps": 0.0, "eps_root": 0.0}),
-    ("laprop", {"learning_rate": 0.01, "eps": 0.0}),
     ("adam_atan2", {"learning_rate": 0.01, "b": 0.0}),
 ]
 
 
-class TestZeroGradient:
-    @over([case for case in FULL + BARE + WITHOUT_EPS if case[0] != "yogi"])  # Yogi starts at 1e-6, as optax's does
-    def test_gives_a_zero_update_at_first_and_finite_ones_ever_after(self, rule, arguments):
-        path = np.zeros((400, 3))
-        path[3], path[5] = [1.0, -0.01, 100.0], [0.5, -0.5, 0.0]
-        dtypes = [jnp.float16, jnp.bfloat16, jnp.float32] + [jnp.complex64] * (rule != "adam_atan2")
-        gradients = {np.dtype(dtype).name: jnp.asarray(path, dtype) for dtype in dtypes}
-        params = {name: jnp.zeros(3, leaf.dtype) for name, leaf in gradients.items()}
-        updates = jax.jit(lambda: walk_tree(make(rule, arguments), params, gradients))()
-        chex.assert_tree_all_finite(updates)
-        # Without eps nothing sets the size of AdaDelta's first step, so it never starts.
-        starts = rule != "adadelta" or "eps" not in arguments
-        for name, update in updates.items():
-            chex.assert_type(update, gradients[name].dtype)
-            assert (update[:3] == 0).all()
-            assert (update[3] != 0).all() == starts
-
-    @over([case for case in FULL + BARE if case[0] != "yogi"])
-    def test_of_one_leaf_does_not_touch_another(self, rule, arguments):
-        optimizer = make(rule, arguments)
-        params = {"still": jnp.zeros(2), "moving": jnp.ones(2)}
-        _, state = optimizer.update(params, optimizer.init(params), params)  # which is ADOPT's zero one
-        updates, _ = optimizer.update(params, state, params)
-        assert (updates["still"] == 0).all()
-        assert (updates["moving"] < 0).all()
-
-
-class TestCounter:
-    @over(FULL + BARE)
-    def test_counts_updates(self, rule, arguments):
-        optimizer = make(rule, arguments)
-        state = optimizer.init(jnp.ones(2))
-        chex.assert_type(state.count, np.int32)
-        for count in range(3):
-            assert state.count == count
-            _, state = optimizer.update(jnp.ones(2), state, jnp.ones(2))
-
-    @over([*FULL, ("sgd", {"learning_rate": falling}), ("adam", {"learning_rate": falling, "nesterov": True})])
-    def test_stops_at_its_maximum_and_the_updates_stay_right(self, rule, arguments):
-        params, gradients = start().astype(np.float32), noisy_gradients(20).astype(np.float32)
-        optimizer, oracle = make(rule, arguments), ORACLES[rule](**arguments)
-        late = LAST_STEP - 3
-        late_state = optimizer.init(params)._replace(count=jnp.int32(late))
-        updates, last_state = library_updates(optimizer, params, gradients, late_state)
-        wide = np.float64(params)
-        right, _ = walk(oracle, wide, np.float64(gradients), {**oracle.init(wide), "count": late})
-        chex.assert_type(last_state.count, np.int32)
-        assert last_state.count == LAST_STEP
-        assert deviation(updates, right) <= 1e-5
+def test_zero_gradients_give_zero_updates_at_first_and_finite_ones_ever_after():
+    path = np.zeros((400, 3), np.float32)
+    path[3], path[5] = [1.0, -0.01, 100.0], [0.5, -0.5, 0.0]
+    optimizers = [make(rule, arguments) for rule, arguments in WITHOUT_EPS]
+    found = jax.jit(lambda: [scan_updates(each, jnp.zeros(3), path)[0] for each in optimizers])()
+    for case, updates in zip(WITHOUT_EPS, found, strict=True):
+        assert np.isfinite(updates).all(), case
+        assert (updates[:3] == 0).all(), case
+        assert (updates[3] != 0).all(), case
 
 
 def layers(dtype=jnp.float32):
     return {"layer": {"w": jnp.ones((2, 3), dtype), "b": jnp.ones(3, dtype)}}
 
 
-def needs_leaves(optimizer, params):
-    """Its `init`, or its `update` where it has no moments, so that `init` has no need of the leaves."""
-    state = optimizer.init(params)
-    return optimizer.update(params, state, params)
+SOME = pytest.mark.parametrize("made", [jaxopt_adam.sgd(0.1, momentum=0.9), jaxopt_adam.adam(0.1)], ids=["sgd", "adam"])
 
 
 class TestErrors:
-    @over(FULL + BARE)
+    """In full words; that every rule raises them, and names the leaf, is in test_properties."""
+
+    @staticmethod
+    def updated(made, gradients, params):
+        return jax.eval_shape(made.update, gradients, made.init(params), params)
+
+    @SOME
     @pytest.mark.parametrize("wrong", [np.int32, np.uint8, np.bool_])
-    def test_leaf_that_is_not_of_a_floating_point_dtype(self, rule, arguments, wrong):
+    def test_leaf_that_is_not_of_a_floating_point_dtype(self, made, wrong):
         params = {"layer": {"w": jnp.ones(2), "steps": jnp.ones(2, wrong)}}
         with pytest.raises(TypeError, match=rf"\['layer'\]\['steps'\].*floating.*{np.dtype(wrong).name}"):
-            needs_leaves(make(rule, arguments), params)
+            self.updated(made, params, params)
 
-    @over(FULL + BARE)
-    def test_leaf_that_is_no_array(self, rule, arguments):
+    @SOME
+    def test_leaf_that_is_no_array(self, made):
         with pytest.raises(TypeError, match=r"\['layer'\]\['name'\].*'dense'"):
-            needs_leaves(make(rule, arguments), {"layer": {"w": jnp.ones(2), "name": "dense"}})
+            made.init({"layer": {"w": jnp.ones(2), "name": "dense"}})
 
-    @over(FULL)
-    def test_gradients_without_a_leaf(self, rule, arguments):
-        optimizer, params = make(rule, arguments), layers()
-        with pytest.raises(ValueError, match=r"same tree.*\['layer'\]\['b'\]"):
-            optimizer.update({"layer": {"w": params["layer"]["w"]}}, optimizer.init(params), params)
+    def test_leaf_that_is_no_array_where_there_are_no_moments(self):
+        made, params = jaxopt_adam.sgd(0.1), {"layer": {"w": jnp.ones(2), "name": "dense"}}
+        with pytest.raises(TypeError, match=r"\['layer'\]\['name'\].*'dense'"):
+            made.update(params, made.init(params), params)
 
-    @over(FULL)
-    def test_gradients_with_a_leaf_too_many(self, rule, arguments):
-        optimizer, params = make(rule, arguments), layers()
-        gradients = {"layer": {**params["layer"], "gain": jnp.ones(3)}}
-        with pytest.raises(ValueError, match=r"same tree.*\['layer'\]\['gain'\]"):
-            optimizer.update(gradients, optimizer.init(params), params)
-
-    @over(FULL)
-    def test_gradient_of_another_shape(self, rule, arguments):
-        optimizer, params = make(rule, arguments), layers()
-        gradients = {"layer": {**params["layer"], "b": jnp.ones(4)}}
-        with pytest.raises(ValueError, match=r"\['layer'\]\['b'\].*\(4,\).*\(3,\)"):
-            optimizer.update(gradients, optimizer.init(params), params)
-
-    @over(FULL)
-    def test_gradient_whose_shape_would_broadcast(self, rule, arguments):
-        optimizer, params = make(rule, arguments), layers()
-        gradients = {"layer": {**params["layer"], "b": jnp.ones((1, 3))}}
-        with pytest.raises(ValueError, match=r"\['layer'\]\['b'\].*\(1, 3\).*\(3,\)"):
-            optimizer.update(gradients, optimizer.init(params), params)
-
-    @over(FULL + BARE)
-    def test_gradient_that_is_of_integers(self, rule, arguments):
-        optimizer, params = make(rule, arguments), layers()
-        gradients = {"layer": {**params["layer"], "b": jnp.ones(3, jnp.int32)}}
-        with pytest.raises(TypeError, match=r"\['layer'\]\['b'\].*floating.*int32"):
-            optimizer.update(gradients, optimizer.init(params), params)
-
-    @over([case for case in FULL if case[0] in ("sgd", "adam") or case[1].get("centered")])
-    def test_complex_gradient_of_a_real_parameter(self, rule, arguments):
-        optimizer, params = make(rule, arguments), layers()
-        gradients = {"layer": {**params["layer"], "b": jnp.ones(3, jnp.complex64)}}
-        with pytest.raises(TypeError, match=r"\['layer'\]\['b'\].*complex64.*float32"):
-            optimizer.update(gradients, optimizer.init(params), params)
-
-    @over(FULL)
-    def test_errors_come_from_within_jit_too(self, rule, arguments):
-        optimizer, params = make(rule, arguments), layers()
-        gradients = {"layer": {**params["layer"], "b": jnp.ones(4)}}
-        with pytest.raises(ValueError, match=r"\['layer'\]\['b'\].*\(4,\).*\(3,\)"):
-            jax.jit(optimizer.update)(gradients, optimizer.init(params), params)
+    @SOME
+    @pytest.mark.parametrize(
+        ("error", "change", "said"),
+        [
+            (ValueError, {"b": None}, r"same tree.*\['layer'\]\['b'\]"),
+            (ValueError, {"gain": jnp.ones(3)}, r"same tree.*\['layer'\]\['gain'\]"),
+            (ValueError, {"b": jnp.ones(4)}, r"\['layer'\]\['b'\].*\(4,\).*\(3,\)"),
+            (ValueError, {"b": jnp.ones((1, 3))}, r"\['layer'\]\['b'\].*\(1, 3\).*\(3,\)"),
+            (TypeError, {"b": jnp.ones(3, jnp.int32)}, r"\['layer'\]\['b'\].*floating.*int32"),
+            (TypeError, {"b": jnp.ones(3, jnp.complex64)}, r"\['layer'\]\['b'\].*complex64.*float32"),
+        ],
+        ids=["a leaf less", "a leaf more", "another shape", "a shape that would broadcast", "integers", "complex"],
+    )
+    def test_gradients_that_do_not_fit(self, made, error, change, said):
+        params = layers()
+        gradients = {"layer": {key: leaf for key, leaf in (params["layer"] | change).items() if leaf is not None}}
+        state = made.init(params)
+        before = jax.tree.map(np.array, state)
+        for update in (made.update, jax.jit(made.update)):
+            with pytest.raises(error, match=said):
+                update(gradients, state, params)
+        chex.assert_trees_all_equal(state, before)
 
     @pytest.mark.parametrize("rule", ["adadelta", *DECAYED])
     @pytest.mark.parametrize("weight_decay", [0.1, rising, {"layer": 0.1}], ids=name_of)
     def test_weight_decay_without_parameters(self, rule, weight_decay):
         optimizer, params = make(rule, {"learning_rate": 1.0, "weight_decay": weight_decay}), layers()
         with pytest.raises(ValueError, match=r"weight_decay needs the parameters.*params"):
-            optimizer.update(params, optimizer.init(params))
-
-    @pytest.mark.parametrize("rule", DECAYED)
-    def test_no_weight_decay_needs_no_parameters(self, rule):
-        optimizer, params = make(rule, {"learning_rate": 1.0, "weight_decay": 0.0}), layers()
-        updates, _ = optimizer.update(params, optimizer.init(params))
-        chex.assert_trees_all_equal(updates, optimizer.update(params, optimizer.init(params), params)[0])
+            jax.eval_shape(optimizer.update, params, optimizer.init(params))
 
     @pytest.mark.parametrize("rule", DECAYED)
     def test_mask_that_is_no_prefix(self, rule):
         optimizer, params = make(rule, {"learning_rate": 1.0, "weight_decay": 0.1, "mask": {"other": True}}), layers()
         with pytest.raises(ValueError, match=r"mask"):
-            optimizer.update(params, optimizer.init(params), params)
+            self.updated(optimizer, params, params)
 
-    @pytest.mark.parametrize("rule", ["adadelta", *DECAYED])
-    def test_weight_decay_with_parameters_of_another_tree(self, rule):
+    @pytest.mark.parametrize("rule", ["adadelta", "adamw"])
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [(None, r"same tree.*\['layer'\]\['b'\]"), ((4,), r"\['layer'\]\['b'\]"), ((1, 3), r"\['layer'\]\['b'\]")],
+    )
+    def test_weight_decay_with_parameters_that_do_not_fit(self, rule, change, said):
         optimizer, params = make(rule, {"learning_rate": 1.0, "weight_decay": 0.1}), layers()
-        with pytest.raises(ValueError, match=r"same tree.*\['layer'\]\['b'\]"):
-            optimizer.update(params, optimizer.init(params), {"layer": {"w": params["layer"]["w"]}})
+        wrong = {"w": params["layer"]["w"]} | ({} if change is None else {"b": jnp.ones(change)})
+        with pytest.raises(ValueError, match=said):
+            jax.eval_shape(optimizer.update, params, optimizer.init(params), {"layer": wrong})
 
-    @pytest.mark.parametrize("rule", ["adadelta", *DECAYED])
-    @pytest.mark.parametrize("shape", [(4,), (1, 3)])
-    def test_weight_decay_with_a_parameter_of_another_shape(self, rule, shape):
-        optimizer, params = make(rule, {"learning_rate": 1.0, "weight_decay": 0.1}), layers()
-        wrong = {"layer": {**params["layer"], "b": jnp.ones(shape)}}
-        with pytest.raises(ValueError, match=r"\['layer'\]\['b'\]"):
-            optimizer.update(params, optimizer.init(params), wrong)
-
-    @over(FULL + BARE)
-    def test_batched_hyperparameter_without_vmap(self, rule, arguments):
-        learning_rates = jnp.array([0.1, 0.2])
-        optimizer, params = make(rule, {**arguments, "learning_rate": learning_rates}), layers()
+    @pytest.mark.parametrize("name", ["learning_rate", "b2"])
+    def test_batched_hyperparameter_without_vmap(self, name):
+        optimizer, params = jaxopt_adam.adam(**{"learning_rate": 0.1, name: np.array([0.9, 0.99])}), layers()
         with pytest.raises(ValueError, match=r"\['layer'\]\['b'\].*\(2,\).*\(3,\).*vmap"):
-            optimizer.update(params, optimizer.init(params), params)
-
-    def test_batched_decay_without_vmap(self):
-        optimizer, params = jaxopt_adam.adam(0.1, b2=np.array([0.9, 0.99])), layers()
-        with pytest.raises(ValueError, match=r"\['layer'\]\['b'\].*\(2,\).*\(3,\).*vmap"):
-            optimizer.update(params, optimizer.init(params), params)
-
-    @over(FULL + BARE)
-    def test_failed_update_changes_nothing(self, rule, arguments):
-        optimizer, params = make(rule, arguments), layers()
-        state = optimizer.init(params)
-        before = jax.tree.map(np.array, state)
-        gradients = {"layer": {**params["layer"], "b": jnp.ones(3, jnp.int32)}}
-        with pytest.raises(TypeError):
-            optimizer.update(gradients, state, params)
-        chex.assert_trees_all_equal(state, before)
+            self.updated(optimizer, params, params)
 
 
 RATE, DECAY, NOT_NEGATIVE = [-0.1, np.nan, np.inf], [-0.1, 1.0, 1.5, np.nan], [-1e-9, np.nan, np.inf]
@@ -729,20 +685,23 @@ TYPES = [
 
 
 class TestHyperparameters:
-    @pytest.mark.parametrize(("rule", "name", "wrong"), RANGES)
-    @pytest.mark.parametrize("kind", [float, np.float32, jnp.float32, lambda value: np.array([0.5, value])])
-    def test_out_of_range_fails_when_the_optimizer_is_made(self, rule, name, wrong, kind):
-        with pytest.raises(ValueError, match=f"{rule}: {name} must be"):
-            make(rule, {"learning_rate": 0.1, name: kind(wrong)})
+    @pytest.mark.parametrize("rule", ORACLES)
+    def test_out_of_range_fails_when_the_optimizer_is_made(self, rule):
+        wrongs = [(name, wrong) for other, name, wrong in RANGES if other == rule]
+        kinds = [float, np.float32, jnp.float32, lambda value: np.array([0.5, value])]
+        assert wrongs
+        for (name, wrong), kind in itertools.product(wrongs, kinds):
+            with pytest.raises(ValueError, match=f"{rule}: {name} must be"):
+                make(rule, {"learning_rate": 0.1, name: kind(wrong)})
 
-    @pytest.mark.parametrize(("rule", "name", "wrong"), RANGES)
-    def test_out_of_range_cannot_be_seen_where_it_is_traced(self, rule, name, wrong):
-        @jax.jit
-        def use(value):
-            optimizer = make(rule, {"learning_rate": 0.1, name: value})
+    @pytest.mark.parametrize("rule", ORACLES)
+    def test_out_of_range_cannot_be_seen_where_it_is_traced(self, rule):
+        def use(values):
+            optimizer = make(rule, {"learning_rate": 0.1} | values)
             return optimizer.update(jnp.ones(2), optimizer.init(jnp.ones(2)), jnp.ones(2))[0]
 
-        chex.assert_shape(jax.eval_shape(use, wrong), (2,))
+        wrongs = {name: wrong for other, name, wrong in RANGES if other == rule}
+        chex.assert_shape(jax.eval_shape(use, wrongs), (2,))
 
     @pytest.mark.parametrize(("rule", "name", "wrong"), TYPES)
     def test_of_a_wrong_type_fails_when_the_optimizer_is_made(self, rule, name, wrong):
@@ -764,59 +723,35 @@ class TestHyperparameters:
 
 
 class TestTrees:
-    @over(FULL + BARE)
-    def test_masked_and_chained(self, rule, arguments):
+    @SOME
+    def test_masked_and_chained(self, made):
         params = {"w": jnp.ones((2, 3)), "steps": jnp.ones(2, jnp.int32)}
-        inner = optax.chain(optax.scale(2.0), make(rule, arguments))
-        optimizer = optax.masked(inner, {"w": True, "steps": False})
+        optimizer = optax.masked(optax.chain(optax.scale(2.0), made), {"w": True, "steps": False})
         updates, _ = optimizer.update(params, optimizer.init(params), params)
-        alone = make(rule, arguments)
-        right, _ = alone.update(2 * params["w"], alone.init(params["w"]), params["w"])
+        right, _ = made.update(2 * params["w"], made.init(params["w"]), params["w"])
         chex.assert_trees_all_equal(updates, {"w": right, "steps": params["steps"]})
 
-    @over(FULL + BARE)
-    @pytest.mark.parametrize("params", [{}, (), None, [], {"a": {}}], ids=repr)
-    def test_empty_tree(self, rule, arguments, params):
-        optimizer = make(rule, arguments)
-        if params is None and rule in DECAYED:  # None is for parameters that are not given, as in optax
-            with pytest.raises(ValueError, match="weight_decay needs the parameters"):
-                optimizer.update(params, optimizer.init(params), params)
-            return
-        updates, state = optimizer.update(params, optimizer.init(params), params)
+    @SOME
+    @pytest.mark.parametrize("params", [None, [], {"a": {}}], ids=repr)
+    def test_empty_tree(self, made, params):
+        updates, state = made.update(params, made.init(params), params)
         assert updates == params
         assert state.count == 1
 
-    @over(FULL + BARE)
-    def test_scalars_and_leaves_without_elements(self, rule, arguments):
-        optimizer = make(rule, arguments)
-        params = {"scalar": jnp.float32(1), "none": jnp.ones((0, 3)), "one": jnp.ones((1, 1))}
-        _, state = optimizer.update(params, optimizer.init(params), params)  # which is ADOPT's zero one
-        updates, state = optimizer.update(params, state, params)
-        chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
-        for moment in moments_of(state).values():
-            chex.assert_trees_all_equal_shapes_and_dtypes(moment, params)
-        assert updates["scalar"] == updates["one"]
-        assert updates["scalar"] < 0
-
-    @over(FULL + BARE)
-    def test_update_does_not_depend_on_the_other_leaves(self, rule, arguments):
-        gradient = jnp.asarray(noisy_gradients(1)[0], jnp.float32)
-        optimizer = make(rule, arguments)
-        whole, _ = optimizer.update(gradient, optimizer.init(gradient), gradient)
-        parts = [gradient[:7], {"rest": gradient[7:].reshape(11, 3)}]
-        apart, _ = optimizer.update(parts, optimizer.init(parts), parts)
-        chex.assert_trees_all_close(jnp.concatenate([apart[0], apart[1]["rest"].ravel()]), whole, rtol=3e-7, atol=0)
+    def test_none_is_for_parameters_that_are_not_given(self):
+        with pytest.raises(ValueError, match="weight_decay needs the parameters"):
+            jaxopt_adam.adamw(0.1).update(None, jaxopt_adam.adamw(0.1).init(None), None)
 
     @over(FULL)
     def test_state_is_read_by_the_names_of_its_fields(self, rule, arguments):
         optimizer, params = make(rule, arguments), layers()
-        state = optimizer.init(params)
+        state = jax.eval_shape(optimizer.init, params)
         assert set(moments_of(state)) == FIELDS[rule]
         for name in FIELDS[rule]:
-            chex.assert_trees_all_equal(optax.tree.get(state, name), getattr(state, name))
+            assert optax.tree.get(state, name) is getattr(state, name)
             chex.assert_trees_all_equal_shapes_and_dtypes(getattr(state, name), params)
-        chained = optax.chain(optax.clip(1.0), optimizer).init(params)
-        assert optax.tree.get(chained, "count") == 0
+        chained = jax.eval_shape(optax.chain(optax.clip(1.0), optimizer).init, params)
+        assert optax.tree.get(chained, "count") is chained[1].count
 
     def test_state_that_is_not_needed_is_not_there(self):
         assert jaxopt_adam.sgd(0.1).init(jnp.ones(2)).trace is None
@@ -833,17 +768,9 @@ class TestTrees:
 
 
 PARTS = [
-    ("sgd", {"momentum": 0.9}),
-    ("adagrad", {}),
     ("adadelta", {}),
     ("rmsprop", {"momentum": 0.9, "nesterov": True}),
-    ("adam", {}),
     ("adamw", {}),
-    ("adamaxw", {}),
-    ("radam", {}),
-    ("lion", {}),
-    ("adan", {}),
-    ("adam_atan2", {}),
 ]
 
 
@@ -871,17 +798,6 @@ class TestParts:
             right, _ = walk(ORACLES[rule](**own), at(params, path), at(gradients, path))
             assert deviation(at(updates, path), right) <= 1e-12
 
-    def test_against_the_library_itself(self):
-        params, gradients = (jax.tree.map(np.float32, tree) for tree in (layered(), layered(10)))
-        tree = jaxopt_adam.adamw({"layer": 0.02, "scale": falling}, weight_decay={"layer": rising, "scale": 0.1})
-        updates = run_tree(tree, params, gradients)
-        for name, own in [
-            ("layer", jaxopt_adam.adamw(0.02, weight_decay=rising)),
-            ("scale", jaxopt_adam.adamw(falling, weight_decay=0.1)),
-        ]:
-            right = run_tree(own, params[name], gradients[name])
-            chex.assert_trees_all_close(updates[name], right, rtol=1e-6)
-
     @pytest.mark.parametrize("container", [list, tuple])
     def test_of_lists_and_tuples(self, container):
         params = container([jnp.ones(2), {"a": jnp.ones(3)}])
@@ -891,31 +807,18 @@ class TestParts:
         np.testing.assert_array_equal(updates[0], [-0.5, -0.5])
         np.testing.assert_allclose(updates[1]["a"], -falling(1), rtol=1e-6)
 
-    @pytest.mark.parametrize(
-        "tree",
-        [
+    @pytest.mark.parametrize("name", ["learning_rate", "weight_decay"])
+    def test_that_is_no_prefix_of_the_parameters(self, name):
+        params = jax.tree.map(jnp.asarray, layered())
+        for tree in (
             {"layer": 0.1},
             {"layer": 0.1, "other": falling},
             {"layer": {"w": 0.1, "b": {"x": 0.1}}, "scale": 0.1},
             [0.1, 0.1],
-        ],
-        ids=["missing", "other", "deeper", "list"],
-    )
-    @pytest.mark.parametrize(
-        ("rule", "name"),
-        [
-            ("sgd", "learning_rate"),
-            ("adam", "learning_rate"),
-            ("lion", "learning_rate"),
-            ("adamw", "weight_decay"),
-            ("adadelta", "weight_decay"),
-        ],
-    )
-    def test_that_is_no_prefix_of_the_parameters(self, rule, name, tree):
-        params = jax.tree.map(jnp.asarray, layered())
-        optimizer = make(rule, {"learning_rate": 0.1, name: tree})
-        with pytest.raises(ValueError, match=f"{name} must have the tree of the parameters, or a prefix of it"):
-            optimizer.update(params, optimizer.init(params), params)
+        ):
+            optimizer = jaxopt_adam.adamw(**{"learning_rate": 0.1, name: tree})
+            with pytest.raises(ValueError, match=f"{name} must have the tree of the parameters, or a prefix of it"):
+                jax.eval_shape(optimizer.update, params, optimizer.init(params), params)
 
     @pytest.mark.parametrize("name", ["learning_rate", "weight_decay"])
     @pytest.mark.parametrize("rule", ["adadelta", *DECAYED])
@@ -942,46 +845,4 @@ class TestParts:
             updates = step(optimizer, params, optimizer.init(params))
             np.testing.assert_allclose(updates["w"], -rate * (1 + decay) * np.ones((2, 3)), rtol=1e-6)
             np.testing.assert_allclose(updates["b"], -falling(0) * (1 + rising(0)) * np.ones(3), rtol=1e-6)
-        assert len(traces) == 1
-
-
-class TestCompilation:
-    @over(FULL + BARE)
-    def test_jitted_update_is_the_eager_one_and_is_traced_once(self, rule, arguments):
-        optimizer = make(rule, arguments)
-        # Of one sign and ever larger, so that no cancellation enlarges the difference between two orders of rounding.
-        gradients = jnp.asarray(np.cumsum(np.abs(noisy_gradients(3)) + 1e-4, 0), jnp.float32)
-        params = jnp.asarray(start(), jnp.float32)
-        traces = []
-
-        @jax.jit
-        def jitted(*inputs):
-            traces.append(inputs)
-            return optimizer.update(*inputs)
-
-        state = jitted_state = optimizer.init(params)
-        for grad in gradients:
-            updates, state = optimizer.update(grad, state, params)
-            jitted_updates, jitted_state = jitted(grad, jitted_state, params)
-            chex.assert_trees_all_close(jitted_updates, updates, rtol=2e-6, atol=0)
-        chex.assert_trees_all_close(jitted_state, state, rtol=2e-6, atol=0)
-        assert len(traces) == 1
-
-    @over(FULL[:6] + BARE)
-    def test_hundred_learning_rates_need_one_trace(self, rule, arguments):
-        traces = []
-
-        @jax.jit
-        def step(optimizer, params, state):
-            traces.append(rule)
-            return optimizer.update(params, state, params)
-
-        params = jnp.ones(3)
-        kinds = [float, np.float32, np.float64]
-        along = make(rule, {**arguments, "learning_rate": None})
-        direction, _ = along.update(params, along.init(params), params)
-        for index, learning_rate in enumerate(np.geomspace(1e-4, 1, 100)):
-            optimizer = make(rule, {**arguments, "learning_rate": kinds[index % 3](learning_rate)})
-            updates, _ = step(optimizer, params, optimizer.init(params))
-            np.testing.assert_allclose(updates, -learning_rate * direction, rtol=1e-4)
         assert len(traces) == 1

@@ -1,12 +1,12 @@
 """Eight virtual devices: the state lives where the parameters do, and a step needs no word between devices."""
 
+import functools
 import itertools
 import os
 import pathlib
 import re
 import subprocess
 import sys
-import textwrap
 
 import jax
 import jax.numpy as jnp
@@ -14,15 +14,18 @@ import numpy as np
 import optax
 import orbax.checkpoint as orbax
 import pytest
+from compiling import AS_USERS_DO
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from test_family import FACTORIES, TABLE, TO_ROUNDING, assert_near, assert_same
 
 from jaxopt_adam import (
     adafactor,
+    adam,
     adam_mini,
     adamw,
     lion,
     master_weights,
+    minimize,
     muon,
     observe,
     prodigy,
@@ -44,8 +47,12 @@ OPTIONS = {"soap": {"max_precond_dim": 8}}
 COLLECTIVES = "all-gather|all-reduce|all-to-all|collective|reduce-scatter"
 
 
-def check_rules(names):
-    """To be run where there are eight devices."""
+jit_as_users_do = functools.partial(jax.jit, compiler_options=AS_USERS_DO)
+
+
+@pytest.mark.parametrize("name", FACTORIES)
+def test_every_rule_on_eight_devices(name):
+    """The bits of one device, in three ways of division, and for elementwise rules without communication."""
     assert len(jax.devices()) == 8
     mesh, explicit = (
         jax.make_mesh((4, 2), ("x", "y"), axis_types=(kind,) * 2) for kind in (AxisType.Auto, AxisType.Explicit)
@@ -59,37 +66,36 @@ def check_rules(names):
     def put(tree, mesh=mesh):
         return {key: jax.device_put(leaf, NamedSharding(mesh, SPECS[key][1])) for key, leaf in tree.items()}
 
-    for name in names:
-        row = TABLE[name]
-        optimizer = FACTORIES[name](learning_rate=0.1, **row.options | OPTIONS.get(name, {}))
-        update = sharded_update = jax.jit(optimizer.update)
-        alone, together = optimizer.init(params), optimizer.init(put(params))
-        assert_sharded(together, name)
-        if row.elementwise:
-            sharded_update = update.lower(put(gradients[0]), together, put(params)).compile()
-            assert not re.findall(COLLECTIVES, sharded_update.as_text()), name
-        for grads in gradients:
-            updates, alone = update(grads, alone, params)
-            sharded_updates, together = sharded_update(put(grads), together, put(params))
-            assert_sharded((sharded_updates, together), name)
-            one, other = jax.device_get(((sharded_updates, together), (updates, alone)))
-            assert_same(one, other) if row.elementwise else assert_near(one, other, TO_ROUNDING.get(name, 1e-5))
-        # Within jit, init and update see shardings where they are a part of the types.
-        with jax.set_mesh(explicit):
-            own = put(params, explicit)
-            state = jax.eval_shape(optimizer.init, own)
-            updates, after = jax.eval_shape(optimizer.update, own, state, own)
-            assert_sharded((state, updates, after), name)
+    row = TABLE[name]
+    optimizer = FACTORIES[name](learning_rate=0.1, **row.options | OPTIONS.get(name, {}))
+    update = sharded_update = (jit_as_users_do if row.elementwise else jax.jit)(optimizer.update)
+    alone, together = optimizer.init(params), optimizer.init(put(params))
+    assert_sharded(together, name)
+    if row.elementwise:
+        sharded_update = update.lower(put(gradients[0]), together, put(params)).compile()
+        assert not re.findall(COLLECTIVES, sharded_update.as_text())
+    for grads in gradients:
+        updates, alone = update(grads, alone, params)
+        sharded_updates, together = sharded_update(put(grads), together, put(params))
+        assert_sharded((sharded_updates, together), name)
+        one, other = jax.device_get(((sharded_updates, together), (updates, alone)))
+        assert_same(one, other) if row.elementwise else assert_near(one, other, TO_ROUNDING.get(name, 1e-5))
+    # Within jit, init and update see shardings where they are a part of the types.
+    with jax.set_mesh(explicit):
+        own = put(params, explicit)
+        state = jax.eval_shape(optimizer.init, own)
+        updates, after = jax.eval_shape(optimizer.update, own, state, own)
+        assert_sharded((state, updates, after), name)
 
 
-def check_explicit_axes():
+def test_explicit_axes_give_the_bits_of_one_device():
     """On a mesh with explicit axes the bits are those of one device, also where hyperparameters are constants."""
     mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(AxisType.Explicit,) * 2)
     where = NamedSharding(mesh, PartitionSpec("x", "y"))
     generator = np.random.default_rng(0)
     params, grads = generator.standard_normal((2, 256, 512)).astype(np.float32)
     for optimizer in (adamw(1e-3, weight_decay=0.1), lion(1e-3, weight_decay=0.1), muon(1e-3, weight_decay=0.1)):
-        update = jax.jit(optimizer.update)
+        update = jit_as_users_do(optimizer.update)
         alone, _ = update(grads, optimizer.init(params), params)
         with jax.set_mesh(mesh):
             own, slopes = jax.device_put((params, grads), where)
@@ -100,7 +106,7 @@ def check_explicit_axes():
             np.testing.assert_array_equal(together, alone)
 
 
-def check_compilations(folder):
+def test_a_step_is_compiled_once(tmp_path):
     """A step is compiled once, from what `init` gives and from what a checkpoint restores."""
     mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(AxisType.Auto,) * 2)
     where = NamedSharding(mesh, PartitionSpec("x", "y"))
@@ -133,9 +139,9 @@ def check_compilations(folder):
         assert step._cache_size() == 1, (name, end)
         if end == "mesh" and name in ("adamw", "int8", "adafactor"):
             checkpointer = orbax.StandardCheckpointer()
-            checkpointer.save(f"{folder}/{name}", state)
+            checkpointer.save(tmp_path / name, state)
             checkpointer.wait_until_finished()
-            restored = checkpointer.restore(f"{folder}/{name}", optimizer.init(params))
+            restored = checkpointer.restore(tmp_path / name, optimizer.init(params))
             for _ in range(2):
                 params, restored = jax.block_until_ready(step(params, restored))
             assert step._cache_size() == 1, name
@@ -150,17 +156,7 @@ def assert_sharded(tree, name):
             assert (*own, *[None] * (leaf.ndim - len(own))) == tuple(spec), (name, path, leaf.sharding)
 
 
-WITHIN_SHARD_MAP = textwrap.dedent(
-    """
-    import functools
-
-    import jax
-    import jax.numpy as jnp
-    import numpy as np
-    from jax.sharding import AxisType, PartitionSpec
-
-    from jaxopt_adam import adam, minimize
-
+def test_minimize_within_shard_map():
     mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Auto,))
     spec = PartitionSpec("x")
 
@@ -173,8 +169,6 @@ WITHIN_SHARD_MAP = textwrap.dedent(
     alone = [minimize(lambda x: (x - 3.0) ** 2, start, adam(0.1), tol=1e-8) for start in starts]
     expected = np.array([[each.x, each.steps] for each in alone])
     np.testing.assert_allclose(each_on_its_device(starts), expected, rtol=1e-5)
-    """
-)
 
 
 def run_on_eight_devices(program: str) -> None:
@@ -186,22 +180,3 @@ def run_on_eight_devices(program: str) -> None:
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-
-
-def test_explicit_axes_give_the_bits_of_one_device():
-    run_on_eight_devices("from test_sharding import check_explicit_axes; check_explicit_axes()")
-
-
-def test_a_step_is_compiled_once(tmp_path):
-    run_on_eight_devices(f"from test_sharding import check_compilations; check_compilations({str(tmp_path)!r})")
-
-
-@pytest.mark.parametrize("part", range(4))
-def test_every_rule_on_eight_devices(part):
-    names = list(FACTORIES)[part::4]
-    assert names
-    run_on_eight_devices(f"from test_sharding import check_rules; check_rules({names})")
-
-
-def test_minimize_within_shard_map():
-    run_on_eight_devices(WITHIN_SHARD_MAP)

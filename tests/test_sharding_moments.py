@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from test_sharding import COLLECTIVES, run_on_eight_devices
+from test_sharding import COLLECTIVES, jit_as_users_do
 
 from jaxopt_adam import adamw
 
@@ -20,8 +20,8 @@ MESHES = {
 STEPS = 4
 
 
-def check_moments(storage, names):
-    """To be run where there are eight devices."""
+@pytest.mark.parametrize("storage", ["bfloat16", "int8", "int4", {"nu": "int4"}], ids=str)
+def test_moments_on_eight_devices(storage):
     arrays = 1 if storage == "bfloat16" else 2
     assert len(jax.devices()) == 8
     generator = np.random.default_rng(0)
@@ -30,13 +30,12 @@ def check_moments(storage, names):
         for _ in range(STEPS + 1)
     )
     optimizer = adamw(0.1, moments=storage)
-    update = jax.jit(optimizer.update)
+    update = jit_as_users_do(optimizer.update)
     alone, state = [], optimizer.init(params)
     for grads in gradients:
         updates, state = update(grads, state, params)
         alone.append(jax.device_get((updates, state)))
-    for name in names:
-        sizes, specs = MESHES[name]
+    for name, (sizes, specs) in MESHES.items():
         axes = ("x", "y")[: len(sizes)]
         mesh, explicit = (
             jax.make_mesh(sizes, axes, axis_types=(kind,) * len(sizes)) for kind in (AxisType.Auto, AxisType.Explicit)
@@ -74,10 +73,3 @@ def assert_sharded(tree, specs, name, arrays):
             checked += 1
     assert sum(leaf.dtype in ("uint8", "uint16", "uint32") for _, leaf in leaves) >= arrays * len(SHAPES)
     assert checked >= arrays * len(SHAPES)
-
-
-@pytest.mark.parametrize("storage", ["bfloat16", "int8", "int4", {"nu": "int4"}], ids=str)
-def test_moments_on_eight_devices(storage):
-    run_on_eight_devices(
-        f"from test_sharding_moments import check_moments as check; check({storage!r}, {list(MESHES)})"
-    )

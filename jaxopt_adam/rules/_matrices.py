@@ -117,15 +117,17 @@ def orthogonalize(
     # The scale of each matrix is taken out, so that no square overflows.
     largest = _divisor(jnp.max(jnp.abs(matrices), (-2, -1), keepdims=True))
     matrices, eps = matrices / largest, jnp.asarray(eps / largest)
+    # Zero is divided by more than nothing, so that it stays zero; any other matrix has a norm of one at least.
+    tiny = jnp.finfo(eps.dtype).tiny
     if preconditioning == "frobenius":
-        matrices = matrices / (_norm(matrices) + eps)
+        matrices = matrices / jnp.maximum(_norm(matrices) + eps, tiny)
     elif preconditioning == "spectral":
-        matrices = matrices / (jnp.linalg.norm(matrices, 2, (-2, -1), keepdims=True) + eps)
+        matrices = matrices / jnp.maximum(jnp.linalg.norm(matrices, 2, (-2, -1), keepdims=True) + eps, tiny)
     for i, (a, b, c) in enumerate(coefficients):
         square = _product(matrices, matrices.mT.conj())
         if i == 0 and preconditioning in ("aol", "schatten"):
             size = jnp.abs(square).sum(-1, keepdims=True) if preconditioning == "aol" else _norm(square)
-            scale = jax.lax.rsqrt(jnp.maximum(size, eps / largest))
+            scale = jax.lax.rsqrt(jnp.maximum(size, jnp.maximum(eps / largest, tiny)))
             matrices, square = matrices * scale, square * scale * (scale.mT if preconditioning == "aol" else scale)
         matrices = a * matrices + _product(b * square + c * _product(square, square), matrices)
     return matrices

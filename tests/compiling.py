@@ -1,0 +1,26 @@
+"""How the tests compile: quickly, and as users do where a test counts what the compiler makes of a step, or holds bits."""
+
+import importlib.metadata
+import re
+
+# Nearly all the time of the tests is compilation. An XLA that optimizes less is done in half of it.
+_DEFAULTS = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
+_QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+# XLA ends the process at a flag that it does not know, and from JAX 0.12 on it has but one way to compile a loop.
+if tuple(map(int, re.findall(r"\d+", importlib.metadata.version("jax"))[:2])) < (0, 12):
+    _DEFAULTS["xla_cpu_use_fusion_emitters"] = True
+    _QUICK["xla_cpu_use_fusion_emitters"] = False
+
+#: Options of jit and compile for a test that holds bits.
+AS_USERS_DO = _DEFAULTS
+#: Options for a test that counts loops, copies, temporaries or communication, which do not depend on the machine's code.
+FUSED_AS_FOR_USERS = _QUICK | {
+    name: value for name, value in _DEFAULTS.items() if name == "xla_cpu_use_fusion_emitters"
+}
+
+
+def flags(given: str, *, quick: bool) -> str:
+    """`XLA_FLAGS` for eight devices, and for quick compilation; a flag that is given already stays as it is."""
+    wanted = {"xla_force_host_platform_device_count": 8} | (_QUICK if quick else {})
+    ours = (f"--{name}={str(value).lower()}" for name, value in wanted.items() if f"--{name}" not in given)
+    return " ".join([*given.split(), *ours])
