@@ -75,15 +75,15 @@ class Optimizer(optax.GradientTransformationExtraArgs):
         rest = iter(leaves)
         values = [next(rest) if leaf else value for value, leaf in zip(static, numeric, strict=True)]
         arguments = dict(zip(names, jax.tree.unflatten(tree, values), strict=True))
-        function = rule_of(factory)
+        function, name = rule_of(factory), factory.__name__
 
-        # A function over these two, and no functools.partial: equinox, and with it optimistix, takes what local
-        # functions close over as data, and compares all else by identity.
+        # A function over these, and no functools.partial: equinox, and with it optimistix, takes what local functions
+        # close over as data, and compares all else by identity. So they close over no factory, which closes over itself.
         def rule() -> optax.GradientTransformationExtraArgs:
             return function(**_used(function, arguments))
 
         def init(params: optax.Params) -> optax.OptState:
-            return placed(note(rule().init(params), rule=factory.__name__), params)
+            return placed(note(rule().init(params), rule=name), params)
 
         def update(
             updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None, **extra_args: Any

@@ -1,4 +1,4 @@
-"""How the tests compile: quickly, and as users do where a test counts what the compiler makes of a step, or holds bits."""
+"""The options that the tests compile with: quick ones, or those of users where a test counts loops or compares bits."""
 
 import importlib.metadata
 import re
@@ -11,12 +11,12 @@ if tuple(map(int, re.findall(r"\d+", importlib.metadata.version("jax"))[:2])) < 
     _DEFAULTS["xla_cpu_use_fusion_emitters"] = True
     _QUICK["xla_cpu_use_fusion_emitters"] = False
 
-#: Options of jit and compile for a test that holds bits.
 AS_USERS_DO = _DEFAULTS
-#: Options for a test that counts loops, copies, temporaries or communication, which do not depend on the machine's code.
+"""Options of jit and compile for a test that compares bits."""
 FUSED_AS_FOR_USERS = _QUICK | {
     name: value for name, value in _DEFAULTS.items() if name == "xla_cpu_use_fusion_emitters"
 }
+"""Options for a test that counts loops, copies, temporaries or communication."""
 
 
 def flags(given: str, *, quick: bool) -> str:

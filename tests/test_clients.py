@@ -37,6 +37,8 @@ from jaxopt_adam import (
 )
 from jaxopt_adam.storage import Blockwise
 
+pytestmark = pytest.mark.clients
+
 RULES = {
     "sgd": sgd(0.1),
     "momentum": sgd(0.05, momentum=0.8, nesterov=True),

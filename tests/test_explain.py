@@ -27,6 +27,8 @@ from jaxopt_adam.lab.explain.usage import CODE
 from jaxopt_adam.lab.explain.walks import RULES, STEPS, inside, settled, walk_grid
 from jaxopt_adam.lab.landscape import STEEPNESS
 
+pytestmark = pytest.mark.lab
+
 TOLERANCE = 1e-5  # of a plot's range: a hundredth of a pixel
 
 
@@ -107,7 +109,7 @@ def settings(section, count: int) -> list[dict]:
         ("momentum", 12),
         ("rmsprop", 12),
         ("adam", 12),
-        pytest.param("race", 2, marks=pytest.mark.slow),
+        ("race", 2),
     ],
 )
 def test_what_the_page_packs_is_what_one_run_gives(name, count):
@@ -325,7 +327,6 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.elements if name == tag]
 
 
-@pytest.mark.slow
 def test_the_command_writes_one_page_with_everything_in_it(tmp_path, capsys):
     with jax.enable_x64(False), pytest.raises(SystemExit) as stop:
         main(["explain", "--out", str(tmp_path / "there")])

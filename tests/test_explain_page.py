@@ -34,7 +34,7 @@ SCREENSHOTS = Path(__file__).parent.parent / "artifacts" / "explain"
 WIDTHS = {"phone": 375, "desktop": 1440}
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.browser,
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed"),
     # A browser's own threads and sockets end when they like.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),

@@ -19,6 +19,8 @@ from jaxopt_adam.storage._packing import Member, Packing
 from jaxopt_adam.storage._passes import Halves, in_passes
 from jaxopt_adam.storage._rounding import ROUNDINGS, phases
 
+pytestmark = pytest.mark.kernel
+
 SHAPES = [(64, 128), (3, 3, 32, 48), (4096,), (2, 40, 64)]
 
 

@@ -23,6 +23,8 @@ from jaxopt_adam.lab import averages, claim, cli, data, landscape, output, race,
 from jaxopt_adam.lab.cli import main
 from jaxopt_adam.lab.explain import digits
 
+pytestmark = pytest.mark.lab
+
 
 def idx(array: np.ndarray) -> bytes:
     return b"\0\0\x08" + bytes([array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
