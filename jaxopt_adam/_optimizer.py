@@ -78,7 +78,7 @@ class Optimizer(optax.GradientTransformationExtraArgs):
         function, name = rule_of(factory), factory.__name__
 
         # A function over these, and no functools.partial: equinox, and with it optimistix, takes what local functions
-        # close over as data, and compares all else by identity. So they close over no factory, which closes over itself.
+        # close over as data, and compares all else by identity. None closes over the factory, which has itself within.
         def rule() -> optax.GradientTransformationExtraArgs:
             return function(**_used(function, arguments))
 

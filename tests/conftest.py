@@ -1,5 +1,6 @@
 """Fixtures that all tests share, how they compile, and an option to run a part of them."""
 
+import gc
 import os
 
 import compiling
@@ -27,6 +28,8 @@ def pytest_configure(config):
     if quick:
         # No line numbers in what is lowered: nobody reads them, and to collect them takes a tenth of the time.
         os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
+    # A trace makes many objects that live on, and a tenth of the time would go into looking for those that do not.
+    gc.set_threshold(200_000, 20, 50)
 
 
 @pytest.hookimpl(trylast=True)  # of those that other options leave

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from compiling import FUSED_AS_FOR_USERS
+from compiling import AS_USERS_DO, FUSED_AS_FOR_USERS
 from test_moments import OPTIONS, WITH_MOMENTS, large_copies, large_loops
 
 import jaxopt_adam
@@ -110,7 +110,7 @@ class TestDither:
 def replayed(moments):
     """Adam's updates and its ν, for two β₂: gradients of size 1 for 500 steps, and then of a hundredth."""
 
-    @functools.partial(jax.jit, static_argnums=0)
+    @functools.partial(jax.jit, compiler_options=AS_USERS_DO, static_argnums=0)
     def run(moments):
         optimizers, _ = grid(lambda b2: adam(1.0, b2=b2, moments=moments), b2=[0.999, 0.9999])
         params = jnp.zeros(SHAPE)
@@ -197,7 +197,7 @@ def test_an_average_that_should_move_is_not_stuck(factory, name, options):
     made = factory(0.1, **options)
     params, gradient = jnp.zeros(SHAPE), jnp.linspace(0.5, 1, 64 * 128).reshape(SHAPE)
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=AS_USERS_DO)
     def run():
         states = [optimizer.init(params) for optimizer in (made, exact)]
         for scale in (1.0, 0.1):

@@ -275,11 +275,12 @@ def test_a_batch_of_optimizers_has_a_batch_of_figures():
             np.testing.assert_allclose(together[name][row], figure, rtol=2e-5, err_msg=name)
 
 
-class TestHyperparameters:
-    @pytest.fixture(scope="class")
-    def expected(self):
-        return summary(steps(observe(adam(0.1, b2=0.9)), PARAMS, GRADIENTS)[1])
+@pytest.fixture(scope="module")
+def expected():
+    return summary(steps(observe(adam(0.1, b2=0.9)), PARAMS, GRADIENTS)[1])
 
+
+class TestHyperparameters:
     def check(self, optimizer, expected):
         figures = summary(steps(optimizer, PARAMS, GRADIENTS)[1])
         assert set(figures) == set(expected)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import AS_USERS_DO
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -432,7 +433,7 @@ def leading(axes):
     return [each.reshape(-1, *[1] * (len(axes) - 1 - axis)) for axis, each in enumerate(axes)]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@functools.partial(jax.jit, compiler_options=AS_USERS_DO, static_argnums=(0, 1, 2))
 def visited(code, rounding, steps, values, scale):
     """The mean of the codes that numbers which stay are given over the steps."""
     places, roots = leading(phases(values.shape, 0)), jnp.ones_like(values)
@@ -448,7 +449,7 @@ def visited(code, rounding, steps, values, scale):
     return jax.lax.scan(step, jnp.zeros_like(values), jnp.arange(steps))[0] / steps
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@functools.partial(jax.jit, compiler_options=AS_USERS_DO, static_argnums=(0, 1, 2))
 def slow_average(code, rounding, steps, squares):
     """Log errors of an average with a decay of 0.999 that rests in codes, after the steps."""
     places, roots = leading(phases(squares.shape, 0)), jnp.ones_like(squares)
@@ -468,7 +469,7 @@ def slow_average(code, rounding, steps, squares):
     return jnp.log(kept / exact)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@functools.partial(jax.jit, compiler_options=AS_USERS_DO, static_argnums=(0, 1, 2))
 def slow_decay(code, rounding, steps, values):
     places, roots = leading(phases(values.shape, 0)), jnp.ones_like(values)
 
@@ -481,7 +482,7 @@ def slow_decay(code, rounding, steps, values):
     return jax.lax.scan(step, values, jnp.arange(steps))[0]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@functools.partial(jax.jit, compiler_options=AS_USERS_DO, static_argnums=(0, 1, 2, 3))
 def decaying(code, rounding, decay, steps, values):
     """Numbers that decay, in codes whose spacing is kept as that of a state is."""
     places, roots = leading(phases(values.shape, 0)), jnp.ones_like(values)
@@ -498,7 +499,7 @@ def decaying(code, rounding, decay, steps, values):
     return jax.lax.scan(step, (values, jnp.zeros(len(values), code.scale_dtype)), jnp.arange(steps))[0][0]
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, compiler_options=AS_USERS_DO, static_argnums=0)
 def shrinking(moments):
     """The projection of Adam's update on the exact one and the mean log error of ν, at two steps."""
     shape, key = (64, 128), jax.random.key(0)
