@@ -208,7 +208,10 @@ def test_numbers_of_parameters_as_people_write_them(text, gigabytes, capsys):
         ("--moments int2", "'int2' is unknown (did you mean int8?); known are float32, bfloat16, int8, int4"),
         ("--weights bf16+9", "'bf16+9' is unknown (did you mean bf16+8?); known are float32, bf16, bf16+8, "),
         ("--gradients int8", "'int8' is unknown; known are float32, bfloat16, float16"),
-        ("--optimizer soap --moments int8", "'--moments': expected float32 for soap, whose moments rest in no other"),
+        (
+            "--optimizer soap --moments int8",
+            "'--moments': expected float32 for soap, whose moments are stored in no other",
+        ),
         ("--parameters 3", "--parameters"),
     ],
 )

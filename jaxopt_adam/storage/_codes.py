@@ -13,6 +13,7 @@ A scale is the few bits that a block's codes have in common.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -80,16 +81,16 @@ class Quotient:
     def scale_dtype(self) -> np.dtype:
         return np.dtype(jnp.bfloat16)
 
-    @property
+    @functools.cached_property
     def _spare(self) -> int:
         # A pattern's bits behind those of the code; two octaves have all codes but the sign.
         return 25 - self.bits
 
-    @property
+    @functools.cached_property
     def _least(self) -> np.float32:
         return np.float32(85 / 256 if self.bits == 8 else 7 / 16)
 
-    @property
+    @functools.cached_property
     def _most(self) -> np.float32:
         # A little less than the largest code, so that what is added before rounding down never passes it. The largest
         # code then stands for a little more than the scale: less than any average decays in a step, or it would grow.
@@ -137,7 +138,7 @@ class Root:
     def scale_dtype(self) -> np.dtype:
         return np.dtype(np.uint16)
 
-    @property
+    @functools.cached_property
     def _steps(self) -> int:
         return 2**self.bits - 2
 
