@@ -51,7 +51,8 @@ def compared(moments: StorageName, b2: Array, stretches: int, seed: int) -> Arra
 
     def stretch(states: Any, first: Array) -> tuple[Any, Array]:
         states, found = jax.lax.scan(step, states, first + jnp.arange(STRETCH))
-        nu: Any = load_moments(states[1], stored, jax.ShapeDtypeStruct(SHAPE, jnp.float32))
+        like: Any = jax.ShapeDtypeStruct(SHAPE, jnp.float32)
+        nu: Any = load_moments(states[1], stored, like)
         return states, jnp.append(found.mean(0), jnp.log(nu.nu / states[0].nu).mean())
 
     zeros = jnp.zeros(SHAPE)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from agreement import library_updates, scan_updates
+from compiling import AS_USERS_DO
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from oracles import walk
@@ -21,7 +22,7 @@ RATE = 0.1
 MOST = 4 * RATE  # of an update's root mean square, by the rule's documentation
 
 
-@jax.jit
+@functools.partial(jax.jit, compiler_options=AS_USERS_DO)
 def sizes(optimizer, gradients):
     """The root mean square of each update, for a batch of walks."""
 

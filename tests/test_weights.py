@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from compiling import AS_USERS_DO
 from flax import nnx, serialization
 from flax.training.train_state import TrainState
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from test_sharding import COLLECTIVES, run_on_eight_devices
+from test_sharding import COLLECTIVES
 
 from jaxopt_adam import (
     MasterWeightsState,
@@ -78,7 +79,7 @@ def every_float32():
 def stepper(optimizer):
     """A jitted step."""
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=AS_USERS_DO)
     def step(params, state, grads):
         updates, state = optimizer.update(grads, state, params)
         return optax.apply_updates(params, updates), state
@@ -90,7 +91,7 @@ def stepper(optimizer):
 def walk(optimizer):
     """A jitted scan of steps over given gradients; the states at the end, and all parameters."""
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=AS_USERS_DO)
     def run(params, state, grads):
         def body(carry, grad):
             params, state = carry
@@ -989,8 +990,7 @@ class TestErrors:
             with_master_params(start(), adam(0.1))
 
 
-def check_on_eight_devices():
-    """To be run where there are eight devices."""
+def test_on_eight_devices():
     assert len(jax.devices()) == 8
     specs = {"rows": ((16, 8), PartitionSpec("x", None)), "both": ((16, 8), PartitionSpec("x", "y"))}
     auto, explicit = (
@@ -1027,7 +1027,3 @@ def check_on_eight_devices():
             state = jax.eval_shape(optimizer.init, own)
             updates, after = jax.eval_shape(optimizer.update, own, state, own)
             check_shardings((state, updates, after))
-
-
-def test_on_eight_devices():
-    run_on_eight_devices("from test_weights import check_on_eight_devices; check_on_eight_devices()")

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from compiling import AS_USERS_DO
 
 from jaxopt_adam import adamw, checked, master_params, master_weights, sgd, stochastic_rounding, with_master_params
 from jaxopt_adam.storage._patterns import from_pattern
@@ -102,7 +103,7 @@ def walker(optimizer, steps):
         params, state, grads = carry
         return *moved(optimizer, grads, params, state), grads
 
-    return jax.jit(lambda *carry: jax.lax.fori_loop(0, steps, step, carry)[:2])
+    return jax.jit(lambda *carry: jax.lax.fori_loop(0, steps, step, carry)[:2], compiler_options=AS_USERS_DO)
 
 
 class TestEqualSteps:
@@ -150,7 +151,7 @@ class TestTravel:
         optimizers = [wrap(sgd(1.0)) for wrap in wrappers]
         drift, key = jax.random.normal(jax.random.key(0), cls.SHAPE), jax.random.key(1)
 
-        @jax.jit
+        @functools.partial(jax.jit, compiler_options=AS_USERS_DO)
         def run(rate):
             inner = adamw(rate, weight_decay=0.0)
 
