@@ -50,7 +50,7 @@ TEXTS = {
         "first, since it needs the least tuning",
     ),
     "adam_atan2": Texts(
-        "Adam without ε: the update does not change when all gradients are multiplied by a number",
+        "Adam without ε: the update does not change when all gradients are multiplied by a positive number",
         "where the gradients are of unknown size, or so small that ε would matter",
     ),
     "adam_mini": Texts(
@@ -82,7 +82,7 @@ TEXTS = {
         "where {adam} is unstable or its β₂ hard to choose",
     ),
     "amsgrad": Texts(
-        "Adam with the largest second moment so far, so that no step grows again",
+        "Adam with the largest second moment so far, so that the effective step size never grows",
         "where Adam forgets rare large gradients and does not settle",
     ),
     "lamb": Texts(
@@ -90,7 +90,7 @@ TEXTS = {
         "for batches of tens of thousands of examples",
     ),
     "laprop": Texts(
-        "normalizes the gradient first and averages it then",
+        "normalizes the gradient first and then averages it",
         "over {adam} where a large β₁ or a small β₂ makes Adam unstable",
     ),
     "lion": Texts(
@@ -130,15 +130,15 @@ TEXTS = {
     ),
     "soap": Texts(
         "Adam in the eigenbasis of Shampoo's preconditioner",
-        "where fewer steps are worth its matrices and their products",
+        "where fewer steps make up for the memory and the time of its matrices",
     ),
     "stable_adamw": Texts(
         "{adamw} with the clipping of the step that {adafactor} has",
-        "over {adamw} with clipped gradients where the loss has spikes",
+        "in place of {adamw} with gradient clipping, where the loss has spikes",
     ),
     "yogi": Texts(
         "Adam whose second moment moves towards g² by a fixed fraction of g², however far away it is",
-        "for sparse gradients, after which Adam's second moment falls, and its steps grow, too fast",
+        "for sparse gradients: in steps without gradient Adam's second moment falls, and its steps grow, too fast",
     ),
 }
 

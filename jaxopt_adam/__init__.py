@@ -1,4 +1,4 @@
-"""Adam and its family for JAX: exact, lean, and visible."""
+"""Adam and its family for JAX: optimizers that are optax transformations and pytrees of their hyperparameters."""
 
 from jaxopt_adam._averages import Denominator as Denominator
 from jaxopt_adam._averages import Shares as Shares

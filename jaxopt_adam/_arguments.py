@@ -6,11 +6,11 @@ from typing import Any, TypedDict
 from jax.typing import ArrayLike
 
 Numbers = ArrayLike | Sequence[float] | Callable[[Any], ArrayLike] | Mapping[Any, Any] | None
-"""An axis of a grid, or what all its rows share."""
+"""An axis of a grid, or a value that all its rows share."""
 
 
 class Arguments(TypedDict, total=False):
-    """The arguments that a rule may have; those of a function of one's own are in its signature."""
+    """The arguments of the rules here; those of a user's own rule are in its signature."""
 
     a: Numbers
     accumulator_dtype: Any

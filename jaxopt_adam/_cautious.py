@@ -26,36 +26,37 @@ def _inner(name: str, value: Any) -> Any:
 def cautious(
     inner: Annotated[optax.GradientTransformation, _inner], eps: NonNegative = 1e-8, *, max_scale: Positive = 10.0
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Cautious: any optimizer, without those parts of its update that the gradient at hand speaks against.
+    r"""Cautious: any optimizer, without the elements of its update that point uphill along the current gradient.
 
     .. math::
         \varphi_t = \begin{cases} 1 & \text{where } u_t g_t < 0 \\ 0 & \text{elsewhere} \end{cases}, \qquad
         s_t = \frac{\sum \varphi_t}{\sum [u_t g_t \ne 0]}, \qquad
         u'_t = \min\left(\frac{1}{s_t + \varepsilon}, k\right) \varphi_t u_t
 
-    with :math:`u_t` the update of the optimizer within and the sums over a leaf. Momentum no longer carries an element
-    uphill. Where nothing is left the update is zero. Choose it where an optimizer with momentum overshoots; it costs no
+    with :math:`u_t` the update of the inner optimizer and the sums over a leaf. Momentum no longer carries an element
+    uphill. Where nothing is left the update is zero. Choose it where an optimizer with momentum overshoots. It adds no
     state.
 
-    Elements whose gradient or update is zero stand still, as in the paper, but do not count for the share s. In the
-    paper they do, and so the sixteen rows of an embedding of 50,000 that have a gradient would take steps 3,000 times
-    too large. Where neither has a zero, the update is the paper's as long as at least 1/k of a leaf is left; where less
-    is, the factor is k and not more. The weight decay of the optimizer within is part of its update, and is masked with
-    it. To have it apart, as the paper's C-AdamW has it, add it after:
+    Elements whose gradient or update is zero stand still, as in the paper, but do not count for the fraction s. In the
+    paper they count: if only sixteen of the 50,000 rows of an embedding had a gradient, they would take steps 3,000
+    times too large. Where nothing is zero, the update is the paper's as long as at least 1/k of a leaf is left. Where
+    less is left, the factor is k. The weight decay of the inner optimizer is part of its update, and is masked with it.
+    To keep it apart, as in the paper's C-AdamW, add it after:
     ``optax.chain(cautious(adam(1e-3)), optax.add_decayed_weights(-1e-3 * 0.1))``.
 
     Args:
-        inner: the optimizer, ours or optax's; its updates are to be added to the parameters, so it has a learning rate.
-        eps: ε ≥ 0, added to the share of a leaf that is left.
-        max_scale: k > 0, the largest factor by which what is left becomes larger; the paper has no such bound, which
-            1e30 amounts to.
+        inner: the optimizer, ours or optax's; its updates are to be added to the parameters, so it must have a learning
+            rate.
+        eps: ε ≥ 0, added to the fraction of a leaf that is left.
+        max_scale: k > 0, the largest factor by which the elements that are left are scaled. The paper has no such
+            bound; 1e30 amounts to none.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with the state of `inner`.
 
     Raises:
-        TypeError: if `inner` is no optimizer.
-        ValueError: if it is :func:`schedule_free_adamw`, whose result is found from updates that nothing has changed.
+        TypeError: if `inner` is not an optimizer.
+        ValueError: if it is :func:`schedule_free_adamw`, whose updates nothing may change.
 
     References:
         Liang et al., Cautious Optimizers: Improving Training with One Line of Code, 2024, algorithm 1.

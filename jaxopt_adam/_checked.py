@@ -46,34 +46,33 @@ def checked(optimizer: kinds.Transformation) -> optax.GradientTransformationExtr
       .. math:: 0 < c_t = 1 - \beta^t \le 1 \quad\text{and}\quad
                 \frac{\beta c_{t-1} + (1 - \beta) \cdot 1}{c_t} = 1
 
-      within the rounding of the arithmetic. The numerator is what an average started at zero makes of the constant 1:
-      so by induction the debiased average of a constant is the constant, at every step.
-    - every gradient is finite, and of rules with such moments as below no larger than what they can square: beyond
-      about 9e18 in float32 they take it for that;
+      within the rounding of the arithmetic. The numerator is the next value of an average of the constant 1 that
+      started at zero. By induction the debiased average of a constant is therefore the constant, at every step;
+    - every gradient is finite. For rules with moments of squares or magnitudes (see below) it is also within what they
+      can square, about 9e18 in float32, at which they clip it;
     - every `count` in the state rises by one, or stays at int32's maximum;
     - no element of a moment of squares or magnitudes (the fields `nu`, `nu_max`, `n`, `sum_of_squares`, `e_g`, `e_x`,
       `v_row` and `v_col` of a state) is negative or NaN;
     - every update is finite.
 
-    That a bias correction is one number for each decay, in float32 at least, is asserted where a step is traced, by
-    chex.
+    While a step is traced, chex asserts that a bias correction is one number for each decay, in float32 at least.
 
-    They are off in what JAX compiles (:func:`jax.jit`, a loop of :mod:`jax.lax`), and on where that is run through
+    In compiled code (:func:`jax.jit`, a loop of :mod:`jax.lax`) the assertions are off, unless it is run through
     :func:`chex.chexify` or :func:`jax.experimental.checkify.checkify`: as ``chex.chexify(jax.jit(step))``, or as
-    ``jax.jit(checkify.checkify(step))``. They are on as well where nothing is compiled.
+    ``jax.jit(checkify.checkify(step))``. Where nothing is compiled they are on.
 
-    Off, the compiled program is the one without `checked`, to the instruction, and is called as fast; the function
-    takes somewhat longer to trace. On, each array is read once more for each assertion on it, and XLA may fuse the
-    arithmetic, and so round, in another way.
+    With the assertions off, the compiled program is exactly the one without `checked` and is called as fast. Only the
+    tracing takes somewhat longer. With the assertions on, each array is read once more for each assertion on it, and
+    XLA may fuse the arithmetic differently, and so round differently.
 
-    Wrap what takes every step: ``optax.MultiSteps(checked(adam(0.1)), 8)``, and not the other way round, since a
-    `count` that stands still fails. So does a part that means something else by these names, as
-    :func:`optax.contrib.reduce_on_plateau` does by `count` and :func:`optax.contrib.sophia` by `nu`.
+    Wrap an optimizer whose every call is a step: ``optax.MultiSteps(checked(adam(0.1)), 8)``, and not the other way
+    round, because a `count` that does not rise fails. A part that uses one of these names for something else fails too,
+    as :func:`optax.contrib.reduce_on_plateau` does with `count` and :func:`optax.contrib.sophia` with `nu`.
 
     Args:
         optimizer: an :class:`~jaxopt_adam.Optimizer` or an :class:`optax.GradientTransformation`, a chain of them
-            included. The decays that are seen are those of an Optimizer, and of Optimizers that it was made of, that
-            are no schedules.
+            included. The decays that are checked are those of an Optimizer, and of Optimizers within it, except
+            schedules.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with the state of `optimizer`. When an assertion fails its `update`, or what
@@ -81,7 +80,7 @@ def checked(optimizer: kinds.Transformation) -> optax.GradientTransformationExtr
         counted from 1, and left out where the state has no `count`.
 
     Raises:
-        TypeError: if `optimizer` is no gradient transformation.
+        TypeError: if `optimizer` is not a gradient transformation.
 
     Example:
         >>> import jax
@@ -125,7 +124,7 @@ class _Step(NamedTuple):
 
 
 def _decays(made: Any) -> Iterator[tuple[str, ArrayLike]]:
-    """The decays of an optimizer and of those that it was made of; of schedules none."""
+    """The decays of an optimizer and of the optimizers within it, except schedules."""
     for part in jax.tree.leaves(made, is_leaf=lambda node: isinstance(node, Optimizer)):
         if isinstance(part, Optimizer):
             hints = typing.get_type_hints(part._factory, include_extras=True)
@@ -141,7 +140,7 @@ def _decays(made: Any) -> Iterator[tuple[str, ArrayLike]]:
 def _fields(state: optax.OptState, names: set[str], gradients: optax.Updates) -> dict[str, Any]:
     """The fields called one of `names` of the states within `state`.
 
-    What has the tree of the gradients is not searched: it is a moment, and what is called `nu` in it a parameter.
+    A part with the tree of the gradients is not searched: it is a moment, and a `nu` in it is the name of a parameter.
     """
 
     def is_moment(node: Any) -> bool:
@@ -161,7 +160,7 @@ def _is_left_out(node: Any) -> bool:
 
 
 class _Assertion(NamedTuple):
-    """A message for where `right` is not true; may quote {step}, {wrong}, the elements, and their {value}."""
+    """A message for a false `right`. It may quote {step}, {wrong} (the number of elements) and their {value}."""
 
     message: str
     right: Array

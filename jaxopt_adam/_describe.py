@@ -24,16 +24,17 @@ class LeafDescription(NamedTuple):
     """One parameter, and what an optimizer will do with it.
 
     Attributes:
-        path: the way to the parameter, as from :func:`jax.tree_util.keystr`.
+        path: the path of the parameter, as from :func:`jax.tree_util.keystr`.
         shape: its shape.
         dtype: its dtype.
-        rule: the rules that keep something for it, or that know it, by the names of their states, with the label of a
-            partition before and what they make of it after; "none" where no rule does. (Transformations without a
-            state, as ``optax.set_to_zero()``, leave no trace of what they do.)
-        learning_rate: its learning rate: a number, "schedule", "array" or "not given"; empty for optimizers of others.
+        rule: the names of the rules that handle it; those of optax's states for optax's rules. The label of a partition
+            comes before a name, and the treatment of the parameter, such as the axes of :func:`muon`, after it. "none"
+            where there is no such rule. (Transformations without a state, such as ``optax.set_to_zero()``, cannot be
+            seen.)
+        learning_rate: its learning rate: a number, "schedule", "array" or "not given"; empty for optax's optimizers.
         weight_decay: its decay likewise, or "none" where it is masked or 0.
-        moments: what is kept for it, by name: how it is stored, with its shape where that is not the parameter's.
-        nbytes: the bytes of these.
+        moments: the storage of each of its moments, by name, with the moment's shape where that is not the parameter's.
+        nbytes: the bytes of these moments.
     """
 
     path: str
@@ -50,7 +51,7 @@ class Description(NamedTuple):
     """The parameters, and what an optimizer will do with each; printed, it is a table.
 
     Attributes:
-        optimizer: the optimizer, as a text.
+        optimizer: the optimizer, as a string.
         leaves: a tuple of a :class:`LeafDescription` for each parameter.
         params_nbytes: the number of bytes of the parameters.
         state_nbytes: the number of bytes of the whole state, counts and the like included.
@@ -100,21 +101,22 @@ class Description(NamedTuple):
 def describe(optimizer: optax.GradientTransformation | optax.MultiSteps, params: optax.Params) -> Description:
     r"""Describe what an optimizer will do with each parameter: rule, moments and their storage, learning rate, decay.
 
-    It is what the optimizer's own `init` does with these parameters, traced and not run, so it is what will be, and
-    nothing is allocated. Ask it before a long run: :func:`muon` takes every leaf of two axes for a matrix,
-    :func:`adam_mini` goes by names, and masks, partitions and storages by path leave out what they do not name, all in
-    silence.
+    The optimizer's own `init` is traced with these parameters and not run. The result is therefore what will happen,
+    and nothing is allocated. Use it before a long run. Without any warning, :func:`muon` takes every leaf of two axes
+    for a matrix, :func:`adam_mini` goes by names, and masks, partitions and storages by path leave out the leaves that
+    they do not name.
 
     Args:
         optimizer: an :class:`~jaxopt_adam.Optimizer` or an optimizer of optax's, with wrappers, chains, masks and
-            partitions as they are used. Of optax's own rules learning rate and decay are not seen, only what they keep.
+            partitions as they are used. Of optax's own rules only the moments can be seen, not the learning rate and
+            the decay.
         params: the parameters; :class:`jax.ShapeDtypeStruct` will do.
 
     Returns:
         A :class:`Description`, which prints as a table with a line for each leaf.
 
     Raises:
-        TypeError: if `optimizer` is none.
+        TypeError: if `optimizer` is not an optimizer.
 
     Example:
         >>> import jax.numpy as jnp
@@ -189,7 +191,7 @@ def _description(optimizer: Any, params: Any, state: Any, notes: dict[int, Note]
 
 
 def _search(node: Any, params: Any, seen: dict[Path, _Seen], notes: dict[int, Note], label: str) -> None:
-    """Note what a state, or one within it, has for each leaf."""
+    """Note the entries for each leaf in a state, or in states within it."""
     if isinstance(node, Figures):  # which are of what was done
         return
     if "params" in notes.get(id(node), {}):
@@ -212,7 +214,7 @@ def _search(node: Any, params: Any, seen: dict[Path, _Seen], notes: dict[int, No
 def _search_partition(
     groups: dict[Any, Any], params: Any, seen: dict[Path, _Seen], notes: dict[int, Note], label: str
 ) -> None:
-    """Note what the parts of a partition have, and which leaves are of the parts that have nothing."""
+    """Note the entries in the parts of a partition, and the leaves of the parts that have no entries."""
     known = {path: len(own.rules) for path, own in seen.items()}
     stateless = []
     for name, inner in groups.items():
@@ -226,7 +228,7 @@ def _search_partition(
 
 
 def _note_rule(state: Any, note: Note, seen: dict[Path, _Seen], label: str) -> None:
-    """Note what a rule of ours made of its leaves."""
+    """Note the treatment of its leaves by a rule of ours."""
     params = note["params"]
     leaves, tree = jax.tree_util.tree_flatten_with_path(params)
     rates = broadcast_prefix(note["learning_rate"], params, "learning_rate", is_leaf=_is_number_or_schedule)

@@ -1,4 +1,4 @@
-"""The kinds of hyperparameters, and the errors when a value is of another.
+"""The kinds of hyperparameters and the checks of their values.
 
 A rule names the kind of each of its arguments in their annotations (``b1: Decay = 0.9``), and
 :func:`~jaxopt_adam.optimizer` has every value checked by its kind when an optimizer is made.
@@ -21,7 +21,7 @@ Schedule = Callable[[Any], ArrayLike]
 """A function of `count`, the number of updates done, that gives a hyperparameter's value, as in optax."""
 
 OfLeaf = Callable[[str, tuple[int, ...]], Any]
-"""A function of a leaf's path, as a text, and of its shape."""
+"""A function of a leaf's path, as a string, and of its shape."""
 
 Check = Callable[[str, Any], Any]
 """A check takes the name and the value of an argument and returns the value to keep, or raises."""
@@ -45,7 +45,7 @@ def is_real(value: object) -> bool:
 
 
 def scheduled(value: Any, count: Any, name: str) -> Any:
-    """A hyperparameter after `count` updates: itself, or what it gives for `count` if it is a schedule."""
+    """The value of a hyperparameter after `count` updates; a schedule is called with `count`."""
     if not callable(value):
         return value
     now = value(count)
@@ -61,7 +61,7 @@ def at_least_float32(value: Any) -> Any:
 
 
 def single(value: Any, name: str) -> Any:
-    """A hyperparameter that must be one number for all leaves, and no array that broadcasts to them."""
+    """A hyperparameter that must be one number for all leaves, not an array that broadcasts to them."""
     if np.shape(value):
         raise ValueError(
             f"{name} must be one number for all leaves, got the shape {np.shape(value)}; for a batch of optimizers use "
@@ -76,15 +76,15 @@ class Whole(int):
 
 @dataclasses.dataclass(frozen=True)
 class Number:
-    """A check for real numbers from 0, or above 0, to `below` (exclusive), as float32 has them (float64 in x64 mode).
+    """A check for real numbers, rounded to float32 (float64 in x64 mode): from 0, or above 0, and less than `below`.
 
     Args:
         expected: what is allowed, in words.
-        below: the bound.
+        below: the upper bound.
         positive: whether 0 is excluded.
-        schedule: whether a function of `count` is allowed too.
-        optional: whether None is.
-        tree: whether a tree of such values is.
+        schedule: whether a function of `count` is allowed.
+        optional: whether None is allowed.
+        tree: whether a tree of such values is allowed.
         direction: whether None stands for no learning rate, so that the rule gives the direction alone.
     """
 
@@ -101,10 +101,10 @@ class Number:
         return self._map(self._checked, name, value)
 
     def used(self, name: str, value: Any) -> Any:
-        """A kept value as a rule computes with it: in float32 at least, and NaN where a decay is not one.
+        """The value that a rule computes with: in float32 at least, and NaN for a decay out of its range.
 
-        Only a run can show what a traced number is, and a decay of exactly one would stop a rule in silence. Numbers
-        that are known are checked again, since a transformation of trees may have put them in place.
+        The value of a traced number is known only at run time, and a decay of exactly one would stop a rule without an
+        error. Known numbers are checked again, because a transformation of trees may have put them there.
         """
         return self._map(self._used, name, value)
 
@@ -132,7 +132,7 @@ class Number:
         return self._shown(name, value) if isinstance(value, Tracer) else at_least_float32(self._checked(name, value))
 
     def _shown(self, name: str, value: Any) -> Any:
-        """A number that only a run can show, NaN where a decay is not one; others must be allowed."""
+        """A number that may be traced, NaN for a decay out of its range; a known number must be allowed."""
         if not isinstance(value, jax.Array):
             return self._checked(name, value)
         value = at_least_float32(value)
@@ -221,7 +221,7 @@ class Pair:
         return tuple(self.each(f"{name}[{index}]", entry) for index, entry in enumerate(value))
 
     def used(self, name: str, value: Any) -> Any:
-        """A kept value as a rule computes with it, see :meth:`Number.used`."""
+        """The pair that a rule computes with, see :meth:`Number.used`."""
         return tuple(self.each.used(f"{name}[{index}]", entry) for index, entry in enumerate(value))
 
 
@@ -320,7 +320,7 @@ OptionalWeightDecay = Annotated[
     Number("a number ≥ 0, a schedule, a tree of these or None", schedule=True, optional=True, tree=True),
 ]
 Decay = Annotated[ArrayLike, Number("in [0, 1)", below=1)]
-"""β in [0, 1); what only a run can show to be none becomes NaN."""
+"""β in [0, 1); a traced value out of this range becomes NaN."""
 Decays = Annotated[ArrayLike | _Tree, Number("in [0, 1)", below=1, tree=True)]
 TwoDecays = Annotated[tuple[ArrayLike, ArrayLike] | list[Any], Pair(Number("in [0, 1)", below=1))]
 PositiveDecay = Annotated[ArrayLike, Number("in (0, 1)", below=1, positive=True)]
@@ -333,16 +333,16 @@ NonNegative = Annotated[ArrayLike, Number("a number ≥ 0")]
 OptionalNonNegative = Annotated[ArrayLike | None, Number("a number ≥ 0 or None", optional=True)]
 ScheduledNonNegative = Annotated[_Rate, Number("a number ≥ 0 or a schedule", schedule=True)]
 Size = Annotated[int, whole(1)]
-"""A whole number ≥ 1 that shapes the program, and so is no leaf."""
+"""A whole number ≥ 1 that shapes the program, and is therefore not a leaf."""
 OptionalSize = Annotated[int | None, whole(1, optional=True)]
 OptionalSteps = Annotated[int | None, whole(0, optional=True)]
 Axes = Annotated[int | _Tree | Callable[[Any], Any] | None, _axes]
 Flag = Annotated[bool, flag]
 """True or False."""
 Mask = Annotated[bool | _Tree | Callable[[Any], Any] | None, _mask]
-"""A tree of booleans with the tree of the parameters or a prefix of it, a function from these to one, or None."""
+"""A tree of booleans like the parameters, or a prefix of it; a function from the parameters to one; or None."""
 Transformation = Annotated[optax.GradientTransformation, transformation]
 OptionalDtype = Annotated[DTypeLike | None, _optional_dtype]
 """A floating-point dtype or None."""
 Moments = Annotated[StorageChoice, valid_storage]
-"""The storage of the moments: the argument `moments` of the rules, to be handed to :func:`leafwise` as `storage`."""
+"""The storage of the moments: the argument `moments` of the rules, to be passed to :func:`leafwise` as `storage`."""

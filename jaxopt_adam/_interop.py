@@ -1,4 +1,4 @@
-"""States from and to optax: a run goes on with the other library's optimizer where it stopped."""
+"""Conversion of states from and to optax, so that a run continues with the other library's optimizer."""
 
 import dataclasses
 import functools
@@ -127,26 +127,26 @@ _ANY = [jax.ShapeDtypeStruct((), jnp.float32)]
 
 
 def from_optax(state: optax.OptState, optimizer: Optimizer) -> Any:
-    """The state with which `optimizer` goes on where the optax optimizer of the same name stopped.
+    """The state with which `optimizer` continues where the optax optimizer of the same name stopped.
 
     Args:
         state: the state of optax's optimizer, by itself or within wrappers (``chain``, ``inject_hyperparams``,
-            ``MultiSteps``, ``masked``, ...). What wrappers keep for themselves, such as gradients that they gather,
-            stays behind. Several rules share ``ScaleByAdamState``, which does not say whose it is.
-        optimizer: the optimizer that is to go on, with the hyperparameters that optax's had. Where the two libraries'
-            rules differ, as the rule's documentation then says, the runs differ by that from here on.
+            ``MultiSteps``, ``masked``, ...). State of the wrappers themselves, such as accumulated gradients, is
+            dropped. Several rules share ``ScaleByAdamState``; it cannot be checked which of them made it.
+        optimizer: the optimizer that is to continue, with the hyperparameters that optax's had. Where the rules of the
+            two libraries differ (the documentation of the rule says so), the run differs from here on.
 
     Returns:
         The state, with the structure and the dtypes that ``optimizer.init`` gives: what optax keeps in the parameters'
-        float16 or bfloat16 is widened to float32, unless `mu_dtype` or its like says otherwise. Moments whose dtype
-        stays are not copied. Where optax has no `count`, as in :func:`~jaxopt_adam.sgd` with a constant rate, it is 0.
+        float16 or bfloat16 is widened to float32, unless `mu_dtype` or its like says otherwise. Moments that keep their
+        dtype are not copied. Where optax has no `count`, as in :func:`~jaxopt_adam.sgd` with a constant rate, it is 0.
 
     Raises:
         TypeError: if `optimizer` is not an :class:`~jaxopt_adam.Optimizer`, or a moment has a dtype that the rule does
             not take.
-        ValueError: if optax has no such rule; if `state` holds none of it, several, another's, or moments of other
-            shapes than the hyperparameters ask for; if its counts differ; or if it has no count and `optimizer` a
-            schedule.
+        ValueError: if optax has no such rule; if `state` holds no state of it, several, that of another rule, or
+            moments of other shapes than the hyperparameters ask for; if its counts differ; or if it has no count but
+            `optimizer` has a schedule.
 
     Example:
         >>> import jax, optax
@@ -186,18 +186,19 @@ def from_optax(state: optax.OptState, optimizer: Optimizer) -> Any:
 
 
 def to_optax(state: Any, optimizer: Optimizer, params: optax.Params | None = None) -> optax.OptState:
-    """The state with which the optax optimizer of the same name goes on where `optimizer` stopped.
+    """The state with which the optax optimizer of the same name continues where `optimizer` stopped.
 
     Args:
         state: the state of `optimizer`.
         optimizer: the optimizer that stopped; optax's has the same hyperparameters.
         params: the parameters, or :class:`jax.ShapeDtypeStruct` for them, of which only the tree and the dtypes matter.
             With them the moments get the dtypes that optax would give them, those of the parameters: half precision for
-            such parameters, and complex for complex ones. Without they keep their own, and nothing is rounded; optax
-            goes on with them, but where the parameters are in half precision its updates are wider then.
+            such parameters, and complex for complex ones. Without `params` the moments keep their dtypes, and nothing
+            is rounded. optax can continue with them, but for parameters in half precision its updates then have a wider
+            dtype.
 
     Returns:
-        The state, with the structure that optax's ``init`` gives. Moments whose dtype stays are not copied.
+        The state, with the structure that optax's ``init`` gives. Moments that keep their dtype are not copied.
 
     Raises:
         TypeError: if `optimizer` is not an :class:`~jaxopt_adam.Optimizer`, `state` not of its type, or a moment is
@@ -282,7 +283,7 @@ def _transformation(optimizer: Optimizer) -> optax.GradientTransformation:
 
 
 def _plain(optimizer: Optimizer) -> Optimizer:
-    """The optimizer without what goes with the leaves of certain parameters."""
+    """The optimizer without hyperparameters that depend on the tree of the parameters."""
     changes = {name: 0.0 for name, value in _rates(optimizer).items() if _is_tree(value)}
     axes = {name: None for name in optimizer.hyperparameters if name == "muon_weight_dimension_numbers"}
     return optimizer.replace(**changes, **axes)

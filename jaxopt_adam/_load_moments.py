@@ -16,18 +16,18 @@ def load_moments(
     """Load the moments of a state: the same state with each moment in float32, in the shape of its parameter.
 
     In the state itself two moments in 16, 8 or 4 bits share their numbers, see :doc:`/memory`. The result is for
-    looking at; `update` takes the state as it is.
+    inspection; `update` takes the original state.
 
     Args:
         state: the state, which may be that of a chain or a wrapper.
-        optimizer: the optimizer that it is of.
+        optimizer: the optimizer of that state.
         params: the parameters, or :class:`jax.ShapeDtypeStruct` for them.
 
     Returns:
         The state. Moments that are stored in float32 or wider are not copied.
 
     Raises:
-        ValueError, TypeError: if `state` is not one that `optimizer` has for such parameters.
+        ValueError, TypeError: if `state` does not match `optimizer` and `params`.
 
     Example:
         >>> import jax.numpy as jnp

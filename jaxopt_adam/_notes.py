@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 
 Note = dict[str, Any]
-"""Of a state by name: its `params`, and what the rule was given for them."""
+"""The note of a state: its `params` and the arguments of its rule, by name."""
 
 _NOTES: contextvars.ContextVar[list[tuple[Any, Note]] | None] = contextvars.ContextVar("notes", default=None)
 
 
 def note(state: Any, **what: Any) -> Any:
-    """`state`, of which a note is made if somebody asked for notes; of several notes of one thing the first counts."""
+    """`state` itself; within :func:`noting` a note of it is made. Of several notes of one name the first counts."""
     notes = _NOTES.get()
     if notes is not None:
         notes.append((state, what))
@@ -43,7 +43,7 @@ def by_state(notes: list[tuple[Any, Note]]) -> dict[int, Note]:
 
 
 def noted_states(optimizer: Any, params: Any) -> tuple[Any, list[Note | None]]:
-    """The structure of an optimizer's state in which those of rules are leaves, and the note of each leaf or None."""
+    """The structure of an optimizer's state, with the states of rules as leaves, and the note of each leaf or None."""
     found: list[tuple[Any, list[Note | None]]] = []
 
     def look(params: Any) -> None:

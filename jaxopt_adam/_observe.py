@@ -1,4 +1,4 @@
-"""Figures of a step: of its gradient, its update and its moments, by leaf and in all."""
+"""Figures of a step (of its gradient, its update and its moments), for each leaf and for all leaves together."""
 
 import math
 from collections.abc import Mapping
@@ -48,19 +48,21 @@ class Figures(NamedTuple):
     Attributes:
         gradient_norm: the Euclidean norm of the gradient.
         update_norm: that of the update.
-        weight_norm: that of the parameters before the step; NaN if `update` got none, as the next one and
-            `lost_to_rounding` are.
+        weight_norm: that of the parameters before the step. It is NaN if `update` got no parameters, and so are
+            `update_to_weight` and `lost_to_rounding`.
         update_to_weight: the norm of the update over that of the parameters; about 0.001 is usual.
-        effective_learning_rate: the root mean square of update ÷ learning rate: about what a gradient of size 1 is
-            multiplied with. Near 1 for Adam while the gradients agree, near 0.1 where they are noise.
-        signal_to_noise: the mean of ``|m̂|/√v̂``, from 0 (noise) to about 1 (every gradient says the same); for rules
-            that keep Adam's two averages.
-        under_eps: the share of the elements whose √v̂ is less than ε, so that ε decides their step; for these rules.
-        lost_to_rounding: the share of the updates, of those that are not 0, that leave their parameter as it is, as
-            :func:`stalled_fraction` counts them.
-        quantization_error: the root mean square of what rounding the moments into codes changes in this update, over
-            that of the update; where moments are in codes. Wrappers that choose between two states, such as
-            :func:`optax.apply_if_finite` and :class:`optax.MultiSteps`, hide it, and what is known of these moments.
+        effective_learning_rate: the root mean square of the update, over the learning rate. For Adam it is near 1 while
+            the gradients agree, and near 0.1 where they are noise.
+        signal_to_noise: the mean of ``|m̂|/√v̂``, from 0 (noise) to about 1 (all gradients agree); for rules that keep
+            Adam's two averages.
+        under_eps: the fraction of the elements whose √v̂ is less than ε, so that ε decides their step; for the same
+            rules.
+        lost_to_rounding: the fraction of the updates other than 0 that leave their parameter unchanged, as
+            :func:`stalled_fraction` computes it.
+        quantization_error: the root mean square of the change that rounding the moments to codes makes in this update,
+            over that of the update without the rounding; for moments in codes. Wrappers that choose between two states,
+            such as :func:`optax.apply_if_finite` and :class:`optax.MultiSteps`, hide this figure, and those of the
+            moments as well.
     """
 
     gradient_norm: Array
@@ -78,9 +80,9 @@ class ObserveState(NamedTuple):
     """The state of :func:`observe`.
 
     Attributes:
-        inner_state: the state of the optimizer within.
+        inner_state: the state of the inner optimizer.
         updates: the number of updates done, int32.
-        step: the step, from 1, that the figures are of, int32; 0 before the first.
+        step: the number, from 1, of the step that the figures describe, int32; 0 before the first step.
         leaves: the :class:`Figures` of each leaf, each of them a tree like the parameters.
         total: the :class:`Figures` of all leaves together.
     """
@@ -112,40 +114,41 @@ def observe(
     every: OptionalSize = None,
     hyperparameters: Known = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Observe: any optimizer, which in its state keeps the figures of what its steps do.
+    r"""Observe: any optimizer, with figures of its steps kept in the state.
 
-    The updates are those of the optimizer within, bit for bit. For a leaf with gradient g, update u and parameters θ of
+    The updates are those of the inner optimizer, bit for bit. For a leaf with gradient g, update u and parameters θ of
     n elements the figures are
 
     .. math::
         \|g\|, \quad \|u\|, \quad \|\theta\|, \quad \frac{\|u\|}{\|\theta\|}, \quad \frac{\|u\|}{\alpha \sqrt n}, \quad
         \operatorname{mean} \frac{|\hat m|}{\sqrt{\hat v}}, \quad \operatorname{mean}[\sqrt{\hat v} < \varepsilon]
 
-    and what rounding takes of the weights and of moments in codes; see :class:`Figures`, and :func:`summary` for a flat
-    dict of them. In all, norms are those of all leaves together, and means go over all elements.
+    and the losses by rounding of weights and of moments in codes; see :class:`Figures`, and :func:`summary` for a flat
+    dict of them. For the tree as a whole, norms are those of all leaves together, and means are over all elements.
 
-    Observing a step of a large model computes the update a second time, which on a CPU takes as long as a few steps,
-    and needs room for one or two arrays of the size of the largest leaf. Therefore large models are observed from time
-    to time only; a step that is not observed costs nothing.
+    Observing a step of a large model computes the update a second time. On a CPU that takes as long as a few steps, and
+    it needs room for one or two arrays of the size of the largest leaf. Large models are therefore observed only from
+    time to time. A step that is not observed costs next to nothing more.
 
-    Put it around the rule itself, within :func:`optax.chain` or :func:`master_weights`, to see what the rule did (there
-    the gradient is the clipped one, and the update has full precision); around them, to see what becomes of the
-    parameters. Inside :func:`jax.shard_map` the figures are those of each device's part.
+    Put it around the rule itself, within :func:`optax.chain` or :func:`master_weights`, to see what the rule did. There
+    the gradient is the clipped one, and the update has full precision. Put it around the chain or the wrapper to see
+    what happens to the parameters. Inside :func:`jax.shard_map` the figures are those of each device's part.
 
     Args:
         inner: the optimizer, ours or optax's.
-        every: observe the first step, and from there one in so many; 1 observes each. None is 1 for models of up to
-            2²⁰ parameters, and 100 for larger ones.
-        hyperparameters: what the figures need to know of `inner` and it does not tell: a dict of ``learning_rate`` (a
-            number, a schedule, or a tree of these), ``b1``, ``b2`` and ``eps``, or of some of them. They change figures
-            only. Our optimizers tell; so does the state of :func:`optax.inject_hyperparams`; others of optax do not.
+        every: the number of steps from one observed step to the next, beginning with the first step. None is 1 for
+            models of up to 2²⁰ parameters, and 100 for larger ones.
+        hyperparameters: those that the figures need and that cannot be read from `inner`: a dict with some of
+            ``learning_rate`` (a number, a schedule, or a tree of these), ``b1``, ``b2`` and ``eps``. They change
+            figures only. They can be read from our optimizers and from the state of :func:`optax.inject_hyperparams`,
+            but not from optax's other optimizers.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`ObserveState`.
 
     Raises:
-        TypeError: if `inner` is no optimizer, or `hyperparameters` no dict of numbers.
-        ValueError: if a hyperparameter is out of range or is none of the four.
+        TypeError: if `inner` is not an optimizer, or `hyperparameters` is not a dict of numbers.
+        ValueError: if a hyperparameter is out of range or is not one of the four.
 
     References:
         The ratio of update to weight: Karpathy's notes for CS231n, "Neural Networks Part 3", 2015. The signal-to-noise
@@ -225,10 +228,10 @@ def summary(state: Any) -> dict[str, Any]:
         state: a state with an :class:`ObserveState` somewhere in it: that of a chain, or a whole training state.
 
     Returns:
-        ``"step"``, the step that the figures are of; the figures of all leaves, as ``"gradient_norm"``; and those of
-        each leaf after its path, as ``"['dense']['kernel']/gradient_norm"``. Figures that do not exist are left out.
-        Where there are several optimizers that are observed, as in :func:`optax.partition`, the path to its state and a
-        slash stand before the names of each. The numbers are Python's; of a batch of optimizers they are arrays.
+        ``"step"``, the step that the figures describe; the figures of the whole tree, such as ``"gradient_norm"``; and
+        those of each leaf after its path, such as ``"['dense']['kernel']/gradient_norm"``. Figures that do not exist
+        are left out. With several observed optimizers, as in :func:`optax.partition`, the names of each begin with the
+        path of its state and a slash. The values are Python numbers, or arrays for a batch of optimizers.
 
     Raises:
         ValueError: if nothing in `state` is observed.
@@ -261,7 +264,7 @@ def summary(state: Any) -> dict[str, Any]:
 
 
 def _told(name: str, given: Any, inner: Any, state: ObserveState) -> Any:
-    """A hyperparameter of the optimizer within: as given, or of itself, or as its state has it; None if unknown."""
+    """A hyperparameter of the inner optimizer: as given, from the optimizer, or from its state; None if unknown."""
     if given is not None:
         return scheduled(given, state.updates, name) if callable(given) else given
     if isinstance(inner, Optimizer):
@@ -281,7 +284,7 @@ def _told(name: str, given: Any, inner: Any, state: ObserveState) -> Any:
 def _figures(
     updates: Any, done: Any, params: Any, exact: Any, after: Any, *, learning_rate: Any, b1: Any, b2: Any, eps: Any
 ) -> tuple[Any, Figures]:
-    """The figures of each leaf, and of all."""
+    """The figures of each leaf, and of all leaves together."""
     grads, tree = jax.tree_util.tree_flatten_with_path(updates)
     nothing = [None] * len(grads)
     rates = nothing if learning_rate is None else broadcast_prefix(learning_rate, updates, "learning_rate")
@@ -325,7 +328,7 @@ def _figures(
 
 
 def _of(sums: Mapping[str, Array]) -> Figures:
-    """The figures that follow from the sums over the elements; of leaves each has one of each."""
+    """The figures that follow from sums over the elements: scalars, or arrays with an entry for each leaf."""
     nothing = jnp.full(np.shape(next(iter(sums.values()), ())), jnp.nan, jnp.float32)
 
     def sum_of(name: str) -> Array:
@@ -380,7 +383,7 @@ def _add(one: list[Array], other: list[Array]) -> list[Array]:
 
 @jax.custom_jvp
 def _held(grad: Array, zero: Array) -> Array:
-    """A gradient as it is, bit for bit, that is there no sooner than the zero."""
+    """The same gradient, bit for bit, which the compiler cannot use before the zero is known."""
     if jnp.iscomplexobj(grad):
         return jax.lax.complex(_held(grad.real, zero), grad.imag)
     # Not by arithmetic with the gradient, which the compiler might fuse with that of the rule and so round otherwise.
@@ -394,7 +397,7 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Any]) -> tuple[Array,
 
 
 def _on_any_mesh(look: Any) -> Any:
-    """The same function, also where arrays have explicit axes of a mesh; what it gives is the same on all devices."""
+    """The same function, also for arrays on a mesh with explicit axes; its results are the same on all devices."""
 
     def placed(updates: Any, *rest: Any) -> Any:
         leaves = jax.tree.leaves(updates)

@@ -26,14 +26,14 @@ P = ParamSpec("P")
 class Optimizer(optax.GradientTransformationExtraArgs):
     """A pair of pure functions, `init` and `update`, that is also a pytree of its numeric hyperparameters.
 
-    It is an :class:`optax.GradientTransformationExtraArgs` and goes wherever one goes. Its leaves are the
+    It is an :class:`optax.GradientTransformationExtraArgs` and works wherever one works. Its leaves are the
     hyperparameters that are numbers or arrays; functions (schedules), strings, dtypes and flags are part of its
     structure. So it can be an argument of a jitted function, where a new learning rate needs no new trace, and
     :func:`jax.vmap` over it trains a batch of optimizers at once (:func:`grid`).
 
     Optimizers are made by factories such as :func:`~jaxopt_adam.adam`, and factories by :func:`optimizer`.
 
-    The rows of a batch are what :meth:`row` gives. Its indexes are those of any tuple: ``optimizer[0]`` is `init`.
+    For a row of a batch use :meth:`row`. An index is that of any tuple: ``optimizer[0]`` is `init`.
 
     Attributes:
         init: ``init(params) -> state``.
@@ -112,10 +112,10 @@ class Optimizer(optax.GradientTransformationExtraArgs):
 
         Args:
             **changes: new values by name. Numbers in place of numbers keep the structure, and so the trace. A wrapper
-                hands on to the optimizer within what it does not have itself.
+                passes on names that it does not have to its inner optimizer.
 
         Returns:
-            A new optimizer. The state of the old one goes on with it as long as the structure is the same.
+            A new optimizer. It can continue from the state of the old one as long as the structure is the same.
 
         Raises:
             TypeError: if a name is not an argument of the factory, or a value has the wrong type.
@@ -139,17 +139,18 @@ class Optimizer(optax.GradientTransformationExtraArgs):
         return Optimizer(self._factory, self._arguments | _checked(self._factory, changes))
 
     def row(self, index: int) -> "Optimizer":
-        """One optimizer of a batch, as :func:`grid` or :func:`jax.vmap` makes it.
+        """One optimizer of a batch that :func:`grid` or :func:`jax.vmap` has made.
 
         Args:
-            index: the number of the row, from 0, or from −1 for the last and the ones before it.
+            index: the number of the row, from 0; negative numbers count from the last row, −1.
 
         Returns:
-            The optimizer, with an array of one axis less for each leaf of the batch.
+            The optimizer, whose leaves are arrays with one axis fewer than those of the batch.
 
         Raises:
-            TypeError: if `index` is no whole number, or is traced.
-            ValueError: if this is no batch: if it has no leaves, or they do not all have a first axis of one length.
+            TypeError: if `index` is not a whole number, or is traced.
+            ValueError: if this is not a batch: if it has no leaves, or they do not all have a first axis of the
+                same length.
             IndexError: if the batch has no such row.
 
         Example:
@@ -177,7 +178,7 @@ class Optimizer(optax.GradientTransformationExtraArgs):
         return jax.tree.map(lambda leaf: leaf[number], self)
 
     def _gives_direction(self) -> str | None:
-        """The name of the rule whose learning rate is None, so that it gives the direction alone, if one is seen."""
+        """The name of this rule, or of one inside, if its learning rate is None and it gives the direction alone."""
         wrapped = [value for value in self._arguments.values() if isinstance(value, optax.GradientTransformation)]
         if wrapped:
             within = (value._gives_direction() for value in wrapped if isinstance(value, Optimizer))
@@ -188,7 +189,7 @@ class Optimizer(optax.GradientTransformationExtraArgs):
         return self._factory.__name__ if means_direction and has_none else None
 
     def _names(self) -> set[str]:
-        """The names of the hyperparameters, and of those of an optimizer within."""
+        """The names of the hyperparameters, including those of an inner optimizer."""
         within = [value for value in self._arguments.values() if isinstance(value, Optimizer)]
         return set(self._arguments).union(within[0]._names() if len(within) == 1 else ())
 
@@ -199,8 +200,8 @@ class Optimizer(optax.GradientTransformationExtraArgs):
             state: a state of this optimizer, or of a wrapper around it in which no other part keeps a `count`.
 
         Returns:
-            A scalar array (batched, if the optimizer or the state is), a tree of them if the learning rate is one, None
-            for an optimizer without one. A wrapper of an optimizer has that optimizer's.
+            A scalar array (batched, if the optimizer or the state is); a tree of them if the learning rate is a tree;
+            None for an optimizer without a learning rate. For a wrapper it is that of the inner optimizer.
 
         Raises:
             ValueError: if the learning rate is a schedule and `state` has no `count`, or several.
@@ -283,8 +284,8 @@ def optimizer(rule: Callable[P, optax.GradientTransformationExtraArgs]) -> Calla
     """Make a factory of :class:`Optimizer` from a function of hyperparameters.
 
     The function takes the hyperparameters and returns a gradient transformation, as optax's factories do. It is called
-    anew, with tracers where the optimizer is traced, each time that `init` or `update` is; so it must not look at the
-    value of a number.
+    anew at each call of `init` or `update`, with tracers where the optimizer is traced. It must therefore not depend on
+    the value of a number in Python's control flow.
 
     Arguments annotated with a kind, such as :data:`~jaxopt_adam.LearningRate`, are checked when an optimizer is made.
 
@@ -347,13 +348,13 @@ def grid(factory: Callable[..., Optimizer], *args: Any, **axes: Any) -> tuple[Op
 
     Returns:
         The optimizer, each of whose leaves is an array of n rows, for ``jax.vmap`` over its first axis, and the table,
-        a list of n dictionaries that say which values each row has. The last axis varies fastest. One row of it is
-        :meth:`Optimizer.row`.
+        a list of n dictionaries that say which values each row has. The last axis varies fastest. For one row of the
+        optimizer use :meth:`Optimizer.row`.
 
     Raises:
         ValueError: if there is no axis, or an axis is empty or not one-dimensional, or a value is out of range.
-        TypeError: if an axis is not of numbers, an argument is unknown to the factory, or what it makes is no
-            :class:`Optimizer`, as what :func:`optax.chain` makes is none.
+        TypeError: if an axis is not of numbers, an argument is unknown to the factory, or the factory does not
+            make an :class:`Optimizer`, as :func:`optax.chain` does not.
 
     Example:
         >>> import jax

@@ -1,4 +1,4 @@
-"""Loops that walk down a function: until the article says that they have arrived, or for a number of steps."""
+"""Loops that walk down a function, until the article's stopping rule is met or for a number of steps."""
 
 import enum
 import operator
@@ -20,12 +20,12 @@ from jaxopt_adam._trees import arithmetic_dtype, inexact_dtype, inner_product, l
 
 
 class Status(enum.IntEnum):
-    """Why :func:`minimize` stopped."""
+    """The reason for which :func:`minimize` stopped."""
 
     CONVERGED = 0
     """Two successive values differed by less than `tol`, and the step between them looked like an arrival."""
     MAX_STEPS = 1
-    """`max_steps` steps were done before that; also of a walk that bounces, or that no longer moves."""
+    """`max_steps` steps were done without convergence. A walk that bounces or no longer moves ends so too."""
     NONFINITE = 2
     """A value, or an element of x, became NaN or infinite; the last finite point is kept."""
 
@@ -57,7 +57,7 @@ class Result(NamedTuple):
 
 
 class Trajectory(NamedTuple):
-    """The way that :func:`descend` took.
+    """The path that :func:`descend` took.
 
     Attributes:
         x: every iterate from `x0` on, a tree like `x0` with a leading axis of ``steps + 1``.
@@ -90,9 +90,9 @@ def minimize(
       too. A bounce between two walls of a valley fails here.
     - x has moved, or the gradient is zero in every element. An update of zero fails here, as most updates of
       ``optax.MultiSteps`` are.
-    - The gradient has fallen to half of the steepest on the way, by their largest elements, or it has turned against
-      the one before: their inner product is negative. A tiny step down a slope that stays as steep fails here: the
-      first steps of a warm-up and of rules that look for their own rate, and all steps of a rate that is far too small.
+    - The largest element of the gradient has fallen to half of its maximum on the way, or the gradient has turned: its
+      inner product with the one before is negative. A tiny step down a slope that stays as steep fails here, as in the
+      first steps of a warm-up or of rules that estimate their own rate, or at a rate that is far too small.
 
     CONVERGED means no more than this. The gradient is also zero at a maximum, on a saddle and on a plateau. A slow walk
     over a gentle slope looks like an arrival once it has left a steeper one, and so does a walk whose schedule lowers
@@ -105,12 +105,12 @@ def minimize(
     (:func:`~jaxopt_adam.grid`) and over `args`.
 
     Args:
-        fun: ``fun(x, *args)``, a real scalar; with `has_aux` a pair of it and anything.
+        fun: ``fun(x, *args)``, a real scalar; with `has_aux` a pair of that and a tree of arrays or numbers.
         x0: the start, a tree of floating-point arrays or numbers.
         optimizer: any optax transformation, ours or not; those with a line search get `value`, `grad` and `value_fn`.
         args: a tuple of further arguments of `fun`, not varied.
-        tol: the article's 0.0001, in units of the value; 0 for never.
-        max_steps: the most steps that are done.
+        tol: the tolerance, in units of the value; 0.0001 in the article. With 0 no walk converges.
+        max_steps: the largest number of steps.
         has_aux: whether `fun` returns a pair.
 
     Returns:
@@ -120,7 +120,7 @@ def minimize(
         TypeError: if an argument is of the wrong kind, `x0` has a leaf that is not of a floating-point dtype, or `fun`
             does not return a real scalar, with `has_aux` a pair.
         ValueError: if `tol` or `max_steps` is negative, or the learning rate of `optimizer` is None, so that it gives
-            the direction alone, which leads uphill. In a chain of optax's this is not seen.
+            the direction alone, which leads uphill. In a chain of optax's this cannot be detected.
 
     Example:
         >>> from jaxopt_adam import adam, minimize
@@ -199,7 +199,7 @@ def descend(
 
     Raises:
         ValueError: if `steps` is negative, and as for :func:`minimize`.
-        TypeError: if `steps` is no integer, and as for :func:`minimize`.
+        TypeError: if `steps` is not an integer, and as for :func:`minimize`.
 
     Example:
         >>> import jax
@@ -233,7 +233,7 @@ _MOST_STEPS = 2**31 - 1
 
 
 class _Objective(NamedTuple):
-    """A function of x alone, in the forms that a step needs."""
+    """The objective as a function of x alone, with its gradient and its update."""
 
     fun: Callable[..., Any]
     args: tuple[Any, ...]
@@ -309,7 +309,7 @@ def _index(name: str, value: Any) -> int:
 
 
 def _descending(optimizer: Any) -> optax.GradientTransformationExtraArgs:
-    """The optimizer, checked as far as it can be seen; optax.MultiSteps is one, though no GradientTransformation."""
+    """The optimizer, checked; optax.MultiSteps is accepted, although it is not a GradientTransformation."""
     if isinstance(optimizer, type) or not all(callable(getattr(optimizer, name, None)) for name in ("init", "update")):
         makes = "; it makes an optimizer when it is called with hyperparameters" if callable(optimizer) else ""
         raise TypeError(

@@ -133,7 +133,7 @@ Out = Annotated[Path, typer.Option(help="The folder to write; files of the same 
 def digits(
     folder: Annotated[
         Path | None,
-        typer.Option("--data", help="A folder of IDX files as MNIST is published, gzipped or not."),
+        typer.Option("--data", help="A folder of IDX files, the format of MNIST, gzipped or not."),
     ] = None,
     openml: Annotated[bool, typer.Option("--openml", help="Download the whole of MNIST from OpenML.")] = False,
     rule: Annotated[
@@ -168,7 +168,7 @@ def digits(
 ) -> None:
     """Race the rules on handwritten digits, each at its own best learning rate, and judge the article's claim.
 
-    Without --data or --openml on the 1,797 digits that come with scikit-learn.
+    Without --data or --openml it uses the 1,797 digits that come with scikit-learn.
     """
     if folder is not None and openml:
         raise typer.BadParameter("give --data or --openml, not both")

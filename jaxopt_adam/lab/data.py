@@ -48,7 +48,7 @@ def embedded() -> Digits:
 
 
 def from_folder(folder: Path) -> Digits:
-    """Digits from IDX files as MNIST is published, gzipped or not.
+    """Digits from IDX files, the format of MNIST, gzipped or not.
 
     With both of MNIST's pairs of files, ``train-…`` is for training and ``t10k-…`` for testing. With one pair alone,
     its first four fifths are for training and its last fifth is for testing.

@@ -1,4 +1,4 @@
-"""Signals that end the process, as an exception at the next safe point, so that unfinished files are removed."""
+"""Signals that end the process: an exception at the next safe point, so that unfinished files are removed."""
 
 import signal
 

@@ -1,4 +1,4 @@
-"""The memory of a training in bytes a parameter, measured on the shapes of its arrays."""
+"""The memory that training takes, in bytes a parameter, measured on the shapes of its arrays."""
 
 import functools
 import inspect

@@ -1,4 +1,4 @@
-"""The ReLU networks that tell handwritten digits apart."""
+"""ReLU networks that classify handwritten digits."""
 
 import itertools
 from collections.abc import Sequence

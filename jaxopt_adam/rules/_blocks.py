@@ -14,11 +14,11 @@ from jaxopt_adam._rule import Moment
 from jaxopt_adam._trees import Path, leaf_name
 
 Blocks = Callable[[str, tuple[int, ...]], tuple[int, ...]]
-"""The number of equal contiguous blocks of a leaf along each axis, from its path (as a text) and its shape."""
+"""The number of equal contiguous blocks of a leaf along each axis, from its path (as a string) and its shape."""
 
 
 def blocks_by_layout(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The house's rule for :func:`~jaxopt_adam.adam_mini`, as described there."""
+    """The default blocks of :func:`~jaxopt_adam.adam_mini`, as described there."""
     path = path.removesuffix(".value")  # as flax's nnx ends each
     last = len(shape) - 1
     is_stack_of_heads = last == 2
@@ -38,7 +38,7 @@ def blocks_by_layout(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _is_embedding(path: str) -> bool:
-    """True for a table of embeddings, by the leaf's name, or by its layer's where its own says nothing."""
+    """True for a table of embeddings, by the name of the leaf, or of its layer where the leaf's name says nothing."""
     names = [name for name in re.findall(r"[A-Za-z_]\w*", path) if name not in ("w", "weight", "table", "value")]
     words = re.sub("([a-z])([A-Z])", r"\1_\2", names[-1]).lower().rstrip("_0123456789") if names else ""
     # The last word is what a thing is: embed_proj is a projection.
@@ -57,7 +57,7 @@ def checked_blocks(blocks: Blocks, path: Path, shape: tuple[int, ...]) -> tuple[
 
 
 def mean_square_of_blocks(value: Array, numbers: tuple[int, ...]) -> Array:
-    """The mean of |value|² over each of so many blocks along each axis, of the shape `numbers`."""
+    """The mean of |value|² over each block, for `numbers` of blocks along the axes; of the shape `numbers`."""
     split = _split(value.shape, numbers)
     return mean_square(value.reshape(split), tuple(range(1, len(split), 2)))
 
@@ -69,7 +69,7 @@ def spread(moment: Array, shape: tuple[int, ...]) -> Array:
 
 
 def factored_moments(least: int | None) -> dict[str, Any]:
-    """The moments `v_row` and `v_col`, of the shapes of what :func:`mean_squares` makes, and `v` of the leaf's own.
+    """The moments `v_row` and `v_col`, with the shapes of the results of :func:`mean_squares`, and `v` with the leaf's.
 
     A leaf has the two first if its second largest axis is not less than `least`; otherwise, or for None, the last.
     """

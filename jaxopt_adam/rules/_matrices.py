@@ -1,4 +1,4 @@
-"""Arithmetic of matrices that rules share: Newton and Schulz's iteration, and eigenvectors that are followed."""
+"""Arithmetic of matrices that rules share: the Newton–Schulz iteration, and eigenvectors that are updated."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -28,11 +28,11 @@ COEFFICIENTS = {
 
 
 def dimension_numbers(numbers: Any, params: Any, by_path: Any = None) -> dict[Path, MuonDimensionNumbers | None]:
-    """The axes of each leaf that make matrices, by the leaf's path; None for leaves that are no matrices.
+    """The axes of each leaf that make matrices, by the leaf's path; None for leaves that are not matrices.
 
     `numbers` is a tree of :class:`optax.contrib.MuonDimensionNumbers` and None, a prefix of the tree of the parameters;
-    or a function from them to one; or None for all leaves of two axes. In its place `by_path` is a function from a
-    leaf's path, as a text, and its shape.
+    or a function from them to one; or None for all leaves of two axes. Alternatively `by_path` is a function from a
+    leaf's path, as a string, and its shape.
     """
     leaves = jax.tree_util.tree_leaves_with_path(params)
     what = "muon_weight_dimension_numbers" if by_path is None else "matrix_axes"
@@ -64,9 +64,9 @@ def as_matrices(
     """A tensor as a batch of matrices, whose rows run over some axes and whose columns over others.
 
     Args:
-        shape: the tensor's.
-        rows: the axis or axes of the rows, negative ones counted from the end.
-        columns: those of the columns. All the others are the batch.
+        shape: the shape of the tensor.
+        rows: the axis or axes of the rows; negative ones count from the end.
+        columns: the axis or axes of the columns. All other axes make the batch.
 
     Returns:
         The function from the tensor to the batch, of shape (batch, rows, columns); the one back; the two sizes.
@@ -95,7 +95,7 @@ def as_matrices(
 def orthogonalize(
     matrices: Array, coefficients: Sequence[Any], eps: ArrayLike, preconditioning: str = "frobenius"
 ) -> Array:
-    """The orthogonal matrix U V* next to each matrix U S V*, nearly, by Newton and Schulz's iteration.
+    """The orthogonal matrix U V* nearest to each matrix U S V*, approximated by the Newton–Schulz iteration.
 
     Each round maps X to a X + (b A + c A²) X with A = X X*, and so each singular value s to a s + b s³ + c s⁵. The
     matrix is scaled first so that none is above one.
@@ -103,9 +103,10 @@ def orthogonalize(
     Args:
         matrices: a batch, of shape (batch, rows, columns), real or complex.
         coefficients: a, b and c of each round.
-        eps: is added to the size by which a matrix is divided, in the matrix's own units.
-        preconditioning: by what it is: "frobenius", its norm; "spectral", its largest singular value; "aol", a bound of
-            that for each row; "schatten", the root of the norm of A. The last two come for free, being of A.
+        eps: a number that is added to the size by which a matrix is divided, in the matrix's own units.
+        preconditioning: the size by which a matrix is divided: "frobenius", its norm; "spectral", its largest singular
+            value; "aol", a bound of that for each row; "schatten", the root of the norm of A. The last two cost nothing
+            more, because they come from A.
 
     Returns:
         The batch, of the same shape.
@@ -136,7 +137,7 @@ def orthogonalize(
 def bounded(tensor: Array) -> Array:
     """The tensor, scaled down where the square of its norm is beyond a quarter of the largest number of its dtype.
 
-    What is not finite stays as it is.
+    A tensor whose norm is not finite stays as it is.
     """
     exponent = jnp.finfo(tensor.dtype).maxexp
     # A power of two in which neither the squares of the largest numbers overflow nor those near the limit vanish. To
@@ -201,7 +202,7 @@ def _descending(symmetric: Array, basis: Array) -> Array:
 
 
 def _unit(matrix: Array) -> Array:
-    """The matrix over its largest entry: eigenvectors do not mind, and no square overflows or vanishes."""
+    """The matrix over its largest entry: it has the same eigenvectors, and no square overflows or vanishes."""
     return matrix / _divisor(jnp.max(jnp.abs(matrix), initial=0))
 
 

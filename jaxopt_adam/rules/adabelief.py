@@ -34,18 +34,18 @@ def adabelief(
         s_t &= \beta_2 s_{t-1} + (1 - \beta_2) |g_t - m_t|^2 + \bar\varepsilon, & \hat s_t &= s_t / (1 - \beta_2^t) \\
         u_t &= -\alpha \frac{\hat m_t}{\sqrt{\hat s_t} + \varepsilon}
 
-    Choose it where steady gradients should make large steps, as the paper does for GANs; it minds ε more than Adam
-    does.
+    Choose it where steady gradients should make large steps, as the paper does for GANs. It is more sensitive to ε than
+    Adam.
 
     Args:
-        learning_rate: α ≥ 0, a number, an array, a schedule, or a tree of these for parts of the parameters; None gives
-            the direction alone (positive).
+        learning_rate: α ≥ 0, a number, an array, a schedule, or a tree of these for parts of the parameters. None gives
+            the direction alone, unscaled and with the sign of the gradient.
         b1: β₁ in [0, 1), the decay of the average of the gradients.
         b2: β₂ in [0, 1), the decay of the average of their squared deviations from it.
         eps: ε ≥ 0, in units of the gradient.
         eps_root: ε̄ ≥ 0, in units of the squared gradient; added to the average at every step.
         nesterov: whether the average of the gradients looks one step ahead, as in :func:`nadam`.
-        moments: how the moments are stored: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
+        moments: the storage of the moments: "float32", "bfloat16", "int8", "int4", or another in :doc:`/memory`.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`AdamState`.

@@ -36,7 +36,7 @@ def adadelta(
     *,
     moments: Moments = "float32",
 ) -> optax.GradientTransformationExtraArgs:
-    r"""AdaDelta: the step has the units of the parameter, since past steps set its size.
+    r"""AdaDelta: the size of past steps scales the gradient, so that a step has the units of the parameter.
 
     .. math::
         E[g^2]_t &= \rho E[g^2]_{t-1} + (1 - \rho) |g_t|^2 \\
@@ -55,7 +55,7 @@ def adadelta(
         weight_decay: λ ≥ 0, a number, a schedule or a tree of these; :math:`\lambda x` is added to the gradient.
         weight_decay_mask: which leaves decay: a tree of booleans, a prefix of one, or a function from the parameters
             to one; None for all.
-        moments: how the moments are stored: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
+        moments: the storage of the moments: "float32", "bfloat16", "int8", "int4", or another in :doc:`/memory`.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`AdadeltaState`. Its `update` needs `params`, unless the weight

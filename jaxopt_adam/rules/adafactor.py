@@ -14,12 +14,14 @@ from jaxopt_adam.rules._blocks import factored_moments, mean_squares, over_facto
 
 
 class AdafactorState(NamedTuple):
-    """The state of :func:`adafactor`: trees like the parameters, with None for a leaf that does without.
+    """The state of :func:`adafactor`: trees like the parameters, with None for a leaf that has no such moment.
 
     Attributes:
         count: the number of updates done, int32.
-        v_row: the average of the means of ``|g|² + ε`` over the largest axis: a tree, real, of shapes without it.
-        v_col: the average of the means over the second largest axis, likewise; None in both for leaves that are whole.
+        v_row: the average of the means of ``|g|² + ε`` over the largest axis: a tree, real, of shapes without that
+            axis.
+        v_col: the average of the means over the second largest axis, likewise; both are None for leaves that are not
+            factored.
         v: the average of ``|g|² + ε``, a tree like the parameters, real; None for leaves that are factored.
         mu: the average of the steps, a tree like the parameters; None without momentum.
     """
@@ -46,7 +48,7 @@ def adafactor(
     factored: kinds.Flag = True,
     weight_decay_mask: kinds.Mask = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Adafactor: steps relative to the parameters, and of a matrix's second moment the rows' and the columns' means.
+    r"""Adafactor: steps relative to the parameters' size, and only row and column means of a matrix's second moment.
 
     .. math::
         R_t &= \beta_t R_{t-1} + (1 - \beta_t) \langle |g_t|^2 + \varepsilon \rangle_j, & \beta_t &= 1 - t^{-c} \\
@@ -55,30 +57,34 @@ def adafactor(
         s_t &= \alpha \max(10^{-3}, \mathrm{RMS}\, \theta_{t-1}) \, h_t / \max(1, \mathrm{RMS}(h_t) / d), &
             u_t &= -(s_t + \lambda \theta_{t-1})
 
-    with ⟨⟩ for means, and with momentum the average of s for s. Leaves of too small axes have an average for each
-    element, as in :func:`rmsprop`. A tensor is factored along its two largest axes, as in optax. PyTorch takes the two
-    last, which are the same for flax's convolutions, but the kernel's height and width for PyTorch's. As in optax α is
-    1 by default, with the minus (the paper's is :math:`\min(10^{-2}, 1 / \sqrt{t})`), and the decay is not times α.
-    Choose it where memory is what lacks: R and C are next to nothing. They are a coarse second moment, so with room for
-    it :func:`adam` is the better choice. The decays approach one, so an absurd gradient is remembered about as long as
-    the run took before it.
+    where ⟨⟩ denotes means. With momentum the average of s takes the place of s. Leaves whose axes are too short have an
+    average for each element, as in :func:`rmsprop`. A tensor is factored along its two largest axes, as in optax.
+    PyTorch takes the last two. In flax's convolutions these are the same, in PyTorch's they are the kernel's height and
+    width. As in optax α is 1 by default, and the step still goes downhill (the paper's α is
+    :math:`\min(10^{-2}, 1 / \sqrt{t})`). The weight decay is not multiplied by α. The decays approach one, so a huge
+    gradient is remembered for about as long as the run took before it.
+
+    Choose it where memory is short: R and C take next to none. They are a coarse second moment, so :func:`adam` is the
+    better choice where there is room for it.
 
     Args:
         learning_rate: α ≥ 0, a number, an array, a schedule, or a tree of these for parts of the parameters; None is 1.
         min_dim_size_to_factor: the least size, ≥ 1, of the two largest axes of a leaf for it to be factored.
         decay_rate: c ≥ 0, the exponent of the decay.
-        decay_offset: the number of steps, ≥ 0, by which t, which is 1 at least, lags behind.
+        decay_offset: the number of steps, ≥ 0, that is subtracted from t in the decay; the result is at least 1.
         multiply_by_parameter_scale: whether s is relative to the RMS of the leaf; else that factor is 1.
         clipping_threshold: d ≥ 0, the largest RMS of h; None for no clipping.
-        momentum: the decay of the average of s, in [0, 1), not debiased; None for none, without state for it.
-        dtype_momentum: the dtype that `mu` is stored in, dithered if it has 16 bits; None for at least float32.
-        weight_decay_rate: λ ≥ 0, a number, a schedule, or a tree of these; None for none.
+        momentum: the decay of the average of s, in [0, 1), not debiased; None for no momentum and no state for it.
+        dtype_momentum: the storage dtype of `mu`, dithered if it has 16 bits; None for the arithmetic's, float32 or
+            wider.
+        weight_decay_rate: λ ≥ 0, a number, a schedule, or a tree of these; None for no decay.
         eps: ε ≥ 0, in units of the squared gradient.
         factored: whether to factor at all.
         weight_decay_mask: which leaves decay: a tree of booleans, a prefix of one, or a function to one; None for all.
 
     Returns:
-        An :class:`~jaxopt_adam.Optimizer` with :class:`AdafactorState`. `update` needs `params` for scale and decay.
+        An :class:`~jaxopt_adam.Optimizer` with :class:`AdafactorState`. `update` needs `params` for
+        `multiply_by_parameter_scale` and for weight decay.
 
     References:
         Shazeer & Stern, Adafactor: Adaptive Learning Rates with Sublinear Memory Cost, 2018, algorithms 4 and 5.

@@ -37,8 +37,8 @@ def adagrad(
         s_t &= s_{t-1} + |g_t|^2 \\
         u_t &= -\alpha \frac{g_t}{\sqrt{s_t + \varepsilon}}
 
-    Rarely used features keep a large step; since the sum only grows, all steps shrink for ever. So a single absurd
-    gradient ends the training of its element.
+    Rarely used features keep a large step. The sum only grows, so all steps keep shrinking, and after a single huge
+    gradient its element hardly moves again.
 
     Choose it for sparse features, and for convex problems.
 
@@ -47,7 +47,7 @@ def adagrad(
             the direction alone (positive).
         initial_accumulator_value: :math:`s_0 \ge 0`.
         eps: ε ≥ 0, in units of the squared gradient; with 0 an element without gradient still gets the update 0.
-        moments: how the moments are stored: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
+        moments: the storage of the moments: "float32", "bfloat16", "int8", "int4", or another in :doc:`/memory`.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`AdagradState`.

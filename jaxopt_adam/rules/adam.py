@@ -19,31 +19,33 @@ def adam(
     nesterov: Flag = False,
     moments: Moments = "float32",
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Adam: momentum's average of the gradients, divided by the root of RMSProp's, both debiased.
+    r"""Adam: the average of the gradients over the root of the average of their squares, both debiased.
 
     .. math::
         m_t &= \beta_1 m_{t-1} + (1 - \beta_1) g_t, & \hat m_t &= m_t / (1 - \beta_1^t) \\
         v_t &= \beta_2 v_{t-1} + (1 - \beta_2) |g_t|^2, & \hat v_t &= v_t / (1 - \beta_2^t) \\
         u_t &= -\alpha \frac{\hat m_t}{\sqrt{\hat v_t + \bar\varepsilon} + \varepsilon}
 
-    With `nesterov` (NAdam) the average looks one step ahead, and as in optax and PyTorch, but not in Dozat's algorithm,
-    :math:`\hat v_t` has no further factor :math:`\beta_2`:
+    With `nesterov` (NAdam) the average looks one step ahead:
 
     .. math:: \hat m_t = \frac{\beta_1 m_t}{1 - \beta_1^{t+1}} + \frac{(1 - \beta_1) g_t}{1 - \beta_1^t}
+
+    As in optax and PyTorch, and unlike in Dozat's algorithm, :math:`\hat v_t` has no further factor :math:`\beta_2`.
 
     Choose it first: it needs the least tuning of all. With weight decay take :func:`adamw`.
 
     Args:
         learning_rate: α ≥ 0, a number, an array, a schedule, or a tree of these for parts of the parameters; about the
-            size of each element's step. The paper's is 0.001. None gives the direction alone (positive).
+            size of each element's step. The paper's is 0.001. None gives the direction alone, unscaled and with the
+            sign of the gradient.
         b1: β₁ in [0, 1), the decay of the average of the gradients.
         b2: β₂ in [0, 1), the decay of the average of their squares.
         eps: ε ≥ 0, in units of the gradient; elements whose gradients are far below it get smaller steps.
         eps_root: ε̄ ≥ 0, in units of the squared gradient; smooths the update where gradients are near zero.
-        mu_dtype: the dtype that `mu` is stored in, dithered if it has 16 bits; None for at least float32.
-            (optax's None takes the parameter's, for both moments: in bfloat16 they forget.)
+        mu_dtype: the storage dtype of `mu`, dithered if it has 16 bits; None for the arithmetic's, float32 or wider.
+            (With None optax stores both moments in the parameter's dtype: in bfloat16 they lose small changes.)
         nesterov: whether to look ahead.
-        moments: how the moments are stored: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
+        moments: the storage of the moments: "float32", "bfloat16", "int8", "int4", or another in :doc:`/memory`.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`AdamState`.

@@ -23,7 +23,7 @@ def adam_atan2(
     *,
     moments: Moments = "float32",
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Adam-atan2: Adam without ε, the same whatever the gradients are multiplied by.
+    r"""Adam-atan2: Adam without ε, whose updates do not change when all gradients are multiplied by a positive number.
 
     .. math::
         u_t = -\alpha \left(a \operatorname{atan2}\left(\hat m_t, b \sqrt{\hat v_t}\right)
@@ -36,8 +36,8 @@ def adam_atan2(
     Choose it where the gradients' size is unknown or so small that ε would matter.
 
     Args:
-        learning_rate: α ≥ 0, a number, an array, a schedule, or a tree of these for parts of the parameters; None gives
-            the direction alone (positive).
+        learning_rate: α ≥ 0, a number, an array, a schedule, or a tree of these for parts of the parameters. None gives
+            the direction alone, unscaled and with the sign of the gradient.
         b1: β₁ in [0, 1), the decay of the average of the gradients.
         b2: β₂ in [0, 1), the decay of the average of their squares.
         a: the factor before the arc tangent, ≥ 0.
@@ -45,7 +45,7 @@ def adam_atan2(
         weight_decay: λ ≥ 0, a number, a schedule, or a tree of these; decoupled, so times α.
         mask: which leaves decay: a tree of booleans, a prefix of one, or a function from the parameters to one; None
             for all.
-        moments: how the moments are stored: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
+        moments: the storage of the moments: "float32", "bfloat16", "int8", "int4", or another in :doc:`/memory`.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`AdamState`. Its `update` needs `params`, unless the

@@ -47,34 +47,36 @@ def adam_mini(
         v_t = \beta_2 v_{t-1} + (1 - \beta_2) \operatorname{mean}_{\text{block}} |g_t|^2, \qquad
         u_t = -\alpha \left(\frac{\hat m_t}{\sqrt{\hat v_t} + \varepsilon} + \lambda \theta_{t-1}\right)
 
-    A block should be a smallest dense part of the Hessian. The house's rule goes by the path and shape of a leaf:
+    A block should be one of the smallest dense blocks of the Hessian. By default the path and the shape of a leaf
+    decide:
 
-    * a vector, a scalar, a bias: one block (the authors' code has plain Adam for biases);
-    * what equinox calls ``.weight`` (out, in, …): one an output or token, the first axis;
-    * an embedding: one a row, so each axis but the last. It is one if the last word of its name is emb, embed,
-      embedding, wte or wpe, or that of its layer's name where the leaf is called w, weight or table: so ``tok_emb`` and
-      ``embed_tokens`` are, ``embed_proj`` and what is called ``kernel`` are not;
-    * flax's query and key kernels (features, heads, size): one a head; value kernels so: one an output, (head, size);
-    * all else, as flax's kernels (…, in, out): one an output, the last axis.
+    * a vector, a scalar or a bias is one block (the authors' code has plain Adam for biases);
+    * a leaf called ``.weight``, as equinox's (out, in, …), has a block for each output or token, along the first axis;
+    * an embedding has a block for each row, over the last axis. A leaf is an embedding if the last word of its name is
+      emb, embed, embedding, wte or wpe. If it is called w, weight or table, the name of its layer decides. Thus
+      ``tok_emb`` and ``embed_tokens`` are embeddings, and ``embed_proj`` and leaves called ``kernel`` are not;
+    * flax's query and key kernels (features, heads, size) have a block for each head, and value kernels of that shape
+      one for each output (head, size);
+    * any other leaf, such as flax's kernels (…, in, out), has a block for each output, along the last axis.
 
-    It is a guess, and :func:`~jaxopt_adam.describe` shows it for each leaf. Give `blocks` where it is wrong, as it is
-    for layers stacked along an axis, for heads within a matrix, and for tables of other names; for a stack of kernels
-    (12, in, out) and of biases (12, out), ``lambda path, shape: (12, *(1 for _ in shape[2:]), shape[-1])``. Biases have
-    plain Adam, as the authors', where `blocks` gives their shape.
+    This is a guess, and :func:`~jaxopt_adam.describe` shows it for each leaf. Give `blocks` where it is wrong, as it is
+    for layers stacked along an axis, for heads within a matrix, and for tables of other names. For a stack of kernels
+    (12, in, out) and of biases (12, out) that is ``lambda path, shape: (12, *(1 for _ in shape[2:]), shape[-1])``.
+    Where `blocks` gives the shape of a bias, the bias has plain Adam, as in the authors' code.
 
     Choose it where :func:`adamw` does well and memory is short: `nu` is negligible, so the state is `mu`, half of
     AdamW's.
 
     Args:
         learning_rate: α ≥ 0, a number, an array, a schedule, or a tree of these for parts of the parameters; about the
-            size of a step's elements. None gives the direction alone (positive).
+            size of each element's step. None gives the direction alone, unscaled and with the sign of the gradient.
         b1: β₁ in [0, 1), the decay of the average of the gradients.
         b2: β₂ in [0, 1), the decay of the average of their squares.
         eps: ε ≥ 0, in units of the gradient.
         weight_decay: λ ≥ 0, a number, a schedule, or a tree of these.
         mask: which leaves decay: a tree of booleans, a prefix of one, or a function to one; None for all.
         blocks: ``blocks(path, shape)``, the number of equal blocks along each axis, a tuple; the path is as from
-            :func:`jax.tree_util.keystr`. None for the house's rule.
+            :func:`jax.tree_util.keystr`. None for the default above.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`AdamMiniState`. Its `update` needs `params`, unless the weight

@@ -32,7 +32,7 @@ def adamw(
     nesterov: Flag = False,
     moments: Moments = "float32",
 ) -> optax.GradientTransformationExtraArgs:
-    r"""AdamW: :func:`adam`, and the weights shrink by a share of themselves, whatever the gradients are.
+    r"""AdamW: :func:`adam`, with weights that shrink by a fraction of themselves, whatever the gradients are.
 
     .. math::
         m_t &= \beta_1 m_{t-1} + (1 - \beta_1) g_t, & \hat m_t &= m_t / (1 - \beta_1^t) \\
@@ -41,21 +41,21 @@ def adamw(
                + \lambda \theta_{t-1}\right)
 
     Choose it over :func:`adam` whenever the weights should stay small. As in optax and PyTorch the decay is multiplied
-    by the learning rate; the paper's has a schedule factor :math:`\eta_t` there.
+    by the learning rate. In the paper it is multiplied by a schedule factor :math:`\eta_t` instead.
 
     Args:
         learning_rate: α ≥ 0, a number, an array, a schedule, or a tree of these for parts of the parameters; about the
-            size of each element's step. None gives the direction alone (positive).
+            size of each element's step. None gives the direction alone, unscaled and with the sign of the gradient.
         b1: β₁ in [0, 1), the decay of the average of the gradients.
         b2: β₂ in [0, 1), the decay of the average of their squares.
         eps: ε ≥ 0, in units of the gradient.
         eps_root: ε̄ ≥ 0, in units of the squared gradient.
-        mu_dtype: the dtype that `mu` is stored in, dithered if it has 16 bits; None for at least float32.
+        mu_dtype: the storage dtype of `mu`, dithered if it has 16 bits; None for the arithmetic's, float32 or wider.
         weight_decay: λ ≥ 0, a number, a schedule, or a tree of these.
         mask: which leaves decay: a tree of booleans, a prefix of one, or a function from the parameters to one; None
             for all.
         nesterov: whether to look ahead, as :func:`nadamw` does.
-        moments: how the moments are stored: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
+        moments: the storage of the moments: "float32", "bfloat16", "int8", "int4", or another in :doc:`/memory`.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`AdamState`. Its `update` needs `params`, unless the

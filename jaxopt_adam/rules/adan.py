@@ -19,8 +19,8 @@ class AdanState(NamedTuple):
         count: the number of updates done, int32.
         m: the average of g, a tree like the parameters.
         v: the average of the differences of successive gradients, likewise.
-        n: the average of ``|g + b2 (g − g before)|²``, likewise, real.
-        g: the gradient before, likewise.
+        n: the average of ``|g + b2 (g − previous g)|²``, likewise, real.
+        g: the previous gradient, likewise.
     """
 
     count: Array
@@ -43,7 +43,7 @@ def adan(
     *,
     moments: Moments = "float32",
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Adan: Nesterov's look ahead by the difference of successive gradients.
+    r"""Adan: Adam with Nesterov's look ahead, estimated from the differences of successive gradients.
 
     .. math::
         m_t &= \beta_1 m_{t-1} + (1 - \beta_1) g_t \\
@@ -52,19 +52,19 @@ def adan(
         u_t &= -\alpha \left(\frac{\hat m_t + \beta_2 \hat v_t}{\sqrt{\hat n_t + \bar\varepsilon} + \varepsilon}
                + \lambda \theta_{t-1}\right)
 
-    with :math:`g_0 = g_1`, and hats for averages debiased by their decays. The decays are those of :func:`adam`: the
-    paper writes 1 − β for each β here. The averages start at zero and are debiased, as in the authors' code; the paper
-    starts them from the first gradient. The weight decay is :func:`adamw`'s, where the paper divides by
-    :math:`1 + \alpha \lambda`.
+    with :math:`g_0 = g_1`. Hats denote debiased averages. The decays are written as for :func:`adam`: each β here is
+    1 − β in the paper. The averages start at zero and are debiased, as in the authors' code; the paper starts them from
+    the first gradient. The weight decay is that of :func:`adamw`; the paper divides by :math:`1 + \alpha \lambda`
+    instead.
 
     **Not optax's numbers:** :func:`optax.adan` weighs the differences by :math:`1 - \beta_2`, that is by 0.08 with the
     default `b2`, where the paper and the authors' code weigh them by 0.92. The two agree for ``b2=0.5``.
 
-    Choose it for large batches and where twice Adam's state is no matter.
+    Choose it for large batches, if there is room for twice Adam's state.
 
     Args:
-        learning_rate: α ≥ 0, a number, an array, a schedule, or a tree of these for parts of the parameters; None gives
-            the direction alone (positive).
+        learning_rate: α ≥ 0, a number, an array, a schedule, or a tree of these for parts of the parameters. None gives
+            the direction alone, unscaled and with the sign of the gradient.
         b1: β₁ in [0, 1), the decay of the average of the gradients.
         b2: β₂ in [0, 1), the decay of the average of their differences.
         b3: β₃ in [0, 1), the decay of the average of the squares.
@@ -73,7 +73,7 @@ def adan(
         weight_decay: λ ≥ 0, a number, a schedule, or a tree of these; decoupled, so times α.
         mask: which leaves decay: a tree of booleans, a prefix of one, or a function from the parameters to one; None
             for all.
-        moments: how the moments are stored: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
+        moments: the storage of the moments: "float32", "bfloat16", "int8", "int4", or another in :doc:`/memory`.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`AdanState`. Its `update` needs `params`, unless the

@@ -52,26 +52,28 @@ def ademamix(
         u_t &= -\eta \left(\frac{\hat m^{(1)}_t + \alpha m^{(2)}_t}{\sqrt{\hat v_t + \bar\varepsilon} + \varepsilon}
                + \lambda \theta_{t-1}\right)
 
-    The slow average is not debiased: debiased, it would at first be the mean of a few gradients, with α times the
-    weight of the fast one. So it comes in as slowly as it fills; in long runs the paper lets β₃ and α rise, too.
-    After a single absurd gradient the slow average outlasts the second moment, and the steps become absurd too; clip
-    gradients where they may come.
+    The slow average is not debiased. Debiased, it would at first be the mean of a few gradients, with α times the
+    weight of the fast average. Its influence therefore grows as slowly as it fills. In long runs the paper also lets β₃
+    and α rise. After a single huge gradient the slow average outlasts the second moment, and the steps become huge.
+    Clip gradients if huge ones may occur.
 
     Choose it over :func:`adamw` for long runs on data that do not change, where gradients of ten thousand steps ago
-    still help, at the price of a third moment; in short runs take a smaller β₃, such as 0.999.
+    still help, at the price of a third moment. In short runs take a smaller β₃, such as 0.999.
 
     Args:
-        learning_rate: η ≥ 0, a number, an array, a schedule, or a tree of these; None gives the direction alone.
+        learning_rate: η ≥ 0, a number, an array, a schedule, or a tree of these. None gives the direction alone,
+            unscaled and with the sign of the gradient.
         b1: β₁ in [0, 1), the decay of the fast average.
         b2: β₂ in [0, 1), the decay of the average of the squares.
         b3: β₃ in [0, 1), the decay of the slow average, or a schedule.
-        alpha: α ≥ 0, what the slow average weighs, or a schedule.
+        alpha: α ≥ 0, the weight of the slow average, or a schedule.
         eps: ε ≥ 0, in units of the gradient.
         eps_root: ε̄ ≥ 0, in units of the squared gradient.
-        mu_dtype: the dtype in which `m1` and `m2` are stored (in optax `nu` too); None for at least float32.
+        mu_dtype: the storage dtype of `m1` and `m2` (in optax of `nu` too); None for the arithmetic's, float32 or
+            wider.
         weight_decay: λ ≥ 0, a number, a schedule, or a tree of these; decoupled, so times η.
         mask: which leaves decay: a tree of booleans, a prefix of one, or a function to one; None for all.
-        moments: how the moments are stored: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
+        moments: the storage of the moments: "float32", "bfloat16", "int8", "int4", or another in :doc:`/memory`.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`AdemamixState`. Its `update` needs `params`, unless the

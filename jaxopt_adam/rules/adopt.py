@@ -30,7 +30,7 @@ class AdoptState(NamedTuple):
 
 
 def fourth_root(count: ArrayLike) -> ArrayLike:
-    """The fourth root, by which the paper's limit grows."""
+    """The fourth root of the count, which is the paper's limit for clipping."""
     return count**0.25
 
 
@@ -47,31 +47,30 @@ def adopt(
     clip_value_fn: Annotated[Callable[[Any], ArrayLike], function("a function of count")] = fourth_root,
     moments: kinds.Moments = "float32",
 ) -> optax.GradientTransformationExtraArgs:
-    r"""ADOPT: Adam that divides each gradient by the size of those before it, and takes the average only then.
+    r"""ADOPT: Adam that divides each gradient by the root of the second moment before it, and averages the quotients.
 
     .. math::
         n_t &= \operatorname{clip}\left(\frac{g_t}{\max(\sqrt{v_{t-1}}, \varepsilon)}, c_{t-1}\right) \\
         m_t &= \beta_1 m_{t-1} + (1 - \beta_1) n_t, \qquad u_t = -\alpha m_t \\
         v_t &= \beta_2 v_{t-1} + (1 - \beta_2) |g_t|^2
 
-    The first gradient sets :math:`v_1 = |g_1|^2` and nothing else: the first update is zero, which
-    :func:`~jaxopt_adam.minimize` takes for the end unless its `tol` is 0. A clipped element has at most the magnitude
-    :math:`c_{t-1}`, with c from `clip_value_fn`; where it is complex it keeps its direction.
+    The first gradient sets :math:`v_1 = |g_1|^2` and nothing else, so the first update is zero. A clipped element has
+    at most the magnitude :math:`c_{t-1}`, with c from `clip_value_fn`. A complex element keeps its direction.
 
-    Choose it where :func:`adam` is unstable or its β₂ hard to choose: since no gradient is divided by an average that
-    it is in itself, it converges for any β₂. It has Adam's two moments, and needs no bias correction.
+    Choose it where :func:`adam` is unstable or its β₂ is hard to choose. No gradient is divided by an average that
+    contains it, so it converges for any β₂. It has Adam's two moments, and needs no bias correction.
 
     Args:
-        learning_rate: α ≥ 0, a number, an array, a schedule, or a tree of these for parts of the parameters; None gives
-            the direction alone (positive).
+        learning_rate: α ≥ 0, a number, an array, a schedule, or a tree of these for parts of the parameters. None gives
+            the direction alone, unscaled and with the sign of the gradient.
         b1: β₁ in [0, 1), the decay of the average of the normalized gradients.
         b2: β₂ in [0, 1), the decay of the average of the squares.
         eps: ε ≥ 0, in units of the gradient.
-        mu_dtype: the dtype that `mu` is stored in, dithered if it has 16 bits; None for at least float32.
-        nesterov: whether to take the average that would be if the same normalized gradient came once more.
+        mu_dtype: the storage dtype of `mu`, dithered if it has 16 bits; None for the arithmetic's, float32 or wider.
+        nesterov: whether to take the average as it would be if the same normalized gradient came once more.
         use_clipping: whether to clip; without it an element whose gradients begin near zero may take a huge step.
         clip_value_fn: c ≥ 0, a function of `count`, the number of updates done; by default its fourth root.
-        moments: how the moments are stored: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
+        moments: the storage of the moments: "float32", "bfloat16", "int8", "int4", or another in :doc:`/memory`.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`AdoptState`.

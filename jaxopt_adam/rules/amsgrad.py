@@ -19,7 +19,7 @@ class AmsgradState(NamedTuple):
         count: the number of updates done, int32.
         mu: the average of g, a tree like the parameters.
         nu: the average of ``|g|²``, a tree like the parameters, real.
-        nu_max: the largest `nu` so far, debiased if it is; likewise.
+        nu_max: the largest `nu` so far, debiased unless ``bias_correction_nu=False``, likewise.
     """
 
     count: Array
@@ -41,7 +41,7 @@ def amsgrad(
     *,
     moments: Moments = "float32",
 ) -> optax.GradientTransformationExtraArgs:
-    r"""AMSGrad: Adam whose second moment never falls, so that no step grows again.
+    r"""AMSGrad: Adam whose second moment never falls, so that the effective step size never grows.
 
     .. math::
         m_t &= \beta_1 m_{t-1} + (1 - \beta_1) g_t, & \hat m_t &= m_t / (1 - \beta_1^t) \\
@@ -49,24 +49,24 @@ def amsgrad(
         \bar v_t &= \max(\bar v_{t-1}, \hat v_t), & u_t &= -\alpha \frac{\hat m_t}{\sqrt{\bar v_t + \bar\varepsilon}
                     + \varepsilon}
 
-    The maximum never forgets, so a single absurd gradient ends the training of its element; clip gradients where they
-    may come. The paper corrects no bias; here, as in optax, both averages are debiased unless said otherwise.
+    The maximum never falls, so after a single huge gradient its element hardly moves again. Clip gradients if huge ones
+    may occur. The paper corrects no bias. Here, as in optax, both averages are debiased unless a flag turns that off.
     PyTorch divides the largest of the plain v by 1 − β₂ᵗ. That is ``bias_correction_nu=False`` at the rate
-    :math:`\alpha \sqrt{1 - \beta_2^t}`, but for ε, which PyTorch adds after that division.
+    :math:`\alpha \sqrt{1 - \beta_2^t}`, except for ε, which PyTorch adds after that division.
 
-    Choose it where Adam does not settle, since it forgets rare large gradients; for half as much state again.
+    Choose it where Adam does not settle because it forgets rare large gradients. It needs half as much state again.
 
     Args:
-        learning_rate: α ≥ 0, a number, an array, a schedule, or a tree of these for parts of the parameters; None gives
-            the direction alone (positive).
+        learning_rate: α ≥ 0, a number, an array, a schedule, or a tree of these for parts of the parameters. None gives
+            the direction alone, unscaled and with the sign of the gradient.
         b1: β₁ in [0, 1), the decay of the average of the gradients.
         b2: β₂ in [0, 1), the decay of the average of their squares.
         eps: ε ≥ 0, in units of the gradient.
         eps_root: ε̄ ≥ 0, in units of the squared gradient.
-        mu_dtype: the dtype that `mu` is stored in, dithered if it has 16 bits; None for at least float32.
+        mu_dtype: the storage dtype of `mu`, dithered if it has 16 bits; None for the arithmetic's, float32 or wider.
         bias_correction_mu: whether the average of the gradients is debiased.
-        bias_correction_nu: whether that of their squares is, before the maximum is taken.
-        moments: how the moments are stored: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
+        bias_correction_nu: whether the average of their squares is debiased, before the maximum is taken.
+        moments: the storage of the moments: "float32", "bfloat16", "int8", "int4", or another in :doc:`/memory`.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`AmsgradState`.

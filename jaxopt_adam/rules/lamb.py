@@ -21,7 +21,7 @@ def lamb(
     *,
     moments: Moments = "float32",
 ) -> optax.GradientTransformationExtraArgs:
-    r"""LAMB: :func:`adamw`'s direction, with steps as large as the leaf is.
+    r"""LAMB: :func:`adamw`'s direction, with steps in proportion to the norm of the leaf.
 
     .. math::
         r_t &= \frac{\hat m_t}{\sqrt{\hat v_t + \bar\varepsilon} + \varepsilon} + \lambda \theta_{t-1} \\
@@ -31,12 +31,13 @@ def lamb(
     the ratio of the norms is 1 where one of them is zero. The paper's function φ of :math:`\lVert \theta \rVert` is
     the identity, as in optax.
 
-    Choose it for batches of tens of thousands of examples: every leaf moves by the same share α of itself. For small
+    Choose it for batches of tens of thousands of examples: every leaf moves by the same fraction α of itself. For small
     batches :func:`adamw` does as well. Its state is as large as :func:`adam`'s.
 
     Args:
-        learning_rate: α ≥ 0, a number, an array, a schedule, or a tree of these for parts of the parameters; the length
-            of the step of a leaf as a share of the length of the leaf. None gives the direction alone (positive).
+        learning_rate: α ≥ 0, a number, an array, a schedule, or a tree of these for parts of the parameters; the norm
+            of a leaf's step as a fraction of the norm of the leaf. None gives the direction alone, with the sign of the
+            gradient.
         b1: β₁ in [0, 1), the decay of the average of the gradients.
         b2: β₂ in [0, 1), the decay of the average of their squares.
         eps: ε ≥ 0, in units of the gradient.
@@ -44,7 +45,7 @@ def lamb(
         weight_decay: λ ≥ 0, a number, a schedule, or a tree of these; it turns the step and does not lengthen it.
         mask: which leaves decay: a tree of booleans, a prefix of one, or a function from the parameters to one; None
             for all.
-        moments: how the moments are stored: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
+        moments: the storage of the moments: "float32", "bfloat16", "int8", "int4", or another in :doc:`/memory`.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`AdamState`. Its `update` needs `params`.

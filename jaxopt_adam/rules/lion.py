@@ -41,21 +41,21 @@ def lion(
         u_t &= -\alpha \left(\operatorname{sign}(\beta_1 m_{t-1} + (1 - \beta_1) g_t) + \lambda \theta_{t-1}\right) \\
         m_t &= \beta_2 m_{t-1} + (1 - \beta_2) g_t
 
-    Half of Adam's state; its learning rates are some three to ten times smaller and its weight decay as much larger.
-    (For complex numbers the sign is :math:`z / |z|`.)
+    It has half of Adam's state. Its learning rates are some three to ten times smaller than Adam's, and its weight
+    decay is larger by the same factor. (For complex numbers the sign is :math:`z / |z|`.)
 
     Choose it for large models and batches where memory is short.
 
     Args:
-        learning_rate: α ≥ 0, a number, an array, a schedule, or a tree of these for parts of the parameters; None gives
-            the direction alone (positive).
-        b1: β₁ in [0, 1), how much of the direction comes from the past.
+        learning_rate: α ≥ 0, a number, an array, a schedule, or a tree of these for parts of the parameters. None gives
+            the direction alone, unscaled and with the sign of the gradient.
+        b1: β₁ in [0, 1), the weight of the past average in the direction.
         b2: β₂ in [0, 1), the decay of the average of the gradients.
-        mu_dtype: the dtype that `mu` is stored in, dithered if it has 16 bits; None for at least float32.
+        mu_dtype: the storage dtype of `mu`, dithered if it has 16 bits; None for the arithmetic's, float32 or wider.
         weight_decay: λ ≥ 0, a number, a schedule, or a tree of these; decoupled, so times α.
         mask: which leaves decay: a tree of booleans, a prefix of one, or a function from the parameters to one; None
             for all.
-        moments: how the moments are stored: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
+        moments: the storage of the moments: "float32", "bfloat16", "int8", "int4", or another in :doc:`/memory`.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`LionState`. Its `update` needs `params`, unless the

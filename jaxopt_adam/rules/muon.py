@@ -72,60 +72,63 @@ def muon(
         kinds.OfLeaf | None, kinds.function("a function from a path and a shape to axes, or None", optional=True)
     ] = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Muon: the orthogonal matrix next to the momentum, for matrices; :func:`adamw` for all else.
+    r"""Muon: the orthogonal matrix nearest to the momentum, for matrices; :func:`adamw` for all other leaves.
 
     .. math::
         m_t &= \beta m_{t-1} + (1 - \beta) g_t, \qquad \hat m_t = \frac{\beta m_t}{1 - \beta^{t+1}}
                + \frac{(1 - \beta) g_t}{1 - \beta^t} = U S V^* \\
         u_t &= -\alpha \left(\sqrt{\max(1, \text{columns} / \text{rows})} \; U V^* + \lambda \theta_{t-1}\right)
 
-    with :math:`U V^*` from a few rounds of Newton and Schulz's iteration, so only nearly. Choose it for the hidden
+    where a few rounds of the Newton–Schulz iteration approximate :math:`U V^*`. Choose it for the hidden
     matrices of transformers, where it needs half of Adam's state and often fewer steps.
 
     As in optax every leaf of two axes is a matrix, its rows the inputs and its columns the outputs, and any other leaf
-    is Adam's. That is a guess, and :func:`~jaxopt_adam.describe` shows it for each leaf. Give `matrix_axes` or
+    goes to Adam. That is a guess, and :func:`~jaxopt_adam.describe` shows it for each leaf. Give `matrix_axes` or
     `muon_weight_dimension_numbers` where it is wrong:
 
-    * weights of (outputs, inputs), as PyTorch's and equinox's: rows are axis 1, columns axis 0. Else the root above is
-      that of inputs / outputs;
-    * layers stacked along an axis: kernels (12, 16, 16) are Adam's unless their last two axes are named, and biases
-      (12, 16) are taken for one matrix unless they are None;
+    * weights of (outputs, inputs), as PyTorch's and equinox's: rows are axis 1, columns axis 0. Otherwise the root
+      above has inputs / outputs;
+    * layers stacked along an axis: kernels (12, 16, 16) go to Adam unless their last two axes are given, and
+      biases (12, 16) are taken for one matrix unless None is given for them;
     * embeddings and the last layer, which Adam is for: None.
 
-    Of a model whose layers are stacked and whose tables are called "embedding"::
+    For a model whose layers are stacked and whose tables are called "embedding"::
 
         def matrix_axes(path, shape):
             return MuonDimensionNumbers(-2, -1) if "kernel" in path and len(shape) == 3 else None
 
     Args:
         learning_rate: α ≥ 0, a number, an array, a schedule, or a tree of these for parts of the parameters.
-        ns_coeffs: a, b, c of the iteration :math:`s \mapsto a s + b s^3 + c s^5`; or a row of these for each round, as
-            many as there are rows; or "standard" or "dion".
+        ns_coeffs: a, b, c of the iteration :math:`s \mapsto a s + b s^3 + c s^5`; or a row of these for each round, and
+            then as many rounds as rows; or "standard" or "dion".
         ns_steps: the number of rounds, a whole number ≥ 1.
         beta: β in [0, 1), the decay of the momentum.
         eps: ε ≥ 0, added to the norm by which a matrix is divided, and to Adam's root.
-        weight_decay: λ ≥ 0, a number, a schedule, or a tree of these; decoupled, so times α; of matrices.
+        weight_decay: λ ≥ 0, a number, a schedule, or a tree of these; decoupled, so times α; for matrices only.
         weight_decay_mask: which matrices decay: a tree of booleans, a prefix, or a function to one; None for all.
-        mu_dtype: the dtype that `mu` is stored in, dithered if it has 16 bits; None for at least float32.
+        mu_dtype: the storage dtype of `mu`, dithered if it has 16 bits; None for the arithmetic's, float32 or wider.
         nesterov: whether the momentum looks ahead as above, Adam's too; else :math:`\hat m_t = m_t / (1 - \beta^t)`.
         adaptive: whether to scale by the dual norm :math:`\langle \hat m_t, U V^* \rangle`.
-        preconditioning: what scales a matrix before the iteration: "frobenius", "spectral", "aol" or "schatten".
+        preconditioning: the norm that scales a matrix before the iteration: "frobenius", "spectral", "aol" or
+            "schatten".
         adam_b1: β₁ in [0, 1) of Adam.
         adam_b2: β₂ in [0, 1) of Adam.
         adam_eps_root: ε̄ ≥ 0 of Adam, in units of the squared gradient.
         adam_weight_decay: λ ≥ 0 of Adam, as `weight_decay`.
         adam_learning_rate: α of Adam; None for `learning_rate`.
-        muon_weight_dimension_numbers: the axes of each matrix (others are a batch of them): a tree, or a prefix, of
-            :class:`optax.contrib.MuonDimensionNumbers`, with None for Adam; a function from the parameters to one; None
-            for all leaves of two axes.
+        muon_weight_dimension_numbers: the axes of each matrix (other axes make a batch of matrices): a tree, or a
+            prefix, of :class:`optax.contrib.MuonDimensionNumbers`, with None for Adam; a function from the parameters
+            to one; None for all leaves of two axes.
         consistent_rms: c for :math:`c \sqrt{\max(\text{rows}, \text{columns})}` in place of the root above (0.2 goes
             with Adam's learning rates); None for the root.
         matrix_axes: ``matrix_axes(path, shape)``, in place of `muon_weight_dimension_numbers`: the
             :class:`optax.contrib.MuonDimensionNumbers` of a leaf, or None for Adam; the path is as from
-            :func:`jax.tree_util.keystr`. (A function there is one of all the parameters, as in optax.)
+            :func:`jax.tree_util.keystr`. (A function that is given there takes all the parameters, as in
+            optax.)
 
     Returns:
-        An :class:`~jaxopt_adam.Optimizer` with :class:`MuonState`. Its `update` needs `params` with a weight decay.
+        An :class:`~jaxopt_adam.Optimizer` with :class:`MuonState`. Its `update` needs `params` if there is a weight
+        decay.
 
     References:
         Jordan et al., Muon: An Optimizer for Hidden Layers in Neural Networks, 2024; Liu et al., Muon is Scalable for

@@ -35,30 +35,31 @@ def novograd(
     eps_root: NonNegative = 0.0,
     weight_decay: WeightDecay = 0.0,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""NovoGrad: momentum of gradients, each leaf's divided by an average of its norm.
+    r"""NovoGrad: momentum of the gradients, those of each leaf divided by an average of their norm.
 
     .. math::
         v_t &= \beta_2 v_{t-1} + (1 - \beta_2) \lVert g_t \rVert^2, \qquad v_1 = \lVert g_1 \rVert^2 \\
         m_t &= \beta_1 m_{t-1} + \frac{g_t}{\sqrt{v_t + \bar\varepsilon} + \varepsilon} + \lambda \theta_{t-1} \\
         u_t &= -\alpha m_t
 
-    with norms over a leaf, which is the paper's layer. `nu` holds v itself, at most the largest number of its dtype:
-    in float32 that is a norm of 1.8 · 10¹⁹. The root is never taken for less than the share of :math:`g_t` alone,
-    :math:`\sqrt{1 - \beta_2} \lVert g_t \rVert`, which does not overflow; so what :math:`g_t` adds to m is never longer
-    than :math:`1 / \sqrt{1 - \beta_2}`, however large it is.
+    with norms over a leaf, which is the paper's layer. `nu` holds v itself, at most the largest number of its dtype: in
+    float32 that is a norm of 1.8 · 10¹⁹. Where the root is less than :math:`\sqrt{1 - \beta_2} \lVert g_t \rVert`, the
+    contribution of :math:`g_t` alone, that takes its place, because it does not overflow. What :math:`g_t` adds to m
+    therefore never has a norm above :math:`1 / \sqrt{1 - \beta_2}`, however large :math:`g_t` is.
 
-    Choose it for half of :func:`adam`'s memory, one moment as SGD with momentum, where large learning rates shall do
-    from the first step on; the paper has it for convolutional, speech and language models. All elements of a leaf share
-    one scale, so it does not help where their gradients differ in size.
+    Choose it for large learning rates from the first step on, with half of :func:`adam`'s memory: one moment, as SGD
+    with momentum has. The paper uses it for convolutional, speech and language models. All elements of a leaf share one
+    scale, so it does not help where their gradients differ in size.
 
     Args:
-        learning_rate: α ≥ 0, a number, an array, a schedule, or a tree of these for parts of the parameters; the length
-            of a leaf's first step. None gives the direction alone (positive).
+        learning_rate: α ≥ 0, a number, an array, a schedule, or a tree of these for parts of the parameters; the norm
+            of a leaf's first step. None gives the direction alone, with the sign of the gradient.
         b1: β₁ in [0, 1), the decay of the sum of the steps, which grow up to :math:`1 / (1 - \beta_1)`.
         b2: β₂ in [0, 1), the decay of the average of the squared norms.
         eps: ε ≥ 0, in units of the gradient's norm.
         eps_root: ε̄ ≥ 0, in units of the squared norm.
-        weight_decay: λ ≥ 0, a number, a schedule, or a tree of these; within the momentum, so times α and summed.
+        weight_decay: λ ≥ 0, a number, a schedule, or a tree of these; added before the momentum, so summed with it and
+            multiplied by α.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`NovogradState`. Its `update` needs `params`, unless the weight

@@ -23,7 +23,7 @@ class ProdigyState(NamedTuple):
         nu: the average of ``|dg|²``, likewise, real.
         grad_sum: s, the decayed sum of the weighted g, likewise.
         params0: the parameters that it started from, likewise.
-        estim_lr: d, the estimate of how far the solution is from there, a scalar in JAX's default float.
+        estim_lr: d, the estimate of the distance from there to the solution, a scalar in JAX's default float.
         numerator_weighted: r, the numerator of the estimate, likewise.
     """
 
@@ -49,7 +49,7 @@ def prodigy(
     *,
     bias_correction: kinds.Flag = True,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Prodigy: :func:`adamw` that finds its learning rate d itself, from how far the parameters have come.
+    r"""Prodigy: :func:`adamw` that estimates its learning rate d from the distance that the parameters have moved.
 
     .. math::
         m_t &= \beta_1 m_{t-1} + (1 - \beta_1) d_t g_t, \qquad v_t = \beta_2 v_{t-1} + (1 - \beta_2) |d_t g_t|^2 \\
@@ -57,21 +57,24 @@ def prodigy(
         u_t &= -\alpha_t \left(\frac{m_t}{\sqrt{v_t} + d_t \varepsilon} + \lambda \theta_{t-1}\right), \qquad
                d_{t+1} = \max(d_t, k \, r_t / \|s_t\|_1)
 
-    with :math:`\alpha_t = \gamma_t d_t \sqrt{1 - \beta_2^t} / (1 - \beta_1^t)` and :math:`w_t = \alpha_t d_t / d_1`, r
-    and the norm over all leaves. The bias correction, λ, k and d₁ are from the authors' code, as in optax; both have
-    dₜ₊₁ε where the paper, and this, has dₜε. The paper corrects no bias, and neither does the authors' code unless it
-    is told to: then :math:`\alpha_t = \gamma_t d_t`, and the first step is (1 − β₁) / √(1 − β₂), about 3, times as
-    long. Choose it where no learning rate is known; it costs twice Adam's memory.
+    with :math:`\alpha_t = \gamma_t d_t \sqrt{1 - \beta_2^t} / (1 - \beta_1^t)` and :math:`w_t = \alpha_t d_t / d_1`. r
+    and the norm are over all leaves. The bias correction, λ, k and d₁ are from the authors' code, as in optax. Both of
+    these use dₜ₊₁ε; the paper and this rule use dₜε. The paper corrects no bias, and the authors' code does so only on
+    request. Without the correction :math:`\alpha_t = \gamma_t d_t`, and the first step is (1 − β₁) / √(1 − β₂), about
+    3, times as long.
+
+    Choose it where no learning rate is known. It needs twice Adam's memory.
 
     Args:
         learning_rate: γ ≥ 0, a factor of d: 1, or a schedule that falls from 1 to 0.
         betas: (β₁, β₂), both in [0, 1), the decays of the averages of the gradients and of their squares.
         beta3: β₃ in [0, 1), the decay of r and s; None for √β₂.
         eps: ε ≥ 0, in units of the gradient.
-        estim_lr0: d₁ > 0, the first estimate, in units of the parameters; much less than they will move.
+        estim_lr0: d₁ > 0, the first estimate, in units of the parameters; much less than the distance that they will
+            move.
         estim_lr_coef: k ≥ 0, a factor of the later estimates; the one to tune.
         weight_decay: λ ≥ 0, a number, a schedule, or a tree of these; decoupled, so times α.
-        safeguard_warmup: whether s has d in place of α, so that a γ that starts small makes no estimate too large.
+        safeguard_warmup: whether s has d in place of α, so that a small γ at the start makes no estimate too large.
         bias_correction: whether α has the factor :math:`\sqrt{1 - \beta_2^t} / (1 - \beta_1^t)`, as in optax; False is
             the paper's, and the default of the authors' code.
 

@@ -29,7 +29,7 @@ def radam(
     nesterov: Flag = False,
     moments: Moments = "float32",
 ) -> optax.GradientTransformationExtraArgs:
-    r"""RAdam: Adam without the first steps' variance, which is why Adam needs a warm-up.
+    r"""RAdam: Adam with a factor that takes the variance out of its first steps, which is the reason for a warm-up.
 
     With the :math:`\hat m_t` and :math:`\hat v_t` of :func:`adam`, :math:`\rho_\infty = 2 / (1 - \beta_2) - 1` and
     :math:`\rho_t = \rho_\infty - 2 t \beta_2^t / (1 - \beta_2^t)`,
@@ -45,16 +45,16 @@ def radam(
     Choose it in place of a warm-up of the learning rate.
 
     Args:
-        learning_rate: α ≥ 0, a number, an array, a schedule, or a tree of these for parts of the parameters; None gives
-            the direction alone (positive).
+        learning_rate: α ≥ 0, a number, an array, a schedule, or a tree of these for parts of the parameters. None gives
+            the direction alone, unscaled and with the sign of the gradient.
         b1: β₁ in [0, 1), the decay of the average of the gradients.
         b2: β₂ in [0, 1), the decay of the average of their squares.
         eps: ε ≥ 0, in units of the gradient.
         eps_root: ε̄ ≥ 0, in units of the squared gradient.
-        threshold: the least ρ_t at which the second moment is used; the paper's is 4, above which the root is real;
-            never below 4, where the factor has no root.
+        threshold: the least ρ_t at which the second moment is used. The paper's is 4. One below 4 acts like 4, because
+            the factor is real only for ρ_t above 4.
         nesterov: whether the average of the gradients looks one step ahead, as in :func:`nadam`.
-        moments: how the moments are stored: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
+        moments: the storage of the moments: "float32", "bfloat16", "int8", "int4", or another in :doc:`/memory`.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`AdamState`.
@@ -99,7 +99,7 @@ def radam(
 
 
 def _length(share, step, c2):
-    """ρ for a decay of 1 − `share`; by its series in t log β₂ while a difference of two large numbers has no digits."""
+    """ρ_t for a decay of 1 − `share`: a series in t log β₂ while that is small, then a difference of large numbers."""
     rate = -jnp.log1p(-jnp.asarray(share, c2.dtype))
     age = step * rate
     young = share * (1 / 6 + share * (1 / 12 + share * (19 / 360 + share * (3 / 80 + share * 863 / 30240))))

@@ -50,14 +50,14 @@ def rmsprop(
         u_t &= -\alpha \frac{g_t}{\sqrt{\hat v_t + \varepsilon}} \quad\text{or}\quad
                -\alpha \frac{g_t}{\sqrt{\hat v_t} + \varepsilon}
 
-    where :math:`\hat v_t` is :math:`v_t`, or :math:`v_t / (1 - \beta^t)` with `bias_correction`; `centered` takes from
-    it the squared average of the gradients, which leaves their variance: :math:`\hat v_t - |\hat m_t|^2` (never below
-    zero, where rounding would put it). With momentum :math:`\mu` the steps are added up:
+    where :math:`\hat v_t` is :math:`v_t`, or :math:`v_t / (1 - \beta^t)` with `bias_correction`. With `centered` the
+    squared average of the gradients is subtracted from it, which leaves their variance :math:`\hat v_t - |\hat m_t|^2`.
+    A variance that rounding makes negative counts as zero. With momentum :math:`\mu` the steps are added up:
 
     .. math:: s_t = u_t + \mu s_{t-1}, \qquad u'_t = s_t \quad\text{or, with } \texttt{nesterov}, \quad u_t + \mu s_t
 
-    Choose it where the gradients' size changes and momentum does harm, as in reinforcement learning: half of Adam's
-    state.
+    Choose it where the gradients' size changes and momentum does harm, as in reinforcement learning. It has half of
+    Adam's state.
 
     Args:
         learning_rate: α ≥ 0, a number, an array, a schedule, or a tree of these for parts of the parameters. None gives
@@ -66,13 +66,13 @@ def rmsprop(
         eps: ε ≥ 0, in units of the gradient, or of its square where it is in the root.
         initial_scale: :math:`v_0 \ge 0`; PyTorch's is 0, TensorFlow 1's was 1.
         eps_in_sqrt: whether ε is added within the root.
-        centered: whether to divide by the deviation of the gradients rather than by their size.
-        momentum: μ in [0, 1); None for none, without state for it.
-        nesterov: whether to look ahead as Nesterov does; has a meaning with momentum only.
-        bias_correction: whether to divide the averages by :math:`1 - \beta^t`; without, the first steps are larger
-            by up to :math:`1 / \sqrt{1 - \beta}`. (Centered too, the first variance is that of one value, zero, so the
-            first step is all the gradient over ε or its root.)
-        moments: how the moments are stored: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
+        centered: whether to divide by the standard deviation of the gradients rather than by their size.
+        momentum: μ in [0, 1); None for no momentum and no state for it.
+        nesterov: whether to look ahead as Nesterov does; without momentum it has no effect.
+        bias_correction: whether to divide the averages by :math:`1 - \beta^t`. Without that the first steps are
+            larger by up to :math:`1 / \sqrt{1 - \beta}`. (With `centered` as well, the first variance is that of one
+            value, which is zero, so the first step is the gradient over ε or over √ε.)
+        moments: the storage of the moments: "float32", "bfloat16", "int8", "int4", or another in :doc:`/memory`.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`RmspropState`.

@@ -24,7 +24,7 @@ class ScheduleFreeAdamwState(NamedTuple):
         count: the number of updates done, int32.
         nu: the average of ``|g|²``, a tree like the parameters, real.
         z: the iterate that takes the steps, likewise; it starts as a copy of the parameters.
-        b1: β₁, a scalar in JAX's default float, by which :func:`schedule_free_eval_params` finds x.
+        b1: β₁, a scalar in JAX's default float, with which :func:`schedule_free_eval_params` computes x.
         weight_sum: the sum of the weights of the average x, a scalar.
         max_learning_rate: the largest γ so far, likewise.
     """
@@ -58,25 +58,28 @@ def schedule_free_adamw(
         x_t &= (1 - c_t) x_{t-1} + c_t z_t, \quad c_t = w_t / \sum_i w_i, \quad w_t = \max_{i \le t} \gamma_i^p \\
         y_t &= \beta_1 x_t + (1 - \beta_1) z_t, \qquad u_t = y_t - y_{t-1}
 
-    The parameters are y, where gradients are taken; the result is x, from :func:`schedule_free_eval_params`. γ_t is the
-    learning rate, times t / `warmup_steps` until that is one, for steps and weights alike (not so in optax). As in the
-    authors' newer code and in optax v is debiased; the experiments had √(1 − β₂ᵗ) in γ_t instead.
-    Choose it where the length of the run is not known beforehand. It costs Adam's memory, with z in place of m.
+    The parameters are y, where gradients are taken. The result is x, from :func:`schedule_free_eval_params`. γ_t is the
+    learning rate, times t / `warmup_steps` until that is one, alike for the steps and for the weights w (in optax they
+    differ). v is debiased, as in optax and in the authors' newer code; the paper's experiments had √(1 − β₂ᵗ) in γ_t
+    instead.
 
-    What comes after it must leave its updates alone, since x is found from y: clip and decay before it in a chain, as
-    in ``optax.chain(optax.clip_by_global_norm(1.0), schedule_free_adamw())``, and let nothing else change the
-    parameters. :func:`optax.clip` after it would ruin x in silence, though y still learns.
+    Choose it where the length of the run is not known beforehand. It needs as much memory as Adam, with z in place of
+    m.
+
+    Nothing after it may change its updates, because x is computed from y. Clip and decay before it in a chain, as in
+    ``optax.chain(optax.clip_by_global_norm(1.0), schedule_free_adamw())``, and let nothing else change the parameters.
+    :func:`optax.clip` after it would make x wrong without an error, though y still learns.
 
     Args:
-        learning_rate: γ ≥ 0, a number or a schedule; constant for what the method is meant for.
-        warmup_steps: over how many steps γ rises linearly; None or 0 for none.
-        b1: β₁ in (0, 1), the share of x in y.
+        learning_rate: γ ≥ 0, a number or a schedule; the method is meant for a constant one.
+        warmup_steps: the number of steps over which γ rises linearly; None or 0 for no warm-up.
+        b1: β₁ in (0, 1), the weight of x in y.
         b2: β₂ in [0, 1), the decay of the average of the squares.
         eps: ε ≥ 0, in units of the gradient.
         weight_decay: λ ≥ 0, a number, a schedule, or a tree of these; decoupled, so times γ.
         weight_lr_power: p ≥ 0; 0 weighs all iterates alike.
-        state_dtype: the dtype that `z` is stored in, dithered if it has 16 bits; None for at least float32.
-        moments: how the moments are stored: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
+        state_dtype: the storage dtype of `z`, dithered if it has 16 bits; None for the arithmetic's, float32 or wider.
+        moments: the storage of the moments: "float32", "bfloat16", "int8", "int4", or another in :doc:`/memory`.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`ScheduleFreeAdamwState`. Its `update` needs `params`.
@@ -148,22 +151,22 @@ def schedule_free_eval_params(state: optax.OptState, params: optax.Params) -> op
 
     .. math:: x = \frac{y - (1 - \beta_1) z}{\beta_1} = z + \frac{y - z}{\beta_1}
 
-    That holds as long as the parameters are the y that the state was made for. Whatever else changed them, a clipping
-    of the updates after the rule, say, becomes x as well, 1/β₁ times as large, and nothing in x shows it. What can be
-    seen is refused: a part with a state that follows the rule in a chain, and, where values are known, parameters that
-    are not z before the second update, when x, y and z are one. A part without a state, as :func:`optax.clip`, is not
-    seen after that.
+    This holds as long as the parameters are the y that belongs to the state. Any other change of the parameters, such
+    as clipping the updates after the rule, enters x as well, 1/β₁ times as large, and cannot be seen in x. Two mistakes
+    are detected and raise ValueError: a part with a state that follows the rule in a chain; and, where values are
+    known, parameters that differ from z before the second update, when x, y and z are still equal. A part without a
+    state, such as :func:`optax.clip`, is not detected later.
 
     Args:
-        state: its state, or one that holds it, such as a chain's.
+        state: the state of :func:`schedule_free_adamw`, or one that holds it, such as a chain's.
         params: y, the parameters that are trained.
 
     Returns:
-        x, of the shapes and dtypes of `params`; what the state is masked for stays as it is.
+        x, of the shapes and dtypes of `params`; leaves that are masked in the state stay as they are.
 
     Raises:
-        ValueError: if there is no such state in `state`, if in a chain another part comes after it, or if `params` is
-            of another tree or other shapes, or is not y as far as can be seen.
+        ValueError: if there is no such state in `state`, if in a chain another part comes after it, or if `params` has
+            another tree or other shapes, or is found not to be y.
 
     References:
         Defazio et al., The Road Less Scheduled, 2024, algorithm 1.

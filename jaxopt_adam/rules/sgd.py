@@ -14,8 +14,8 @@ from jaxopt_adam._rule import Moment, leafwise
 class SgdState(NamedTuple):
     """The state of :func:`sgd`.
 
-    It is all of the state: ``state.trace``, where optax's is a chain's and has ``state[0].trace``. Here that is no
-    error: it is a method of the count.
+    It is the whole state: the trace is ``state.trace``. In optax it is ``state[0].trace``, because the state is that of
+    a chain. Here ``state[0].trace`` raises no error: it is a method of the count.
 
     Attributes:
         count: the number of updates done, int32.
@@ -39,8 +39,8 @@ def sgd(
 
     .. math:: u_t = -\alpha g_t
 
-    and with momentum :math:`\mu`, the step is a decayed sum of the gradients, along which what they have in common adds
-    up and their to and fro cancels:
+    and with momentum :math:`\mu` the step is a decayed sum of the gradients, in which their common part adds up and
+    their oscillation cancels:
 
     .. math::
         s_t &= g_t + \mu s_{t-1} \\
@@ -53,12 +53,13 @@ def sgd(
 
     Args:
         learning_rate: α ≥ 0, a number, an array, a schedule, or a tree of these for parts of the parameters. None gives
-            the direction alone (:math:`+s_t`).
-        momentum: μ in [0, 1); None for none, without state for it.
-        nesterov: whether to look ahead as Nesterov does; has a meaning with momentum only.
-        accumulator_dtype: the dtype that the trace is stored in, dithered if it has 16 bits; None for at least float32
-            (optax's None takes the parameter's: in bfloat16 a sum forgets what is below a 256th of it).
-        moments: how the moments are stored: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
+            the direction alone, unscaled and with the sign of the gradient.
+        momentum: μ in [0, 1); None for no momentum and no state for it.
+        nesterov: whether to look ahead as Nesterov does; without momentum it has no effect.
+        accumulator_dtype: the storage dtype of the trace, dithered if it has 16 bits; None for that of the arithmetic,
+            float32 or wider. (With None optax takes the parameter's dtype: in bfloat16 a sum loses gradients below a
+            256th of it.)
+        moments: the storage of the moments: "float32", "bfloat16", "int8", "int4", or another in :doc:`/memory`.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`SgdState`.

@@ -28,7 +28,7 @@ class SoapState(NamedTuple):
         count: the number of updates done, int32.
         mu: the average of g, a tree like the parameters.
         nu: the average of the squares of g in the bases, likewise.
-        factors: L and R: for each axis a tree of n × n matrices, None for long axes and for leaves without.
+        factors: L and R: for each axis a tree of n × n matrices, None for long axes and for leaves without factors.
         bases: their eigenvectors, as columns, likewise.
     """
 
@@ -62,13 +62,14 @@ def soap(
         L_t &= \beta L_{t-1} + (1 - \beta) g_t g_t^T, & R_t &= \beta R_{t-1} + (1 - \beta) g_t^T g_t
 
     and every `precondition_frequency` steps :math:`Q_L \leftarrow \operatorname{QR}(L_t Q_L)`, likewise for R. Tensors
-    have these for each axis, vectors go without. Choose it where fewer steps are worth such matrices and products.
+    have a factor and a basis for each axis; vectors have none. Choose it where fewer steps make up for the memory of
+    the matrices and the time of their products.
 
-    As in the authors' code the first gradient only makes the factors and their eigenvectors (in these it is diagonal,
-    and Adam would blow up the rounding errors beside the diagonal); its update is zero but for the decay, and Adam
-    counts from the next. As in the paper, `nu` stays as it is when the bases move. The authors' code first puts the
-    vectors, and `nu` with them, in the order of their eigenvalues, so that the two differ from the first refresh at
-    which that order has changed; `sort_by_eigenvalue` gives the code's rule.
+    As in the authors' code the first gradient only makes the factors and their eigenvectors. In these bases it is
+    diagonal, and Adam would blow up the rounding errors off the diagonal. The first update is therefore zero except for
+    the weight decay, and Adam counts its steps from the second. As in the paper, `nu` stays as it is when the bases
+    move. The authors' code first sorts the vectors, and `nu` with them, by their eigenvalues. Paper and code therefore
+    differ from the first refresh at which that order has changed; ``sort_by_eigenvalue=True`` follows the code.
 
     Three guards are not in the paper. They keep tensors with bases safe where it divides one rounding error by another:
 
@@ -76,29 +77,31 @@ def soap(
       leaves nothing but rounding errors. Each element of Adam's direction is therefore multiplied by
       :math:`v / (v + f^2)`, where :math:`f^2` is :math:`\sum v`, the average of :math:`\|g\|^2`, times the square of
       eight units of rounding. An element of relative size 1e-4 loses 1e-4 of itself in float32, and 1e-22 in float64.
-    - *Update clipping*, as in Adafactor. In bases that stay, by Cauchy and Schwarz's inequality, no element is larger
+    - *Update clipping*, as in Adafactor. While the bases stay, by the Cauchy–Schwarz inequality, no element is larger
       than :math:`C = \sqrt{(1 - \beta_1) (1 - \beta_2^t) / ((1 - \beta_2) (1 - \beta_1^t))}` for :math:`\beta_1 \le
       \beta_2`, which is 1 for equal decays. When the bases move, old momentum can meet the second moment of other
       directions. A direction whose root mean square is above :math:`4 C` is therefore scaled down to it. So without
       decay no update is longer than :math:`4 C \alpha \sqrt n` for n elements. For :math:`\beta_1 > \beta_2` Adam has
       no such bound, and the update is not clipped.
-    - *Overflow.* A finite gradient whose squared norm is beyond a quarter of the largest number is scaled down to that.
+    - *Overflow.* A finite gradient whose squared norm is above a quarter of the largest number is scaled down to it.
 
     Args:
-        learning_rate: α ≥ 0, a number, a schedule, or a tree of these; None gives the direction alone (positive).
+        learning_rate: α ≥ 0, a number, a schedule, or a tree of these. None gives the direction alone, unscaled and
+            with the sign of the gradient.
         b1: β₁ in [0, 1), the decay of the average of the gradients.
         b2: β₂ in [0, 1), the decay of the average of their squares.
         eps: ε ≥ 0, in units of the gradient.
         weight_decay: λ ≥ 0, a number, a schedule, or a tree of these; decoupled, so times α.
         mask: which leaves decay: a tree of booleans, a prefix, or a function from the parameters to one; None for all.
         shampoo_decay: β in [0, 1), the decay of L and R; None for `b2`.
-        precondition_frequency: how many steps a basis is kept, a whole number ≥ 1.
+        precondition_frequency: the number of steps for which a basis is kept, a whole number ≥ 1.
         max_precond_dim: the longest axis that has a factor and a basis, a whole number ≥ 1.
         sort_by_eigenvalue: whether the vectors of a basis, and `nu` with them, are put in the order of their
             eigenvalues, the largest first, before each refresh.
 
     Returns:
-        An :class:`~jaxopt_adam.Optimizer` with :class:`SoapState`. Its `update` needs `params` with a weight decay.
+        An :class:`~jaxopt_adam.Optimizer` with :class:`SoapState`. Its `update` needs `params` if there is a weight
+        decay.
 
     References:
         Vyas et al., SOAP: Improving and Stabilizing Shampoo using Adam, 2024, algorithm 3.

@@ -36,22 +36,22 @@ def stable_adamw(
             \eta_t = \frac{\alpha}{\max(1, \mathrm{RMS}_t)} \\
         u_t &= -\eta_t \left(\frac{\hat m_t}{\sqrt{\hat v_t} + \varepsilon} + \lambda \theta_{t-1}\right)
 
-    with the :math:`\hat m_t` and :math:`\hat v_t` of :func:`adam`, which are stored as there, not yet debiased, and the
-    mean over a leaf. The clip scales the weight decay too, as in the paper.
+    with the :math:`\hat m_t` and :math:`\hat v_t` of :func:`adam`, and the mean over a leaf. The moments are stored
+    before they are debiased, as in :func:`adam`. The clipping scales the weight decay too, as in the paper.
 
-    Choose it over :func:`adamw` with clipped gradients where the loss has spikes, which come when gradients grow faster
-    than the second moment can follow; no threshold needs tuning. Its state is as large as :func:`adam`'s.
+    Choose it in place of :func:`adamw` with gradient clipping where the loss has spikes. These come when gradients grow
+    faster than the second moment can follow. No threshold needs tuning. Its state is as large as :func:`adam`'s.
 
     Args:
         learning_rate: α ≥ 0, a number, an array, a schedule, or a tree of these for parts of the parameters; about the
-            size of each element's step. None gives the direction alone (positive).
+            size of each element's step. None gives the direction alone, unscaled and with the sign of the gradient.
         b1: β₁ in [0, 1), the decay of the average of the gradients.
         b2: β₂ in [0, 1), the decay of the average of their squares.
         eps: ε ≥ 0, in units of the gradient.
         weight_decay: λ ≥ 0, a number, a schedule, or a tree of these.
         mask: which leaves decay: a tree of booleans, a prefix of one, or a function from the parameters to one; None
             for all.
-        moments: how the moments are stored: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
+        moments: the storage of the moments: "float32", "bfloat16", "int8", "int4", or another in :doc:`/memory`.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`AdamState`. Its `update` needs `params`, unless the

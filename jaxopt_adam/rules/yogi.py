@@ -18,7 +18,7 @@ def yogi(
     *,
     moments: Moments = "float32",
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Yogi: Adam whose second moment changes by steps that do not depend on how far off it is.
+    r"""Yogi: Adam whose second moment moves towards g² by a fixed fraction of g², however far away it is.
 
     .. math::
         m_t &= \beta_1 m_{t-1} + (1 - \beta_1) g_t, & \hat m_t &= m_t / (1 - \beta_1^t) \\
@@ -28,18 +28,18 @@ def yogi(
 
     As in optax both moments start at 1e-6 and are debiased all the same; the paper corrects no bias.
 
-    The second moment falls by the squares of the gradients at hand, so after a single absurd gradient it hardly ever
-    does, and the element stands still; clip gradients where they may come.
+    The second moment falls by a fraction of the current squared gradient. After a single huge gradient it therefore
+    hardly falls, and the element stands still. Clip gradients if huge ones may occur.
 
-    Choose it for sparse gradients, after which Adam's second moment would fall, and its steps grow, too fast.
+    Choose it for sparse gradients: in steps without gradient Adam's second moment falls, and its steps grow, too fast.
 
     Args:
-        learning_rate: α ≥ 0, a number, an array, a schedule, or a tree of these for parts of the parameters; None gives
-            the direction alone (positive).
+        learning_rate: α ≥ 0, a number, an array, a schedule, or a tree of these for parts of the parameters. None gives
+            the direction alone, unscaled and with the sign of the gradient.
         b1: β₁ in [0, 1), the decay of the average of the gradients.
-        b2: β₂ in [0, 1), the memory of the second moment.
+        b2: β₂ in [0, 1); 1 − β₂ is the fraction of g² by which the second moment moves.
         eps: ε ≥ 0, in units of the gradient.
-        moments: how the moments are stored: "float32", "bfloat16", "int8", "int4", or as in :doc:`/memory`.
+        moments: the storage of the moments: "float32", "bfloat16", "int8", "int4", or another in :doc:`/memory`.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`AdamState`.

@@ -1,4 +1,4 @@
-"""Master weights: parameters of 16 bits, and beside them the bits that they lack."""
+"""Master weights: parameters in 16 bits, and the further bits of their weights in the state."""
 
 from typing import Annotated, Any, NamedTuple
 
@@ -27,13 +27,13 @@ from jaxopt_adam.weights._sums import rounded_sum
 from jaxopt_adam.weights._within import Move, for_each, in_float32, move_to, remembered, update_within
 
 _SALT = 16
-"""Another than those of the moments, whose roundings must have nothing to do with the weights'."""
+"""A salt that no moment has, so that the roundings of weights and moments are independent."""
 
 _SILVER = np.uint32(1779033703)
 """2³² times the silver ratio's 0.414… = √2 − 1, whose multiples fill the circle about as evenly as the golden ratio's.
 
-The dither of moments in codes has that one. With the same, a weight would always be rounded in step with its moments:
-3,000 equal steps of 1e-5 with moments in 8 bits would end 8 spacings off instead of 3.
+The dither of moments in codes uses the golden ratio. With the same ratio a weight would be rounded in step with its
+moments: 3,000 equal steps of 1e-5 with moments in 8 bits would end 8 spacings off instead of 3.
 """
 
 
@@ -41,10 +41,10 @@ class MasterWeightsState(NamedTuple):
     """The state of :func:`master_weights`.
 
     Attributes:
-        inner_state: the state of the optimizer within.
-        correction: for each parameter of bfloat16 or float16 what its weight differs by, int8 for 24 bits and int16 for
-            32, of the parameter's shape; :class:`optax.MaskedNode` for every other parameter.
-        step: the number of updates so far, uint32, from which the dither of 24 bits follows; after 2³² − 1 comes 0.
+        inner_state: the state of the inner optimizer.
+        correction: for each parameter in bfloat16 or float16 the difference of its weight from it, int8 for 24 bits and
+            int16 for 32, of the parameter's shape; :class:`optax.MaskedNode` for every other parameter.
+        step: the number of updates so far, uint32, which determines the dither of 24 bits; it wraps around to 0.
     """
 
     inner_state: Any
@@ -68,41 +68,42 @@ def master_weights(inner: Transformation, bits: Annotated[int, _bits] = 24) -> o
         w_t &= w_{t-1} + u_t(g_t, w_{t-1}) \\
         \theta_t, c_t &= \operatorname{split}(w_t)
 
-    with u the update of the optimizer within, which sees the weights w and the gradients in float32, θ the weight to
-    the nearest number of its dtype and c the rest, in units of the last bits of w: 8 or 16 bits more. An update that is
-    too small to change θ is not lost, as without them it is; it gathers in c.
+    Here u is the update of the inner optimizer, which sees the weights w and the gradients in float32. θ is w rounded
+    to the nearest number of the parameter's dtype. The correction c is the rest: 8 or 16 further bits. An update that
+    is too small to change θ is not lost but accumulates in c.
 
-    Choose it to train in bfloat16 or float16 as well as in float32. With `bits` = 24 a bfloat16 weight costs 3 bytes in
-    all and is worth a float32 with 15 bits behind the point; with 32 it costs 4 and *is* the float32 weight, bit for
-    bit. A float16 weight is worth one with 18 bits behind the point, or the float32 itself; below 2⁻¹⁴, where the
-    numbers of float16 are evenly spaced, those of the weight are too, by 2⁻³² or 2⁻⁴⁰. A weight too large for its
-    dtype becomes infinite, as in a cast. Parameters of other dtypes go by as they are.
+    Choose it to train in bfloat16 or float16 as well as in float32. With ``bits=24`` a bfloat16 weight takes 3 bytes in
+    all and has 15 fractional bits in place of 7. With ``bits=32`` it takes 4 bytes and *is* the float32 weight, bit for
+    bit. A float16 weight has 18 fractional bits in place of 10, or is the float32 weight. Below 2⁻¹⁴ the numbers of
+    float16 are evenly spaced. There those of the weight are too, by 2⁻³² with 24 bits and by 2⁻⁴⁰ with 32. A weight too
+    large for its dtype becomes infinite, as in a cast. Parameters of other dtypes are updated as usual.
 
-    With 24 bits w is one of the two numbers next to the exact sum, in turns: each step adds another share of the
-    spacing before it rounds down, evenly spread over the steps. So updates of any size count in full on average, also
-    those that float32 would lose. Equal updates are never more than a few spacings off. The shares follow from the
-    step and the element's place alone: the same inputs give the same bits on any number of devices. With 32 bits w is
-    rounded to the nearest, as a float32 is.
+    With 24 bits the sum is dithered: each step adds a threshold, a fraction of the spacing, before it rounds down. The
+    thresholds are evenly spread over the steps. On average updates of any size therefore count in full, even those that
+    float32 would lose. With equal updates the weight is never off by more than a few spacings. The thresholds depend
+    only on the step and the position of the element: the same inputs give the same bits on any number of devices. With
+    32 bits w is rounded to the nearest, as a float32 is.
 
-    It wraps: ``master_weights(optax.chain(…))`` and ``master_weights(optax.MultiSteps(…).gradient_transformation())``
-    do everything in float32. :func:`optax.apply_if_finite`, :func:`optax.conditionally_mask` and
-    :func:`optax.conditionally_transform` can only be within, as ``master_weights(optax.apply_if_finite(…, 3))``. What
-    comes after it must leave its updates alone, since they are made for the parameters
-    at hand, in float32: :func:`optax.apply_updates` then gives θ exactly. Parameters that are changed in any other way
-    no longer fit their corrections and are off by at most half a unit in their last place; start them anew with
-    :func:`with_master_params`.
+    It goes around other transformations: ``master_weights(optax.chain(…))`` and
+    ``master_weights(optax.MultiSteps(…).gradient_transformation())`` compute everything in float32.
+    :func:`optax.apply_if_finite`, :func:`optax.conditionally_mask` and :func:`optax.conditionally_transform` can only
+    be inside, as in ``master_weights(optax.apply_if_finite(…, 3))``. Nothing after it may change its updates, because
+    they are in float32 and made for the current parameters, so that :func:`optax.apply_updates` gives θ exactly.
+    Parameters that are changed in any other way no longer fit their corrections and are off by at most half a unit in
+    their last place. Start them anew with :func:`with_master_params`.
 
     Args:
-        inner: the optimizer, ours or optax's; its updates are to be added to the parameters, so it has a learning rate.
-        bits: what a weight is worth, 24 or 32.
+        inner: the optimizer, ours or optax's; its updates are to be added to the parameters, so it must have a learning
+            rate.
+        bits: the bits of a weight, 24 or 32.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`MasterWeightsState`. Its `update` needs `params`.
 
     Raises:
-        TypeError: if `inner` is no optimizer.
-        ValueError: if `bits` is neither 24 nor 32. Its `update` raises a TypeError where one of the wrappers that can
-            only be within is around it.
+        TypeError: if `inner` is not an optimizer.
+        ValueError: if `bits` is neither 24 nor 32. Its `update` raises a TypeError if one of the wrappers that can only
+            be inside is around it.
 
     References:
         Micikevicius et al., Mixed Precision Training, 2018, section 3.1, for weights in float32 beside those of 16
@@ -148,7 +149,7 @@ def master_weights(inner: Transformation, bits: Annotated[int, _bits] = 24) -> o
 
 
 def master_params(params: optax.Params, state: optax.OptState) -> optax.Params:
-    """The weights that parameters and a state of :func:`master_weights` stand for together.
+    """The weights in float32 that parameters and a state of :func:`master_weights` represent together.
 
     Args:
         params: the parameters that go with the state.
@@ -159,7 +160,7 @@ def master_params(params: optax.Params, state: optax.OptState) -> optax.Params:
 
     Raises:
         ValueError: if `state` holds no state of :func:`master_weights`, or several that correct the same leaf, or if
-            `params` are of another tree or of other shapes.
+            `params` have another tree or other shapes.
 
     Example:
         >>> import jax.numpy as jnp
@@ -189,11 +190,11 @@ def master_params(params: optax.Params, state: optax.OptState) -> optax.Params:
 def with_master_params(
     params: optax.Params, optimizer: optax.GradientTransformation, dtype: DTypeLike = jnp.bfloat16
 ) -> tuple[optax.Params, Any]:
-    """A start from weights in float32, of which nothing is lost that :func:`master_weights` can keep.
+    """Parameters and a state to start from weights in float32, with all bits that :func:`master_weights` keeps.
 
     Args:
         params: the weights. Those leaves in float32 that `optimizer` has corrections for become parameters of `dtype`;
-            the others stay as they are, as those do that :func:`optax.masked` or :func:`optax.partition` keep from it.
+            all others stay as they are, such as leaves that :func:`optax.masked` or :func:`optax.partition` excludes.
         optimizer: a :func:`master_weights`, or an optimizer that holds one, such as a chain.
         dtype: bfloat16 or float16.
 
@@ -202,8 +203,9 @@ def with_master_params(
         32 bits, to the nearest with 24.
 
     Raises:
-        TypeError: if `optimizer` is none.
-        ValueError: if it holds no :func:`master_weights`, or several for the same leaf, or if `dtype` is another.
+        TypeError: if `optimizer` is not an optimizer.
+        ValueError: if it holds no :func:`master_weights`, or several for the same leaf, or if `dtype` is neither
+            bfloat16 nor float16.
 
     Example:
         >>> import jax.numpy as jnp
@@ -230,7 +232,7 @@ def with_master_params(
             leaf = jax.lax.bitcast_convert_type(bits, low)
         parameters.append(leaf)
 
-    # The optimizer within starts from the weights themselves, and what lies around it from the parameters.
+    # The inner optimizer starts from the weights themselves, and the wrappers around it from the parameters.
     exact = iter(_states(optimizer.init(params)))
 
     def started(node: Any) -> Any:
@@ -259,10 +261,10 @@ def _step(move: Move, dtype: np.dtype, step: Array) -> tuple[Array, Array]:
 def _unit(pattern: Array, low: np.dtype) -> Array:
     """The multiple to which a pattern is rounded, for a correction of 8 bits.
 
-    It is twice the smallest from 15/16 of a power of two up to it, unless the pattern needs no rounding. So the numbers
-    are spaced alike on both sides of a power of two, where weights such as a normalization's scale start. With another
-    spacing beyond it, the thresholds that take a weight across would tell which come next, and a weight that stays
-    near would drift: by 3 % of its way at a rate of 1e-6.
+    It is doubled from 15/16 of a power of two up to that power, unless the pattern needs no rounding. The numbers are
+    then equally spaced on both sides of a power of two, where weights such as a normalization's scale start. If the
+    spacing changed there, the thresholds at which a weight crosses the power would be correlated with the next ones. A
+    weight that stays near would then drift: by 3 % of its distance at a rate of 1e-6.
     """
     unit = np.uint32(1 << 8)
     behind = 23 if low == jnp.bfloat16 else 26
@@ -286,7 +288,7 @@ def _split(weight: Array, low: np.dtype, dtype: np.dtype) -> tuple[Array, Array]
 
 
 def _parts(pattern: Array, dtype: np.dtype) -> tuple[Array, Array]:
-    """The bits of the number nearest to a pattern, and what the pattern differs from it by, as a correction."""
+    """The bits of the number nearest to a pattern, and the difference of the pattern from it, as a correction."""
     # Of two that are as near to the larger one, since int16 goes to −2¹⁵ but not to 2¹⁵.
     bits = (pattern + np.uint32(0x8000)) >> 16
     rest = jax.lax.bitcast_convert_type(pattern - (bits << 16), jnp.int32) >> _dropped(dtype)
@@ -297,7 +299,7 @@ def _parts(pattern: Array, dtype: np.dtype) -> tuple[Array, Array]:
 
 
 def _join(bits: Array, correction: Array, low: np.dtype) -> Array:
-    """The weight, in float32, that :func:`_split` gives these for."""
+    """The weight, in float32, that :func:`_split` divides into these two."""
     dropped = _dropped(correction.dtype)
     rest = correction.astype(jnp.int32)
     upper = bits.astype(jnp.uint32) << 16

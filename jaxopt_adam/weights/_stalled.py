@@ -1,4 +1,4 @@
-"""The share of updates that are too small to change their parameters."""
+"""The fraction of updates that are too small to change their parameters."""
 
 import jax
 import jax.numpy as jnp
@@ -10,22 +10,22 @@ from jaxopt_adam.storage._patterns import is_low_precision, to_bits
 
 
 def stalled_fraction(params: optax.Params, updates: optax.Updates) -> Array:
-    """The share of the updates that are lost, since the parameter's dtype rounds them away.
+    """The fraction of the updates that are lost to rounding in the parameter's dtype.
 
-    Of all elements whose update is not zero, the share of those that :func:`optax.apply_updates` leaves as they are.
-    In bfloat16 that happens to updates below about a 500th of the parameter; where the share is large, training stands
-    still, and :func:`master_weights` or :func:`stochastic_rounding` helps. Of their own updates none is lost.
+    Of all elements whose update is not zero, it is the fraction that :func:`optax.apply_updates` leaves unchanged. In
+    bfloat16 updates below about a 500th of the parameter are lost. Where the fraction is large, training stands still,
+    and :func:`master_weights` or :func:`stochastic_rounding` helps. Of the updates of these wrappers none is lost.
 
     Args:
         params: the parameters before the step.
         updates: what is to be added to them, a tree like `params`.
 
     Returns:
-        A number in [0, 1], float32; 0 if all updates are zero. For a share by leaf use
+        A number in [0, 1], float32; 0 if all updates are zero. For a fraction of each leaf use
         ``jax.tree.map(stalled_fraction, params, updates)``.
 
     Raises:
-        ValueError: if `updates` are of another tree than `params` or of other shapes.
+        ValueError: if `updates` have another tree or other shapes than `params`.
 
     Example:
         >>> import jax.numpy as jnp

@@ -19,7 +19,7 @@ class StochasticRoundingState(NamedTuple):
     """The state of :func:`stochastic_rounding`.
 
     Attributes:
-        inner_state: the state of the optimizer within.
+        inner_state: the state of the inner optimizer.
         key: the data of the random key of the next update, two uint32.
     """
 
@@ -41,26 +41,27 @@ def stochastic_rounding(
             \lfloor w_t \rfloor & \text{else}
         \end{cases}
 
-    with u the update of the optimizer within, which sees the parameters and the gradients in float32, and
+    with u the update of the inner optimizer, which sees the parameters and the gradients in float32, and
     :math:`\lfloor w \rfloor` and :math:`\lceil w \rceil` the numbers of the parameter's dtype next to w. An update that
-    is too small for the parameter changes it now and then, and as much as it should on average.
+    is too small for the parameter changes it only now and then, but on average by the right amount.
 
-    Choose it where there is no memory for more: it keeps nothing beside the parameters. They end in a noise of about
-    their last place, which :func:`master_weights` spares them. What comes after it must leave its updates alone,
-    as with those. Parameters of other dtypes go by as they are.
+    Choose it where there is no memory for more: it keeps only a random key beside the parameters. Their last place
+    becomes noisy, which :func:`master_weights` avoids. Nothing after it may change its updates, as with
+    :func:`master_weights`. Parameters of other dtypes are updated as usual.
 
     The random bits are the same on any number of devices and in any version of a program. A finite weight never
     becomes infinite by chance; one beyond the dtype's range does.
 
     Args:
-        inner: the optimizer, ours or optax's; its updates are to be added to the parameters, so it has a learning rate.
-        seed: of the random bits, a whole number ≥ 0; another state than ``init`` gives may have another `key`.
+        inner: the optimizer, ours or optax's; its updates are to be added to the parameters, so it must have a learning
+            rate.
+        seed: the seed of the random bits, a whole number ≥ 0, from which ``init`` makes the `key` of the state.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`StochasticRoundingState`. Its `update` needs `params`.
 
     Raises:
-        TypeError: if `inner` is no optimizer, or `seed` no whole number.
+        TypeError: if `inner` is not an optimizer, or `seed` is not a whole number.
         ValueError: if `seed` is negative.
 
     References:

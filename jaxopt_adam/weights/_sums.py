@@ -1,4 +1,4 @@
-"""Sums that are rounded up as often as they should be."""
+"""Sums that are rounded up or down, so that they are right on average."""
 
 import jax
 import jax.numpy as jnp
@@ -12,17 +12,17 @@ from jaxopt_adam.storage._patterns import MAGNITUDE, SIGN, from_pattern, infinit
 def rounded_sum(weight: Array, change: Array, low: np.dtype, unit: ArrayLike, threshold: Array) -> Array:
     """The pattern of ``weight + change`` as a multiple of `unit`, one of the two next to the sum.
 
-    The larger is taken in the share of the thresholds that the place of the sum between the two asks for, so the mean
-    over evenly spread thresholds is the sum itself. What an addition in float32 drops counts as well. A sum that needs
-    no rounding stays as it is.
+    The larger is taken for a fraction of the thresholds that equals the position of the sum between the two. The mean
+    over evenly spread thresholds is therefore the sum itself. Bits that an addition in float32 drops count as well. A
+    sum that needs no rounding stays as it is.
 
     Args:
         weight: float32.
         change: float32.
         low: the dtype of the pattern, bfloat16 or float16.
         unit: a power of two, of which the pattern becomes a multiple; one number, or a uint32 for each element.
-        threshold: uint32 u, an array that broadcasts to the weight; the share u / 2³² of the spacing is added before
-            rounding down.
+        threshold: uint32 u, an array that broadcasts to the weight; u / 2³² of the spacing is added before rounding
+            down.
 
     Returns:
         The pattern. A finite sum is not rounded to infinity.
@@ -49,7 +49,7 @@ def rounded_sum(weight: Array, change: Array, low: np.dtype, unit: ArrayLike, th
 
 
 def _reciprocal(power: Array) -> Array:
-    """One over a power of two, exactly; over 2⁻¹²⁶ what is below, which processors may take for zero.
+    """The exact reciprocal of a power of two; powers below 2⁻¹²⁶, which processors may flush to zero, count as 2⁻¹²⁶.
 
     A division would be too dear for the compiler to repeat, and it would keep an array as large as the leaf.
     """

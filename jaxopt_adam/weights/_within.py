@@ -21,11 +21,11 @@ class Move(NamedTuple):
     """A step of one leaf of low precision, in float32.
 
     Attributes:
-        path: the way to the leaf.
+        path: the path of the leaf.
         param: the parameter.
-        memory: what is remembered of it.
+        memory: the part of the state that belongs to it.
         weight: the weight before the step.
-        change: what the optimizer within wants to have added to the weight.
+        change: the update of the inner optimizer, to be added to the weight.
     """
 
     path: Path
@@ -36,7 +36,7 @@ class Move(NamedTuple):
 
 
 def for_each(rule: Callable[[Array], Any], params: optax.Params, otherwise: Any) -> Any:
-    """The tree of what `rule` gives for the leaves of low precision, with `otherwise` in place of all others."""
+    """The tree of the results of `rule` for the leaves of low precision, with `otherwise` in place of all others."""
     return jax.tree.map(lambda leaf: rule(jnp.asarray(leaf)) if is_low_precision(leaf) else otherwise, params)
 
 
@@ -57,21 +57,21 @@ def update_within(
     weight: Callable[[Path, Array, Any], Array],
     extra_args: Mapping[str, Any],
 ) -> tuple[Any, list[Any], optax.OptState]:
-    """The update of the optimizer within, which sees all that is of low precision as float32.
+    """The update of the inner optimizer, which sees low-precision leaves in float32.
 
     Args:
-        name: the wrapper's, for errors.
-        inner: the optimizer within.
+        name: the wrapper's name, for errors.
+        inner: the inner optimizer.
         updates: the gradients.
         inner_state: its state.
         params: the parameters.
-        memories: what is remembered of each parameter of low precision; a tree like them, or None.
-        weight: ``weight(path, param, memory)``: the weight that they stand for together, in float32.
-        extra_args: whatever else `update` got.
+        memories: the part of the state for each parameter of low precision, a tree like the parameters; or None.
+        weight: ``weight(path, param, memory)``: the weight that the two represent together, in float32.
+        extra_args: the extra arguments of `update`.
 
     Returns:
         The structure of the gradients; for each leaf a :class:`Move`, or the update itself if the leaf is of another
-        dtype; the new state of the optimizer within.
+        dtype; the new state of the inner optimizer.
     """
     if params is None:
         raise ValueError(f"{name} needs the parameters: call update(gradients, state, params)")
@@ -107,7 +107,7 @@ def update_within(
 def _refuse_conditional(name: str, grads: list[Any], low: list[bool]) -> None:
     """TypeError where optax is about to choose between the updates, in float32, and gradients or zeros in 16 bits.
 
-    :func:`jax.lax.cond` would say that dtypes differ, and not what to do. Nothing but the stack of calls tells of it.
+    :func:`jax.lax.cond` would say that dtypes differ, but not how to mend it. Only the call stack shows the situation.
     """
     if not any(is_low_precision(grad) for grad, each in zip(grads, low, strict=True) if each):
         return
@@ -137,9 +137,9 @@ def remembered(path: Path, param: Array, memory: Any, dtype: np.dtype, what: str
 def move_to(bits: Array, param: Array) -> Array:
     """The update, in float32, that takes a parameter to the number with the given bits.
 
-    :func:`optax.apply_updates` adds in float32 and rounds the sum, which gives that number exactly. But no sum makes −0
-    of +0, there is no way back from infinity or NaN, and of a number below 2⁻¹⁷ of the parameter what is below 2⁻²⁴ of
-    it is lost, as it is where weights are float32.
+    :func:`optax.apply_updates` adds in float32 and rounds the sum, which gives that number exactly. There are three
+    exceptions. No sum makes −0 of +0. No sum leads back from infinity or NaN. In a number below 2⁻¹⁷ of the parameter,
+    digits below 2⁻²⁴ of the parameter are lost, as they are for weights in float32.
     """
     start = to_bits(param)
     # −0 and not +0 where nothing changes, as +0 would turn a −0 over.

@@ -1,7 +1,7 @@
-"""The interactive article: one page, ``explain.html``, in which a reader moves a slider and sees what a rule does.
+"""The interactive article: one page, ``explain.html``, with sliders for the settings of each rule.
 
 This library computes every number and curve of the page when the page is made. A slider picks a row of a grid that was
-computed in one vmapped program, and the page's script draws it. The script knows no rule.
+computed in one vmapped program, and the page's script draws it. The script does not compute any rule.
 
 What a test may rely on:
 
