@@ -166,8 +166,8 @@ def test_minimize_within_shard_map():
         return jnp.stack([result.x, result.steps.astype(float)[None]], axis=1)
 
     starts = jnp.arange(8.0)
-    alone = [minimize(lambda x: (x - 3.0) ** 2, start, adam(0.1), tol=1e-8) for start in starts]
-    expected = np.array([[each.x, each.steps] for each in alone])
+    alone = jax.jit(jax.vmap(lambda start: minimize(lambda x: (x - 3.0) ** 2, start, adam(0.1), tol=1e-8)))(starts)
+    expected = np.stack([alone.x, alone.steps], axis=1)
     np.testing.assert_allclose(each_on_its_device(starts), expected, rtol=1e-5)
 
 
