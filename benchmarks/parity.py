@@ -52,6 +52,7 @@ def plain(params: Params, optimizer: optax.GradientTransformation, dtype: Any = 
 CONTROL = "plain bfloat16 weights"
 CONTESTANTS = {
     "float32": Contestant(adamw, plain),
+    "moments of 16 bits": Contestant(functools.partial(adamw, moments="bfloat16"), plain),
     "moments of 8 bits": Contestant(functools.partial(adamw, moments="int8"), plain),
     "moments of 4 bits": Contestant(functools.partial(adamw, moments="int4"), plain),
     "weights of 24 bits": Contestant(lambda rate: master_weights(adamw(rate), bits=24), with_master_params),
