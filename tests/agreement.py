@@ -61,7 +61,7 @@ def library_updates(transformation, params, gradients, state=None, *, moving=Tru
 
 
 def deviation(updates, right):
-    """How far two walks are apart at most, for each element as a share of the distance that it travelled."""
+    """The largest distance between two walks, of each element relative to the distance that it travelled."""
     chex.assert_equal_shape([updates, right])
     updates, right = (np.asarray(each).astype(np.complex128) for each in (updates, right))
     assert np.isfinite(updates).all()

@@ -1,4 +1,4 @@
-"""What `cautious` does where gradients are sparse, and how much larger than the update within its own may be."""
+"""`cautious` where gradients are sparse, and the largest factor by which it scales an update."""
 
 import jax
 import jax.numpy as jnp

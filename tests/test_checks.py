@@ -74,7 +74,7 @@ WAYS = [uncompiled, checkified, jitted_and_checkified, chexified]
 
 
 def failure(function, *args, way=uncompiled):
-    """What is said of `function(*args)`, without checkify's own remark at the end."""
+    """The message of `function(*args)`, without checkify's own remark at the end."""
     with pytest.raises(ValueError, match=r" \(`check` failed\)") as error:
         way(function, *args)
     return str(error.value).partition(" (`check` failed)")[0]

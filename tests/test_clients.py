@@ -855,7 +855,7 @@ class TestMomentsInCodes:
         ],
     )
     def test_the_types_of_nnx_are_kept_by_all_wrappers(self, around, made, wrapper):
-        """What else than arrays is in a tree of nnx's becomes a tree of its own; so there must be nothing else."""
+        """nnx makes trees of its own of everything in a tree but arrays; so there must be nothing but arrays."""
         model = nnx.Linear(
             16, 4, param_dtype=jnp.bfloat16 if around is master_weights else jnp.float32, rngs=nnx.Rngs(0)
         )

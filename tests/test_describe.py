@@ -80,7 +80,7 @@ def test_of_every_rule(name):
 
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 def test_within_wrappers_chains_and_the_like(wrapper):
-    """What the rule makes of the leaves is the same, with what the wrapper keeps beside it."""
+    """The notes of the rule are the same, with the wrapper's own entries beside them."""
     inner = muon(0.1, weight_decay=0.5, weight_decay_mask=lambda params: {name: name != "wte" for name in PARAMS})
     alone, wrapped = rows(inner), rows(WRAPPERS[wrapper](inner))
     for name, leaf in wrapped.items():

@@ -1,4 +1,4 @@
-"""What observe says of a step, against the same figures in NumPy, and that it leaves the step as it is."""
+"""The figures of observe against the same in NumPy; and a step is the same whether it is observed or not."""
 
 import functools
 from typing import ClassVar
@@ -537,7 +537,7 @@ def test_what_is_replaced_is_that_of_the_optimizer_within():
 
 
 def test_a_sweep_of_what_is_observed():
-    """Whether the batch is made within the wrapper or of it."""
+    """A batch within the wrapper, and a batch of wrappers."""
     one, table = grid(lambda learning_rate: observe(adam(learning_rate)), learning_rate=[0.1, 0.2])
     other = observe(grid(adam, learning_rate=[0.1, 0.2])[0])
     assert one == other

@@ -131,7 +131,7 @@ def raised(function):
 
 
 def described_in_source(kind, member):
-    """Whether a string stands after the member of a class, as autodoc takes for its documentation."""
+    """True if a string follows the member of a class, which autodoc takes for its documentation."""
     body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0].body
     for one, other in itertools.pairwise(body):
         if isinstance(one, ast.Assign) and one.targets[0].id == member:
@@ -140,7 +140,7 @@ def described_in_source(kind, member):
 
 
 class TestCode:
-    """Whatever looks like Python in the documentation is run: a page's cells by the build, the README's blocks here."""
+    """All Python in the documentation is run: a page's cells by the build, the README's blocks here."""
 
     @pages
     def test_python_on_a_page_is_in_cells(self, page):

@@ -39,7 +39,7 @@ def _float64():
 
 
 def unpacked(table: list[dict], content: bytes) -> dict:
-    """What page.js makes of a section's numbers: every field with all its rows."""
+    """A section's numbers as page.js unpacks them: every field with all its rows."""
 
     def words(at: int, count: int) -> np.ndarray:
         return np.ascontiguousarray(np.frombuffer(content, np.uint8, 4 * count, at).reshape(4, count).T)
@@ -63,7 +63,7 @@ def unpacked(table: list[dict], content: bytes) -> dict:
 
 
 def shown(section, fields: dict, setting: dict) -> dict:
-    """What the page's plots show at a setting."""
+    """The numbers that the page's plots show at a setting."""
     controls = {control.axis: list(control.values) for control in section.controls}
 
     def row(name: str) -> np.ndarray:

@@ -99,7 +99,7 @@ class Opened:
         return self.page.evaluate(f"[...document.querySelectorAll('{within} div.plot')].map(each => each.id)")
 
     def drawn(self, plot):
-        """What a plot shows, by key: the arrays x, y and z."""
+        """The arrays x, y and z of a plot, by key."""
         return self.page.evaluate(
             """async (id) => {
                 await window.explain.drawn(id);
@@ -148,7 +148,7 @@ class Opened:
             self.page.locator(f"{where}[value='{value}']").check()
 
     def setting(self, section):
-        """What the controls of a section say."""
+        """The texts of the controls of a section."""
         now = {}
         for axis, control in self.controls(section).items():
             where = self.page.locator(f"#{section} [data-axis='{axis}']")
@@ -168,7 +168,7 @@ def opened(browser, page_file):
 
 
 def assert_shown(shown, wanted, where):
-    """What is drawn is what the library computes, to 1e-5 of the range of what is drawn."""
+    """The drawn numbers are the library's, to 1e-5 of the range of a plot."""
     for plot, traces in wanted.items():
         for key, axes in traces.items():
             assert key in shown[plot], (where, plot, key)
@@ -195,7 +195,7 @@ def computed(section, *setting):
 
 
 def wanted_of(opened, section, setting):
-    """What the library says, of the plots as this browser draws them."""
+    """The library's own numbers for the plots that this browser draws."""
     shown = {plot: opened.drawn(plot) for plot in opened.plots(f"#{section}")}
     wanted = computed(section, *setting.items())
     if "descent-surface" in shown:

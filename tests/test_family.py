@@ -97,7 +97,7 @@ UNBOUNDED = None
 
 
 class Row(NamedTuple):
-    """What the cases need to know of a rule.
+    """The properties of a rule that the cases depend on.
 
     Attributes:
         parabola: a learning rate with which it comes to the minimum of a parabola in 3,000 steps.

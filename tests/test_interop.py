@@ -219,7 +219,7 @@ def assert_both_ways(rule, arguments, tolerance, dtype=float):
 
 
 def exactness(rule, arguments):
-    """How near to each other the libraries' updates are in float64."""
+    """The tolerance between the libraries' updates in float64."""
     if rule == "adafactor" or "warmup_steps" in arguments:
         return 1e-6  # in float64 too optax's decay of the one and its schedule of the other are float32
     if rule == "schedule_free_adamw":

@@ -55,7 +55,7 @@ MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path
 
 
 def imports(module):
-    """What a module imports, anywhere in its text."""
+    """The imports of a module, anywhere in its text."""
     for node in ast.walk(ast.parse(MODULES[module].read_text())):
         if isinstance(node, ast.Import):
             for alias in node.names:

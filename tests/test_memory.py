@@ -1,4 +1,4 @@
-"""How many bytes things take: `nbytes`, the calculator, and its command."""
+"""Bytes of states: `nbytes`, the calculator, and its command."""
 
 import inspect
 import re

@@ -85,7 +85,7 @@ def _trees(leaves, depth):
 
 
 def outcome_of(call):
-    """What a call gives, and the error that it raises in place of that."""
+    """The result of a call, or the error that it raises."""
     try:
         return call(), None
     except (TypeError, ValueError) as error:
@@ -142,7 +142,7 @@ def one_block(path, shape):
 
 
 def fits(shape, leaves):
-    """Whether an array of `shape` broadcasts to each of the leaves without making it larger."""
+    """True if an array of `shape` broadcasts to each of the leaves without making it larger."""
     try:
         return all(np.broadcast_shapes(shape, leaf.shape) == leaf.shape for leaf in leaves)
     except ValueError:
@@ -236,7 +236,7 @@ GOOD["inner"] = GOOD["transformation"]  # cautious's, of those that it can chang
 
 @functools.cache
 def kind(check):
-    """Which function or class of hyperparameters.py made a check, and of what, which is in its closure or fields."""
+    """The function or class of _hyperparameters.py that made a check, and its arguments, from its closure or fields."""
     if dataclasses.is_dataclass(check):
         return type(check).__name__.lower(), {
             each.name: getattr(check, each.name) for each in dataclasses.fields(check)
@@ -273,7 +273,7 @@ def make(factory, **given):
 
 
 def like(tree):
-    """What must stay the same from step to step."""
+    """The parts of a state that must stay the same from step to step."""
     return jax.tree.map(lambda leaf: (leaf.shape, jnp.dtype(leaf.dtype).name, leaf.weak_type), tree)
 
 
@@ -654,7 +654,7 @@ def setups(draw, factory):
 
 
 def same_state(optimizer, params, spoiled):
-    """Whether a state that goes with the one goes with the other as well, so that nothing can be told from it."""
+    """True if each state of the one rule is also one of the other, so that no error can be expected."""
     try:
         state, other = (jax.eval_shape(optimizer.init, tree) for tree in (params, spoiled))
     except (TypeError, ValueError):
@@ -838,7 +838,7 @@ def attempt(how, optimizer, params=PARAMS):
 
 
 def short(name):
-    """How errors of the layer call an argument: all learning rates and weight decays by the same names."""
+    """The name of an argument in errors of the layer, the same for all learning rates and weight decays."""
     return next((common for common in ("learning_rate", "weight_decay") if common in name), name)
 
 

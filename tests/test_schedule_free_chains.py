@@ -1,4 +1,4 @@
-"""What comes after `schedule_free_adamw` in a chain: what can be seen of it is refused with the result."""
+"""Transformations after `schedule_free_adamw` in a chain are refused as soon as their effect can be seen."""
 
 import jax
 import jax.numpy as jnp

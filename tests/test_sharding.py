@@ -148,7 +148,7 @@ def test_a_step_is_compiled_once(tmp_path):
 
 
 def assert_sharded(tree, name):
-    """What has the shape of its parameter has its sharding too."""
+    """Every array of the parameter's shape has the parameter's sharding."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         shape, spec = next((SPECS[key.key] for key in path if isinstance(key, jax.tree_util.DictKey)), (None, ()))
         if leaf.ndim and leaf.shape == shape:

@@ -151,7 +151,7 @@ class TestMinima:
 
 
 def python_minimize(function, x, made, tol, max_steps):
-    """What minimize promises, as a loop in Python; also every x and value on the way."""
+    """The algorithm of minimize as a loop in Python; also every x and value on the way."""
     value_and_grad = jax.jit(jax.value_and_grad(function))
     value, grad = value_and_grad(x)
     state = made.init(x)

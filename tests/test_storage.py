@@ -67,7 +67,7 @@ def level_of(code, numbers):
 
 
 def decoded(code, numbers, roots, scale):
-    """What the codes stand for, in float64."""
+    """The numbers that the codes stand for, in float64."""
     if isinstance(code, Root):
         return root_of(code, numbers, scale) ** 2
     levels = level_of(code, numbers)

@@ -1,4 +1,4 @@
-"""What a user waits for while a step is traced, counted."""
+"""Python calls within the package while a step is traced."""
 
 import runpy
 from pathlib import Path

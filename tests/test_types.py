@@ -1,4 +1,4 @@
-"""What type checkers find in programs that use the library, and what they let stand."""
+"""Errors that type checkers find in programs that use the library, and programs that they accept."""
 
 import importlib.util
 import inspect

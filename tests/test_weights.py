@@ -1,4 +1,4 @@
-"""What low-precision weights do with what rounding drops."""
+"""Weights in 16 bits that keep the bits that rounding drops."""
 
 import functools
 import itertools
@@ -119,7 +119,7 @@ def last_place(value, places, least):
 
 
 def as_float16_weights(value):
-    """What lies beyond float16 as its infinity."""
+    """Numbers beyond float16's range as its infinity."""
     return np.where(np.abs(value) >= 2.0**16, np.copysign(np.inf, value), value)
 
 
@@ -521,7 +521,7 @@ SKIPPING = {
 
 
 class TestConditional:
-    """What optax has that leaves out steps: the order that works, and the one that is refused."""
+    """optax's wrappers that leave out steps: the order that works, and the one that is refused."""
 
     @staticmethod
     @functools.cache
@@ -677,7 +677,7 @@ class TestClients:
         ids=["chain", "MultiSteps", "apply_if_finite", "inject_hyperparams", "masked"],
     )
     def test_around(self, around):
-        """What is placed in it sees float32, and nothing else."""
+        """An optimizer within it sees float32, and nothing else."""
         inner = around(adam(0.01))
         optimizer = master_weights(inner, bits=32)
         params, state = jax.jit(lambda weights: with_master_params(weights, optimizer))(start(jnp.float32))

@@ -307,7 +307,7 @@ def test_rules_that_need_the_parameters_say_so(rule):
 
 
 OURS_ALONE = {"moments", "bias_correction", "matrix_axes"}
-"""What optax's whole-leaf rules have not."""
+"""Hyperparameters of our whole-leaf rules that optax's do not have."""
 
 
 @pytest.mark.parametrize(
