@@ -855,7 +855,7 @@ class TestMomentsInCodes:
         ],
     )
     def test_the_types_of_nnx_are_kept_by_all_wrappers(self, around, made, wrapper):
-        """nnx makes trees of its own of everything in a tree but arrays; so there must be nothing but arrays."""
+        """There is nothing but arrays in a tree, because nnx makes trees of its own of everything else."""
         model = nnx.Linear(
             16, 4, param_dtype=jnp.bfloat16 if around is master_weights else jnp.float32, rngs=nnx.Rngs(0)
         )
