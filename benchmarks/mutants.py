@@ -2,10 +2,11 @@
 
 A mutant is the library with one operator, comparison or constant changed. They are drawn from all places where the
 modules below compute, with a seed, so that the same ones can be tried on another version of the tests. For each mutant
-the nearest tests are run first, then all others, until one fails. Mutants that no test catches are printed, to be
-looked at: some change nothing that anybody could see, such as the constant of a hash.
+the nearest tests are run, and with `--all` then all others, until one fails. Mutants that no test catches are printed,
+to be looked at: some change nothing that anybody could see, such as the constant of a hash.
 
-The whole takes more than an hour on two cores. It needs what the tests need, and a clean checkout.
+The nearest tests take about half an hour on two cores, `--all` as much again for every few mutants that survive them.
+It needs what the tests need, and a clean checkout.
 """
 
 import argparse
@@ -27,9 +28,15 @@ PACKAGE = "jaxopt_adam"
 MODULES = ("_averages.py", "_rule.py", "_cautious.py", "rules/*.py", "storage/*.py", "weights/*.py", "solve.py")
 NEAREST = {
     "_averages": ["test_averages.py", "test_rules.py"],
-    "_rule": ["test_family.py", "test_rules.py"],
-    "_cautious": ["test_cautious.py"],
-    "storage": ["test_storage.py", "test_bfloat16_moments.py", "test_kernel.py", "test_moments.py"],
+    "_rule": ["test_family.py", "test_rules.py", "test_hyperparameters.py", "test_properties.py"],
+    "_cautious": ["test_cautious.py", "test_absurd_gradients.py"],
+    "rules": ["test_rules.py", "test_whole_leaf_rules.py", "test_family.py", "test_absurd_gradients.py"],
+    "rules/muon": ["test_whole_leaf_rules.py", "test_family.py", "test_properties.py", "test_describe.py"],
+    "rules/soap": ["test_whole_leaf_rules.py", "test_family.py", "test_soap.py"],
+    "rules/_matrices": ["test_whole_leaf_rules.py", "test_family.py", "test_soap.py"],
+    "storage": ["test_storage.py", "test_moments.py", "test_bfloat16_moments.py", "test_sharding_moments.py"],
+    "storage/_kernel": ["test_kernel.py"],
+    "storage/_pairs": ["test_bfloat16_moments.py"],
     "weights": ["test_weights.py", "test_weights_small_steps.py"],
     "solve": ["test_solve.py"],
 }
@@ -126,20 +133,17 @@ def apply(mutant: Mutant, root: Path) -> None:
     path.write_text(ast.unparse(tree))
 
 
-def nearest(mutant: Mutant) -> list[list[str]]:
-    """The arguments of pytest for each run, the nearest tests first."""
+def nearest(mutant: Mutant) -> list[str]:
+    """The arguments of pytest for the nearest tests."""
     module = Path(mutant.path).relative_to(PACKAGE)
-    name = module.parts[0].removesuffix(".py")
-    if name == "rules":
-        files = [f"tests/{each}" for each in ("test_rules.py", "test_whole_leaf_rules.py", "test_family.py")]
-        first = files if module.stem.startswith("_") else [*files, "-k", module.stem]
-    else:
-        first = [f"tests/{each}" for each in NEAREST[name]]
-    return [first, ["tests"]]
+    room, name = module.parts[0].removesuffix(".py"), str(module.with_suffix(""))
+    files = [f"tests/{each}" for each in NEAREST.get(name, NEAREST[room])]
+    is_rule = room == "rules" and name not in NEAREST and not module.stem.startswith("_")
+    return [*files, "-k", module.stem] if is_rule else files
 
 
-def caught(mutant: Mutant, tests: Path) -> str | None:
-    """The test that catches a mutant, or None; `tests` is the checkout whose tests are run."""
+def caught(mutant: Mutant, tests: Path, *, whole: bool) -> str | None:
+    """The test that catches a mutant, or None; `tests` is the checkout whose tests are run, the nearest or all."""
     with tempfile.TemporaryDirectory() as folder:
         copied = Path(folder) / "checkout"
         ignored = shutil.ignore_patterns(".git", "__pycache__", ".hypothesis", "artifacts", "report")
@@ -149,8 +153,9 @@ def caught(mutant: Mutant, tests: Path) -> str | None:
             shutil.copytree(tests / "tests", copied / "tests", ignore=ignored)
         apply(mutant, copied)
         environment = os.environ | {"PYTHONPATH": str(copied), "PYTHONDONTWRITEBYTECODE": "1"}
-        for arguments in nearest(mutant):
-            command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider", *arguments]
+        options = ["-x", "-q", "-n", "0", "-p", "no:cacheprovider", "-m"]
+        for arguments in [nearest(mutant), ["tests"]][: 1 + whole]:
+            command = [sys.executable, "-m", "pytest", *options, "", *arguments]
             try:
                 done = subprocess.run(
                     command, cwd=copied, env=environment, capture_output=True, text=True, timeout=60 * MINUTES
@@ -171,6 +176,7 @@ def main() -> None:
     parser.add_argument(
         "--tests", type=Path, default=ROOT, help="another checkout, whose tests are run in place of these"
     )
+    parser.add_argument("--all", action="store_true", help="run all tests where the nearest catch nothing")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--list", action="store_true", help="print the mutants, and try none")
     given = parser.parse_args()
@@ -180,7 +186,7 @@ def main() -> None:
         return
     number = 0
     with concurrent.futures.ThreadPoolExecutor(given.workers) as pool:
-        running = {pool.submit(caught, mutant, given.tests.resolve()): mutant for mutant in mutants}
+        running = {pool.submit(caught, mutant, given.tests.resolve(), whole=given.all): mutant for mutant in mutants}
         for done in concurrent.futures.as_completed(running):
             number += done.result() is not None
             print(f"{done.result() or 'SURVIVES'}  {running[done].text}", flush=True)
