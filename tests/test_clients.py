@@ -44,7 +44,8 @@ RULES = {
     "momentum": sgd(0.05, momentum=0.8, nesterov=True),
     "adagrad": adagrad(0.5),
     "adadelta": adadelta(10.0),
-    "rmsprop": rmsprop(0.05),
+    # With a smaller ε it would jump about the minimum for ever, at the last another way in each compilation.
+    "rmsprop": rmsprop(0.05, eps=0.3),
     "adam": adam(0.1),
     "nadam": adam(0.1, nesterov=True),
     "scheduled": adam(optax.exponential_decay(0.2, 10, 0.9)),
@@ -285,7 +286,7 @@ class TestOptax:
             params, state = move(params, state)
         assert loss(params.slow) < loss(start()) / 20
 
-    @pytest.mark.parametrize("factory", [adam, sgd, adagrad, rmsprop, adadelta])
+    @pytest.mark.parametrize("factory", [adam, sgd, adagrad, functools.partial(rmsprop, eps=0.3), adadelta])
     def test_without_rate_it_is_a_scaling(self, factory):
         rates = {adadelta: 10.0, adagrad: 0.5}
         rate = rates.get(factory, 0.1)
