@@ -1,4 +1,4 @@
-"""The table of rooms in the documentation's page on design, held against the imports of every module."""
+"""The tables of rooms and files in the documentation's page on design, held against the modules and their imports."""
 
 import ast
 import re
@@ -135,7 +135,7 @@ def test_the_lab_uses_public_names_only(module):
 @pytest.mark.parametrize("module", inside("rules"))
 def test_a_rule_knows_neither_storage_nor_what_another_rule_hides(module):
     for each in imports(module):
-        assert each.room not in ("storage", "sharding")
+        assert each.room != "storage"
         assert each.room != "rules" or not (each.name or "").startswith("_")
 
 
@@ -167,6 +167,13 @@ def test_every_rule_of_a_file_is_public():
         and any(isinstance(each, ast.Name) and each.id == "optimizer" for each in node.decorator_list)
     }
     assert defined == set(RULES), "jaxopt_adam/__init__.py lists each rule"
+
+
+def test_the_table_of_storage_has_each_file():
+    section = PAGE.read_text().partition("## Inside `storage/`")[2].partition("\n## ")[0]
+    named = re.findall(r"^\| `(_\w+)\.py` \|", section, re.MULTILINE)
+    files = {module.partition(".")[2] for module in inside("storage")} - {"__init__"}
+    assert sorted(named) == sorted(files), f"the table of files in {PAGE.name}"
 
 
 def test_the_page_names_each_place():
