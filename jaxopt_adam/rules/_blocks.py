@@ -13,7 +13,7 @@ from jaxopt_adam._averages import mean_square, root
 from jaxopt_adam._rule import Moment
 from jaxopt_adam._trees import Path, leaf_name
 
-Blocks = Callable[[str, tuple[int, ...]], tuple[int, ...]]
+BlocksOfLeaf = Callable[[str, tuple[int, ...]], tuple[int, ...]]
 """The number of equal contiguous blocks of a leaf along each axis, from its path (as a string) and its shape."""
 
 
@@ -45,7 +45,7 @@ def _is_embedding(path: str) -> bool:
     return re.search(r"(^|_)((emb|embed|embedding|embedder)s?|embed_(tokens|positions|in)|wte|wpe)$", words) is not None
 
 
-def checked_blocks(blocks: Blocks, path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
+def checked_blocks(blocks: BlocksOfLeaf, path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The result of `blocks` for a leaf; ValueError unless it divides the leaf's shape."""
     numbers = blocks(jax.tree_util.keystr(path), shape)
     whole = isinstance(numbers, tuple) and all(isinstance(number, (int, np.integer)) for number in numbers)
