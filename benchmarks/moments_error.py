@@ -26,7 +26,7 @@ import jaxopt_adam
 from jaxopt_adam import Moment, load_moments
 from jaxopt_adam.lab.figures import new_figure, save, style
 from jaxopt_adam.storage import StorageName
-from jaxopt_adam.storage._leaf import of_leaves
+from jaxopt_adam.storage._leaf import storage_of_leaves
 from jaxopt_adam.storage._passes import Halves
 
 B1, B2, EPS, RATE = 0.9, 0.999, 1e-8, 1e-3
@@ -75,7 +75,7 @@ def library(moments: StorageName) -> Contestant:
 
     def leaf_once(mu: Array, nu: Array, count: Array) -> Array:
         kinds = {"mu": Moment(over="nu", denominator=jaxopt_adam.Denominator(EPS)), "nu": Moment(real=True)}
-        [leaf] = of_leaves(kinds, moments, [((), mu)])
+        [leaf] = storage_of_leaves(kinds, moments, [((), mu)])
         empty = leaf.start((), mu)
         scalars = 1 - B1**count, 1 - B2**count
 

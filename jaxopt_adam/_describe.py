@@ -17,7 +17,8 @@ from jaxopt_adam._observe import Figures
 from jaxopt_adam._optimizer import Optimizer
 from jaxopt_adam._rule import decay_masks
 from jaxopt_adam._trees import Path, broadcast_prefix, nbytes
-from jaxopt_adam.storage._leaf import LeafMoments, entries_of, of_leaves
+from jaxopt_adam.storage._fields import entries_of
+from jaxopt_adam.storage._leaf import storage_of_leaves
 
 
 class LeafDescription(NamedTuple):
@@ -236,8 +237,8 @@ def _note_rule(state: Any, note: Note, seen: dict[Path, _Seen], label: str) -> N
     masks = decay_masks(note["mask"], params)
     parts = note["parts"]() if "parts" in note else {}
     paths = [path for path, _ in leaves]
-    owns = of_leaves(note["moments"], note["storage"], leaves)
-    columns = {name: entries_of(tree, getattr(state, name), name, owns, paths) for name in note["moments"]}
+    storages = storage_of_leaves(note["moments"], note["storage"], leaves)
+    columns = {name: entries_of(tree, getattr(state, name), name, storages, paths) for name in note["moments"]}
     for index, path in enumerate(paths):
         own, rule = seen[path], label + note.get("rule", _rule_name(state))
         rule = f"{rule}, {parts[path]}" if path in parts else rule
@@ -247,17 +248,8 @@ def _note_rule(state: Any, note: Note, seen: dict[Path, _Seen], label: str) -> N
         own.decays.append("none" if decay == "0" else decay)
         for name, column in columns.items():
             if not _is_left_out(column[index]):
-                own.keep(rule, name, _storage(owns[index], name, column[index]), column[index])
-
-
-def _storage(leaf: LeafMoments, name: str, entry: Any) -> str:
-    """The storage of a moment of ours, in words."""
-    place = leaf.names.index(name)
-    if leaf.packing and place in leaf.storages:
-        return f"{leaf.storages[place].bits} bits, blocks of {leaf.packing.layout.length}"
-    if leaf.pair and place in leaf.pair:
-        return f"bfloat16, with {leaf.names[leaf.pair[1]]}"
-    return _text(entry, leaf.shape)
+                text = storages[index].in_words(name) or _text(column[index], storages[index].shape)
+                own.keep(rule, name, text, column[index])
 
 
 def _entries(params: Any, node: Any) -> list[Any] | None:

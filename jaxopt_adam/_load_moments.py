@@ -7,7 +7,8 @@ import optax
 
 from jaxopt_adam._notes import noted_states
 from jaxopt_adam._trees import leaves_like
-from jaxopt_adam.storage._leaf import entries_of, field_of, of_leaves
+from jaxopt_adam.storage._fields import entries_of, field_of
+from jaxopt_adam.storage._leaf import storage_of_leaves
 
 
 def load_moments(
@@ -52,10 +53,11 @@ def _loaded(state: Any, note: dict[str, Any]) -> Any:
     moments = note["moments"]
     leaves, tree = jax.tree_util.tree_flatten_with_path(note["params"])
     paths = [path for path, _ in leaves]
-    owns = of_leaves(moments, note["storage"], leaves)
-    columns = [entries_of(tree, getattr(state, name), name, owns, paths) for name in moments]
+    storages = storage_of_leaves(moments, note["storage"], leaves)
+    columns = [entries_of(tree, getattr(state, name), name, storages, paths) for name in moments]
     rows = [
-        own.load(own.checked(path, row)) for own, path, row in zip(owns, paths, zip(*columns, strict=True), strict=True)
+        leaf.load(leaf.checked(path, entries))
+        for leaf, path, entries in zip(storages, paths, zip(*columns, strict=True), strict=True)
     ]
     columns = zip(*rows, strict=True)
     return state._replace(**{name: field_of(tree, list(column)) for name, column in zip(moments, columns, strict=True)})

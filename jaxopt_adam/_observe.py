@@ -30,8 +30,10 @@ from jaxopt_adam._trees import (
     real_dtype,
     scalar_like,
 )
+from jaxopt_adam._xla import hidden_zero
 from jaxopt_adam.rules.amsgrad import AmsgradState
 from jaxopt_adam.storage._leaf import UNROUNDED
+from jaxopt_adam.storage._placing import with_auto_axes
 from jaxopt_adam.weights._stalled import stays
 
 _LARGE = 2**20
@@ -197,7 +199,7 @@ def observe(
         before = jax.lax.stop_gradient((updates, state.inner_state, params))
         if each == 1 and not large:
             done, inner_state = wrapped.update(updates, state.inner_state, params, **extra_args)
-            leaves, total = _on_any_mesh(look)(*before, *jax.lax.stop_gradient((done, inner_state)))
+            leaves, total = with_auto_axes(look, (*before, *jax.lax.stop_gradient((done, inner_state))))
             # Each an array of its own, since no buffer can be donated twice.
             return done, ObserveState(inner_state, step, jnp.array(step), leaves, total)
 
@@ -205,15 +207,18 @@ def observe(
             done, after = wrapped.update(updates, inner_state, params, **extra_args)
             return step, *look(updates, inner_state, params, done, after)
 
+        def look_again(*before: Any) -> tuple[Array, Any, Figures]:
+            return with_auto_axes(seen, before)
+
         def unseen(*_: Any) -> tuple[Array, Any, Figures]:
             leaves = (leaves_like(tree, each, "the state of observe") for each in state.leaves)
             return state.step, Figures(*(jax.tree.unflatten(tree, each) for each in leaves)), state.total
 
-        when, leaves, total = jax.lax.cond((step - 1) % each == 0, _on_any_mesh(seen), unseen, *before)
+        when, leaves, total = jax.lax.cond((step - 1) % each == 0, look_again, unseen, *before)
         if large:
             # The step overwrites what the look at it reads. Lest that be copied, the step waits for the look: its
-            # gradients depend on a zero that only a run shows to be one.
-            zero = jax.lax.shift_right_logical(when, np.int32(31))
+            # gradients depend on a zero that is computed from the look's result.
+            zero = hidden_zero(when)
             updates = jax.tree.map(lambda grad: _held(grad, zero), updates)
         done, inner_state = wrapped.update(updates, state.inner_state, params, **extra_args)
         return done, ObserveState(inner_state, step, when, leaves, total)
@@ -394,21 +399,6 @@ def _held(grad: Array, zero: Array) -> Array:
 @_held.defjvp
 def _(primals: tuple[Array, Array], tangents: tuple[Array, Any]) -> tuple[Array, Array]:
     return _held(*primals), tangents[0]
-
-
-def _on_any_mesh(look: Any) -> Any:
-    """The same function, also for arrays on a mesh with explicit axes; its results are the same on all devices."""
-
-    def placed(updates: Any, *rest: Any) -> Any:
-        leaves = jax.tree.leaves(updates)
-        mesh = jax.typeof(leaves[0]).sharding.mesh if leaves else None
-        if mesh is None or jax.sharding.AxisType.Explicit not in mesh.axis_types:
-            return look(updates, *rest)
-        with jax.sharding.use_abstract_mesh(mesh):
-            anywhere: Any = jax.sharding.auto_axes(look, out_sharding=jax.sharding.PartitionSpec())
-            return anywhere(updates, *rest)
-
-    return placed
 
 
 def _nan() -> Array:

@@ -30,7 +30,8 @@ from jaxopt_adam._trees import (
     real_scalars,
     scalar_like,
 )
-from jaxopt_adam.storage._leaf import UNROUNDED, LeafMoments, entries_of, field_of, of_leaves
+from jaxopt_adam.storage._fields import entries_of, field_of
+from jaxopt_adam.storage._leaf import UNROUNDED, LeafStorage, storage_of_leaves
 from jaxopt_adam.storage._moment import Moment
 from jaxopt_adam.storage._passes import Halves
 
@@ -145,7 +146,7 @@ def leafwise(
         if unknown:
             raise ValueError(f"moments has {unknown[0]!r}, which is none of this rule's: {', '.join(kept)}")
         leaves, tree = jax.tree_util.tree_flatten_with_path(params)
-        owns = of_leaves(present, storage, leaves if present else [])
+        owns = storage_of_leaves(present, storage, leaves if present else [])
         rows = [own.start(path, param) for own, (path, param) in zip(owns, leaves, strict=False)]
         starts = {name: field_of(tree, [row[index] for row in rows]) for index, name in enumerate(present)}
         started = {name: jnp.array(value, jnp.result_type(float)) for name, value in extra.items()}
@@ -168,7 +169,7 @@ def leafwise(
             inexact_dtype(path, grad, real=real_leaves)
         count, *rest = fields(state, "count", *present, *extra, of=state_type)
         stored, values = rest[: len(present)], real_scalars(*rest[len(present) :], of=tuple(extra))
-        owns = of_leaves(present, storage, grads)
+        owns = storage_of_leaves(present, storage, grads)
         paths = [path for path, _ in grads]
         columns = [entries_of(tree, each, name, owns, paths) for name, each in zip(present, stored, strict=True)]
         step = jnp.asarray(optax.safe_increment(count))
@@ -197,7 +198,7 @@ def leafwise(
         cast: dict[Any, Any] = {}
 
         def one_leaf(
-            path: Path, grad: Any, own: LeafMoments, theta: Any, decay: Any, rate: Any, *entries: Any
+            path: Path, grad: Any, own: LeafStorage, theta: Any, decay: Any, rate: Any, *entries: Any
         ) -> list[Any]:
             compute, real = own.compute, own.real
             key = id(rate), real

@@ -10,16 +10,28 @@ import numpy as np
 from jax import Array
 
 
+def hidden_zero(count: Array) -> Array:
+    """An int32 zero that the compiler takes for an unknown number: the sign bit of a count, which is not negative."""
+    return jax.lax.shift_right_logical(count, np.int32(31))
+
+
+def add_zero(tree: Any, zero: Array) -> Any:
+    """The same arrays, plus a hidden zero; to the compiler they are other arrays."""
+    return jax.tree.map(lambda array: array + zero.astype(jnp.result_type(array)), tree)
+
+
 @jax.custom_jvp
 def fence(step: Array, arrays: Any) -> Any:
     """The same arrays, written to memory before anything reads them.
 
-    XLA's CPU backend computes an array anew within each loop that reads it, where that is cheap. So a moment that is
-    written over the old one and then read for the update is computed twice, from the old one, which must be copied to
-    outlive the first. Of an Adam step with moments in two arrays of bfloat16 that makes 36 bytes an element and 4 of
-    temporaries in place of 24 and none (JAX 0.9.2 to 0.12). :func:`jax.lax.optimization_barrier` does not help there,
-    as it is gone before loops are formed. A loop does help: one that would change the arrays, but whose number of
-    turns, known at run time only, is always zero.
+    Problem: XLA's CPU backend computes an array anew within each loop that reads it, where that is cheap. A new moment
+    is written over the old one and then read for the update. XLA computes it twice, the second time from the old
+    moment, which it must copy for that. An Adam step with moments in two arrays of bfloat16 then moves 36 bytes an
+    element and has 4 of temporaries, in place of 24 and none (JAX 0.9.2 to 0.12).
+
+    Cure, on a CPU: a loop that would change the arrays, with a number of turns that is a hidden zero. XLA has to write
+    the arrays before the loop. :func:`jax.lax.optimization_barrier` does not help on a CPU, because XLA removes it
+    before it forms loops. It is what other platforms get.
 
     Args:
         step: a count of steps, which is not negative.
@@ -31,8 +43,7 @@ def fence(step: Array, arrays: Any) -> Any:
             turns, arrays = carry
             return turns - 1, jax.tree.map(operator.neg, arrays)
 
-        never = jax.lax.shift_right_logical(step, np.int32(31))
-        return jax.lax.while_loop(lambda carry: carry[0] > 0, body, (never, arrays))[1]
+        return jax.lax.while_loop(lambda carry: carry[0] > 0, body, (hidden_zero(step), arrays))[1]
 
     def elsewhere(step: Array, arrays: Any) -> Any:
         return jax.lax.optimization_barrier(arrays)
@@ -45,60 +56,61 @@ def _(primals: Any, tangents: Any) -> tuple[Any, Any]:
     return fence(*primals), tangents[1]
 
 
-def in_place(zero: Array, function: Callable[[Any, Any], Any], own: Any, operands: Any) -> tuple[Array, Any]:
-    """``function(own, operands)``, written over `own`, in a pass that shares nothing with another.
+def in_place(zero: Array, function: Callable[[Any, Any], Any], old: Any, operands: Any) -> tuple[Array, Any]:
+    """Replace `old` by ``function(old, operands)`` in the memory of `old`.
 
-    XLA computes once what two results have in common, and keeps it: of a leaf's step with moments in codes it would
-    keep arrays of the leaf's size. Here each pass is a loop of one turn, whose carry is written in place. It reads
-    operands to which a zero was added that only a run shows to be one. Of an AdamW step with moments in 8 bits on
-    2,048² elements that makes 3 passes and 1.4 MiB of temporaries. With :func:`jax.lax.optimization_barrier` in place
-    of the loop it is 5 passes and 41.5 MiB, with the loop but not the zero 6 and 50.2 (JAX 0.10.2). On other platforms
-    than the CPU loops are dear, and there is none.
+    Problem: XLA computes what two passes share once and keeps it. In a step on moments in codes that is an array of the
+    leaf's size.
+
+    Cure, on a CPU: the pass is a loop of one turn, whose carry is written in place, and a hidden zero is added to its
+    operands. The passes then share nothing that XLA could see. An AdamW step with moments in 8 bits on 2,048² elements
+    has 3 passes and 1.4 MiB of temporaries. With :func:`jax.lax.optimization_barrier` in place of the loop it has 5
+    passes and 41.5 MiB, with the loop but no zero 6 passes and 50.2 MiB (JAX 0.10.2). On other platforms a loop costs
+    much, and the function is called without it.
 
     Args:
-        zero: an int32 that is zero, as only a run shows.
-        function: the pass, from `own` and `operands` to what replaces `own`.
-        own: a pytree of arrays.
+        zero: a hidden zero.
+        function: the pass, from `old` and `operands` to what replaces `old`.
+        old: a pytree of arrays.
         operands: a pytree of what the pass reads besides.
 
     Returns:
-        The zero for what comes after, and the result.
+        A hidden zero that depends on the pass, for what comes after it; and what replaces `old`.
     """
-    # Both branches below are traced, the function once.
+    # Both branches below are traced; so the function is, but only once.
     function = jax.jit(function)
 
-    def loop(zero: Array, own: Any, operands: Any) -> tuple[Array, Any]:
+    def loop(zero: Array, old: Any, operands: Any) -> tuple[Array, Any]:
         def body(carry: tuple[Array, Any]) -> tuple[Array, Any]:
-            turn, own = carry
-            return turn + 1, function(own, apart(operands, turn >> 31))
+            turn, old = carry
+            # The loop counts its turn from zero, but the compiler does not know that `turn >> 31` is zero.
+            return turn + 1, function(old, add_zero(operands, turn >> 31))
 
-        return jax.lax.while_loop(lambda carry: carry[0] < 1, body, (zero, own))
+        return jax.lax.while_loop(lambda carry: carry[0] < 1, body, (zero, old))
 
-    def plain(zero: Array, own: Any, operands: Any) -> tuple[Array, Any]:
-        return zero + 1, function(own, operands)
+    def plain(zero: Array, old: Any, operands: Any) -> tuple[Array, Any]:
+        return zero + 1, function(old, operands)
 
-    turn, own = jax.lax.platform_dependent(zero, own, operands, cpu=loop, default=plain)
-    return turn >> 1, own
-
-
-def apart(tree: Any, zero: Array) -> Any:
-    """The same arrays, of which no compiler knows that they are the same."""
-    return jax.tree.map(lambda array: array + zero.astype(jnp.result_type(array)), tree)
+    turns, new = jax.lax.platform_dependent(zero, old, operands, cpu=loop, default=plain)
+    # One turn is done, so this is zero again.
+    return turns >> 1, new
 
 
 def largest_of_blocks(measures: Any) -> Any:
-    """The largest of each int32 array of a tree over the last two axes, which stay with one element; none below 0.
+    """The largest of each int32 array of a tree over the last two axes, which keep one element; at least 0.
 
-    All are found in one reduction, which is one pass. XLA's CPU backend fuses a reduction with what it reduces only
-    where it has two results at least: with a second one for a single array, a step with a lone moment in 8 bits on
-    2,048² elements has 0.5 MiB of temporaries, without it 16.6 (JAX 0.10.2).
+    All are found in one reduction, which is one pass. XLA's CPU backend fuses a reduction with what it reduces only if
+    it has two results at least. A single array is therefore reduced together with a second one, which changes nothing:
+    a step with a lone moment in 8 bits on 2,048² elements then has 0.5 MiB of temporaries, in place of 16.6 (JAX
+    0.10.2).
     """
     leaves, tree = jax.tree.flatten(measures)
-    alone = len(leaves) == 1
-    leaves = [*leaves, leaves[0] >> 1] if alone else leaves
+    is_alone = len(leaves) == 1
+    # Half a number that is not negative is no larger than the number.
+    leaves = [*leaves, leaves[0] >> 1] if is_alone else leaves
     axes = leaves[0].ndim - 2, leaves[0].ndim - 1
     largest = jax.lax.reduce(
         leaves, [np.int32(0)] * len(leaves), lambda one, other: list(map(jnp.maximum, one, other)), axes
     )
-    largest = [jnp.maximum(*largest)] if alone else largest
+    largest = [jnp.maximum(*largest)] if is_alone else largest
     return jax.tree.unflatten(tree, [each[..., None, None] for each in largest])

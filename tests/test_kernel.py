@@ -43,22 +43,23 @@ def leaf(bits, shape, rounding="dither", eps=1e-8, coded=("mu", "nu")):
     """A leaf with codes for both moments, in the same numbers, or for one of them, two in a byte with 4 bits."""
     storage = Blockwise(bits, rounding=rounding)
     members = (
-        Member(Quotient(bits) if "mu" in coded else None, np.dtype(np.float32), 1, eps, rounding),
-        Member(Root(bits) if "nu" in coded else None, np.dtype(np.float32), rounding=rounding),
+        Member(Quotient(bits) if "mu" in coded else None, np.dtype(np.float32), rounding, 1, eps),
+        Member(Root(bits) if "nu" in coded else None, np.dtype(np.float32), rounding),
     )
     packing = Packing(members, shape, storage.longest(4096))
     starts = [storage.start(0.0, nonnegative=nonnegative) for nonnegative in (False, True)]
     blocks = packing.layout.blocks
     scales = {
-        index: jnp.full(blocks, scale) if how.code else None
-        for index, (how, (_, scale)) in enumerate(zip(members, starts, strict=True))
+        index: jnp.full(blocks, scale)
+        for index, (member, (_, scale)) in enumerate(zip(members, starts, strict=True))
+        if member.code
     }
     numbers = {}
     for index, word in enumerate(packing.words):
         if word.bits is None:
             numbers[index] = jnp.zeros(shape)
             continue
-        codes = [starts[member][0] for member in word.members] * (2 if word.halved else 1)
+        codes = [starts[member][0] for member in word.members] * (2 if word.two_a_byte else 1)
         number = sum(int(code) << bits * place for place, code in enumerate(codes))
         numbers[index] = jnp.full(packing.codes_shape(word), number, np.uint16 if len(coded) * bits == 16 else np.uint8)
     return packing, numbers, scales
@@ -118,8 +119,8 @@ def plainly(rule, inputs, numbers, scales, packing, step):
         return [how_mu.code.decode(codes_of(numbers, 0), positive(root + how_mu.eps), grid), nu]
 
     grad, scale, eps = inputs
-    mu, nu = rule.moments((rows(grad), scale, eps), decoded(numbers, scales))
-    codes, new_scales = {}, {0: None, 1: None}
+    mu, nu = rule.first((rows(grad), scale, eps), decoded(numbers, scales))
+    codes, new_scales = {}, {}
     overs = positive(jnp.sqrt(nu) + how_mu.eps), None
     for salt, (value, over, how) in enumerate(zip((mu, nu), overs, packing.members, strict=True)):
         if how.code is None:

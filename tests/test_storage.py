@@ -659,15 +659,15 @@ class TestLayout:
     def test_shapes_of_codes(self):
         layout = Layout((3, 70), 32, 2)
         assert layout.blocks == (3, 3)
-        assert layout.codes_shape(halved=False) == (3, 70)
-        assert layout.codes_shape(halved=True) == (3, 48)
+        assert layout.codes_shape(two_a_byte=False) == (3, 70)
+        assert layout.codes_shape(two_a_byte=True) == (3, 48)
 
 
 class TestPacking:
     @staticmethod
     def words(bits, over):
         codes = [None if each is None else Root(each) for each in bits]
-        members = (Member(code, np.dtype(np.float32), own) for code, own in zip(codes, over, strict=True))
+        members = (Member(code, np.dtype(np.float32), "dither", own) for code, own in zip(codes, over, strict=True))
         return Packing(tuple(members), (64, 64), 32).words
 
     def test_a_moment_is_packed_with_the_one_it_is_relative_to_if_that_has_as_many_bits(self):
@@ -682,12 +682,12 @@ class TestPacking:
 
     @pytest.mark.parametrize("word", [Word((0,), 8), Word((1, 0), 8), Word((0,), 4), Word((1, 0), 4)])
     def test_parted_undoes_joined(self, word):
-        codes = np.random.default_rng(0).integers(2**word.bits, size=(2 if word.halved else len(word.members), 100))
+        codes = np.random.default_rng(0).integers(2**word.bits, size=(2 if word.two_a_byte else len(word.members), 100))
         numbers = word.joined([jnp.asarray(each, jnp.int32) << word.bits * place for place, each in enumerate(codes)])
         assert numbers.dtype == (np.uint16 if word.bits * len(codes) == 16 else np.uint8)
         for place, each in enumerate(codes):
             np.testing.assert_array_equal(word.parted(numbers, place), each)
-        assert word.halved == (word.members == (0,) and word.bits == 4)
+        assert word.two_a_byte == (word.members == (0,) and word.bits == 4)
 
 
 # --------------------------------------------------------------------------------------------------------------- choice

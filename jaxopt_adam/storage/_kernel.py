@@ -19,7 +19,7 @@ from jax import Array
 from jaxopt_adam.storage._layout import Layout
 from jaxopt_adam.storage._packing import Packing
 from jaxopt_adam.storage._passes import Halves
-from jaxopt_adam.storage._rounding import mixed, phases, salted
+from jaxopt_adam.storage._rounding import along_axes, mixed, phases, salted
 
 _ELEMENTS = 4096
 """Elements of a leaf that one program sees to, at most."""
@@ -98,26 +98,29 @@ def _run(
     examples = jax.tree.unflatten(tree, [x if number else example for x, number in zip(values, is_number, strict=True)])
     # A kernel cannot close over what is traced, so what the rule closes over becomes numbers that it is given.
     closed, constants = _closed(rule, examples, [example] * len(packing.members))
-    traced = [how.eps for how in packing.members if not isinstance(how.eps, float)]
+    traced = [member.eps for member in packing.members if not isinstance(member.eps, float)]
     scalars += [step, *traced, *constants]
     listed = {
-        index: own.reshape(-1, 1 if packing.words[index].halved else layout.lanes, width)
+        index: own.reshape(-1, 1 if packing.words[index].two_a_byte else layout.lanes, width)
         for index, own in numbers.items()
     }
-    columns = {member: None if scale is None else scale.reshape(-1, 1) for member, scale in scales.items()}
-    places = _leading(layout, count, len(packing.members))
-    operands, rebuild = jax.tree.flatten((scalars, arrays, places, (listed, columns)))
+    columns = {m: scale.reshape(-1, 1) for m, scale in scales.items()}
+    leading = _leading(layout, count, len(packing.members))
+    operands, rebuild = jax.tree.flatten((scalars, arrays, leading, (listed, columns)))
     update = jax.ShapeDtypeStruct((count, layout.lanes, width), jnp.float32)
     outputs, rebuild_outputs = jax.tree.flatten((update, (listed, columns)))
 
     def kernel(*references: Any) -> None:
-        scalars, arrays, places, (listed, columns) = jax.tree.unflatten(rebuild, references[: len(operands)])
+        scalars, arrays, leading, (listed, columns) = jax.tree.unflatten(rebuild, references[: len(operands)])
         out, (new_numbers, new_scales) = jax.tree.unflatten(rebuild_outputs, references[len(operands) :])
         scalars = [reference[0] for reference in scalars]
         own, (step, *constants) = scalars[: sum(is_number)], scalars[sum(is_number) :]
         rule = closed(constants[len(traced) :])
         each_eps = iter(constants)
-        members = (how if isinstance(how.eps, float) else how._replace(eps=next(each_eps)) for how in packing.members)
+        members = (
+            member if isinstance(member.eps, float) else member._replace(eps=next(each_eps))
+            for member in packing.members
+        )
         own_packing = dataclasses.replace(packing, members=tuple(members))
         lanes = range(layout.lanes)
 
@@ -128,15 +131,15 @@ def _run(
             )
 
         def decode(numbers: Mapping[int, Sequence[Array]], grids: Any, lane: int) -> list[Array]:
-            of_lane = {i: each[0] if packing.words[i].halved else each[lane] for i, each in numbers.items()}
+            of_lane = {i: each[0] if packing.words[i].two_a_byte else each[lane] for i, each in numbers.items()}
             return own_packing.decode(of_lane, grids, lane)
 
         read = {i: [each[:, lane, :] for lane in range(each.shape[1])] for i, each in listed.items()}
-        before = {member: None if scale is None else scale[...] for member, scale in columns.items()}
+        before = {m: scale[...] for m, scale in columns.items()}
         grids = own_packing.grids(before)
         given = [inputs_of(lane) for lane in lanes]
         old = [decode(read, grids, lane) for lane in lanes]
-        after = [rule.moments(inputs, moments) for inputs, moments in zip(given, old, strict=True)]
+        after = [rule.first(inputs, moments) for inputs, moments in zip(given, old, strict=True)]
         measures = [
             jax.tree.map(lambda each: jnp.max(each, axis=-1, keepdims=True), own_packing.measures(moments))
             for moments in after
@@ -144,20 +147,19 @@ def _run(
         largest = functools.reduce(functools.partial(jax.tree.map, jnp.maximum), measures)
         scales = own_packing.scales(before, largest)
         grids = own_packing.grids(scales)
-        for member, scale in scales.items():
-            if scale is not None:
-                new_scales[member][...] = scale
+        for m, scale in scales.items():
+            new_scales[m][...] = scale
         for index, word in enumerate(packing.words):
             codes = []
             for lane, moments in enumerate(after):
-                own_phases = [[places[member][...], _inner(layout, member, lane)] for member in word.members]
+                own_phases = [[leading[m][...], _inner(layout, m, lane)] for m in word.members]
                 codes.append(own_packing.encode(word, moments, grids, step, own_phases, lane))
-            of_lanes = [[code for each in codes for code in each]] if word.halved else codes
+            of_lanes = [[code for each in codes for code in each]] if word.two_a_byte else codes
             read[index] = [word.joined(each) for each in of_lanes]
             for lane, number in enumerate(read[index]):
                 new_numbers[index][:, lane, :] = number
         for lane in lanes:
-            out[:, lane, :] = rule.update(given[lane], old[lane], decode(read, grids, lane))
+            out[:, lane, :] = rule.second(given[lane], old[lane], decode(read, grids, lane))
 
     def spec(array: Any) -> Any:
         if array.ndim == 1:
@@ -173,7 +175,7 @@ def _run(
         grid=(count // tile,),
         in_specs=list(map(spec, operands)),
         out_specs=list(map(spec, outputs)),
-        input_output_aliases={ahead + place: place for place in range(1, len(outputs))},
+        input_output_aliases={ahead + index: index for index in range(1, len(outputs))},
         interpret=interpret,
         compiler_params=compiler_params,
         name="jaxopt_adam_step",
@@ -182,7 +184,7 @@ def _run(
     return (
         update.reshape(layout.shape),
         {index: own.reshape(numbers[index].shape) for index, own in listed.items()},
-        {member: None if scale is None else scale.reshape(layout.blocks) for member, scale in columns.items()},
+        {m: scale.reshape(layout.blocks) for m, scale in columns.items()},
     )
 
 
@@ -193,7 +195,7 @@ def _listed(value: Array, layout: Layout, count: int) -> Array:
 
 def _closed(rule: Halves, inputs: Any, moments: Sequence[Any]) -> tuple[Callable[[Sequence[Any]], Halves], list[Array]]:
     """The rule as a function of what it closes over, and that."""
-    both: Any = (rule.moments, (inputs, list(moments))), (rule.update, (inputs, list(moments), list(moments)))
+    both: Any = (rule.first, (inputs, list(moments))), (rule.second, (inputs, list(moments), list(moments)))
     parts = [jax.closure_convert(function, *arguments) for function, arguments in both]
     lengths = [len(constants) for _, constants in parts]
 
@@ -212,7 +214,7 @@ def _leading(layout: Layout, count: int, salts: int) -> list[Array]:
     axes = len(layout.blocks)
     sums = []
     for salt in range(salts):
-        along = [each.reshape(-1, *[1] * (axes - 1 - k)) for k, each in enumerate(phases(layout.positions, salt)[:-1])]
+        along = along_axes(phases(layout.positions, salt)[:-1], axes)
         sums.append((sum(along) + jnp.zeros(layout.blocks, jnp.uint32)).reshape(count, 1))
     return sums
 

@@ -50,9 +50,9 @@ class Layout:
         """True if the blocks fill the axis, so that there is no padding."""
         return self.blocks[-1] * self.length == self.shape[-1]
 
-    def codes_shape(self, *, halved: bool) -> tuple[int, ...]:
+    def codes_shape(self, *, two_a_byte: bool) -> tuple[int, ...]:
         """The shape of an array of codes: this one's, or with the last axis halved where two elements share a byte."""
-        return (*self.shape[:-1], self.blocks[-1] * self.length // 2) if halved else self.shape
+        return (*self.shape[:-1], self.blocks[-1] * self.length // 2) if two_a_byte else self.shape
 
     def as_blocks(self, array: Array, lanes: int | None = None) -> Array:
         """An array of the shape, or of bytes that two elements share with but one lane, by blocks."""

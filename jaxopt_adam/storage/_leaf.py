@@ -1,17 +1,16 @@
-"""The moments of one leaf: how they are stored, how they start, and a step of them."""
+"""How the moments of one leaf are stored: how they start, how they are loaded, and a step of them."""
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.core import Tracer
 
-from jaxopt_adam._trees import Path, arithmetic_dtype, array_like, leaf_name, leaves_like, real_dtype, scalar_like
+from jaxopt_adam._trees import Path, arithmetic_dtype, array_like, leaf_name, real_dtype, scalar_like
 from jaxopt_adam._xla import fence
 from jaxopt_adam.storage._blockwise import Blocks, Blockwise
 from jaxopt_adam.storage._choice import NAMED, Storage, storages_of
@@ -21,7 +20,8 @@ from jaxopt_adam.storage._moment import Moment
 from jaxopt_adam.storage._packing import Member, Packing, joined_scales, parted_scales
 from jaxopt_adam.storage._pairs import packed, unpacked
 from jaxopt_adam.storage._passes import Halves, in_passes, loaded
-from jaxopt_adam.storage._rounding import NEAREST, ROUNDINGS, phases
+from jaxopt_adam.storage._placing import full_beside, sharding_of_axes, with_auto_axes
+from jaxopt_adam.storage._rounding import NEAREST, ROUNDINGS, along_axes, phases
 
 UNROUNDED = "jaxopt_adam: unrounded"
 """The extra argument of `update` by which :func:`~jaxopt_adam.observe` asks for a step that rounds no moment.
@@ -30,18 +30,68 @@ It passes through the wrappers that pass on extra arguments, and as no identifie
 """
 
 
-class LeafMoments:
-    """The moments of one leaf, with their storage, which is settled here once.
-
-    A moment is stored in one of four ways: as an array, or several, of a dtype (`dtypes`); in bfloat16 together with
-    its second moment, in one array (`pair`); in codes, with scales, alone or together with its second moment
-    (`packing`); or not at all, where the leaf goes without it.
+def storage_of_leaves(
+    declared: Mapping[str, Moment], chosen: Any, leaves: Iterable[tuple[Path, Any]]
+) -> list["LeafStorage"]:
+    """How the moments of leaves are stored, which are given with their paths; one object for leaves that are alike.
 
     Args:
-        moments: what the rule has declared, by name.
-        storages: the storage of each that was asked for.
+        declared: what the rule has declared, by name.
+        chosen: the argument `moments`.
+        leaves: the leaves.
+    """
+    by_path = callable(chosen) or any(moment.shape is not None for moment in declared.values())
+    storages = [] if callable(chosen) else storages_of(chosen, declared, ())
+    made: dict[Any, LeafStorage] = {}
+    found = []
+    for path, leaf in leaves:
+        kind = len(found) if by_path else (np.shape(leaf), jnp.result_type(leaf))
+        if kind not in made:
+            of_leaf = storages_of(chosen, declared, path) if callable(chosen) else storages
+            made[kind] = _storage_of_leaf(declared, of_leaf, path, leaf)
+        found.append(made[kind])
+    return found
+
+
+def _storage_of_leaf(
+    declared: Mapping[str, Moment], storages: Sequence[Storage], path: Path, leaf: Any
+) -> "LeafStorage":
+    """How the moments of one leaf are stored, for the storage of each that was asked for.
+
+    ValueError if `moments` and another argument of the rule both say how a moment is stored.
+    """
+    compute = arithmetic_dtype(jnp.result_type(leaf))
+    dtypes: list[Any] = [moment.dtype for moment in declared.values()]
+    in_bfloat16 = set()
+    coded: dict[int, Blockwise] = {}
+    for index, ((name, moment), storage) in enumerate(zip(declared.items(), storages, strict=True)):
+        if moment.shape is not None or moment.from_param or storage == NAMED["float32"]:
+            continue
+        if moment.dtype is not None:
+            raise ValueError(f"moments and another argument both say how {name} is stored; give one of them")
+        if isinstance(storage, Dense):
+            dtypes[index] = storage.dtype
+            if jnp.dtype(storage.dtype) == jnp.bfloat16 and compute == jnp.float32:
+                in_bfloat16.add(index)
+        elif storage.suits(np.shape(leaf), compute):
+            coded[index] = storage
+    if coded:
+        return CodedLeafStorage(declared, dtypes, path, leaf, coded)
+    return LeafStorage(declared, dtypes, path, leaf, in_bfloat16)
+
+
+class LeafStorage:
+    """How the moments of one leaf are stored; decided once for the leaf. Holds no arrays.
+
+    A moment is an array, or several, of a dtype; or it shares an array with the second moment that it is relative to,
+    both in bfloat16; or it is nothing, where the leaf goes without it. :class:`CodedLeafStorage` has codes too.
+
+    Args:
+        declared: what the rule has declared, by name.
+        dtypes: the dtype that was asked for, for each moment; None for that of the arithmetic.
         path: the way to the leaf.
         leaf: the parameter or the gradient, of which shape and dtype matter.
+        in_bfloat16: the indices of moments that may share an array.
 
     Attributes:
         names: the moments' names.
@@ -50,139 +100,97 @@ class LeafMoments:
         compute: the dtype of the arithmetic.
         real: that of its real numbers.
         has_squares: whether one of the moments is made of squares.
-        storages: the storages of those with codes, by their places among the moments.
-        packing: the packing of the codes, None if there are none.
-        pair: the places of a first moment that shares its numbers with a second moment, and of that; or None.
-
-    Raises:
-        ValueError: if `moments` and another argument of the rule both say how one is stored.
     """
 
-    def __init__(self, moments: Mapping[str, Moment], storages: Sequence[Storage], path: Path, leaf: Any):
-        self.names = tuple(moments)
+    def __init__(
+        self,
+        declared: Mapping[str, Moment],
+        dtypes: Sequence[Any],
+        path: Path,
+        leaf: Any,
+        in_bfloat16: Collection[int] = (),
+    ):
+        self.names = tuple(declared)
         self.shape, self.dtype = np.shape(leaf), jnp.result_type(leaf)
-        self._moments = tuple(moments.values())
-        self.compute = compute = arithmetic_dtype(self.dtype)
-        self.real = real_dtype(compute)
-        self._compute = [self.real if moment.real else compute for moment in self._moments]
+        self.compute = arithmetic_dtype(self.dtype)
+        self.real = real_dtype(self.compute)
+        self._declared = tuple(declared.values())
+        self._compute = [self.real if moment.real else self.compute for moment in self._declared]
         self._shapes = [
-            self.shape if moment.shape is None else moment.shape(path, self.shape) for moment in self._moments
+            self.shape if moment.shape is None else moment.shape(path, self.shape) for moment in self._declared
         ]
-        self.has_squares = False
-        self._over = [self.names.index(each.over) if each.over in self.names else None for each in self._moments]
-        self.storages: dict[int, Blockwise] = {}
-        narrow: list[Any] = [moment.dtype for moment in self._moments]
-        halves = set()
-        for index, ((name, moment), storage) in enumerate(zip(moments.items(), storages, strict=True)):
-            self.has_squares |= moment.real and self._shapes[index] is not None
-            if moment.shape is not None or moment.from_param or storage == NAMED["float32"]:
-                continue
-            if moment.dtype is not None:
-                raise ValueError(f"moments and another argument both say how {name} is stored; give one of them")
-            if isinstance(storage, Dense):
-                narrow[index] = storage.dtype
-                if jnp.dtype(storage.dtype) == jnp.bfloat16 and compute == jnp.float32:
-                    halves.add(index)
-            elif storage.suits(self.shape, compute):
-                self.storages[index] = storage
-        self._dtypes = [
-            _storage_dtype(moment, dtype, own)
-            for moment, dtype, own in zip(self._moments, self._compute, narrow, strict=True)
-        ]
-        self.pair: tuple[int, int] | None = None
-        for index, over in enumerate(self._over):
-            if over is not None and {index, over} <= halves and not self._moments[index].apart and not self.storages:
-                self.pair = self.pair or (index, over)
+        self.has_squares = any(
+            moment.real and shape is not None for moment, shape in zip(self._declared, self._shapes, strict=True)
+        )
+        self._dtypes = list(map(_storage_dtype, self._declared, self._compute, dtypes))
+        self._over = [self.names.index(moment.over) if moment.over in self.names else None for moment in self._declared]
+        self._pair = self._found_pair(in_bfloat16)
+        self._encoded: Collection[int] = self._pair or ()
+        """The indices of the moments that are not stored as arrays of their own numbers."""
         self._rounded = [
             index
-            for index, (own, dtype) in enumerate(zip(self._dtypes, self._compute, strict=True))
-            if own != dtype and index not in (self.pair or ())
+            for index in range(len(self.names))
+            if self._dtypes[index] != self._compute[index] and index not in self._encoded
         ]
-        is_shared = any(each is not self.shape for each in self._shapes)
-        self._is_elementwise = not (self.storages or self.pair or self._rounded or is_shared)
-        self.packing: Packing | None = None
-        if self.storages:
-            longest = min(storage.longest(math.prod(self.shape)) for storage in self.storages.values())
-            self.packing = Packing(tuple(map(self._member, range(len(self.names)))), self.shape, longest)
+        is_shared = any(shape != self.shape for shape in self._shapes)
+        self._is_elementwise = not (self._pair or self._rounded or is_shared)
 
-    def _member(self, index: int) -> Member:
-        moment, storage = self._moments[index], self.storages.get(index)
-        return Member(
-            code=storage and storage.code(nonnegative=moment.real),
-            dtype=self._dtypes[index],
-            over=self._over[index],
-            eps=moment.added,
-            rounding=storage.rounding if storage else "nearest",
-        )
+    def _found_pair(self, in_bfloat16: Collection[int]) -> tuple[int, int] | None:
+        """The indices of the first moment that shares an array with its second moment, and of that."""
+        for mu, nu in enumerate(self._over):
+            if nu is not None and mu in in_bfloat16 and nu in in_bfloat16 and not self._declared[mu].apart:
+                return mu, nu
+        return None
+
+    def in_words(self, name: str) -> str | None:
+        """The storage of a moment in a few words; None if it is stored as arrays of its own numbers."""
+        if self._pair and self.names.index(name) in self._pair:
+            return f"bfloat16, with {self.names[self._pair[1]]}"
+        return None
 
     @functools.cached_property
     def entries(self) -> list[Any]:
         """The entry of each moment in the state, as :class:`jax.ShapeDtypeStruct` in place of arrays."""
-
-        def struct(shape: Any, dtype: Any) -> Any:
-            return jax.tree.map(lambda each: jax.ShapeDtypeStruct(each, dtype), shape, is_leaf=_is_shape)
-
-        entries = [struct(shape, dtype) for shape, dtype in zip(self._shapes, self._dtypes, strict=True)]
-        if self.pair:
-            entries[self.pair[0]], entries[self.pair[1]] = struct(self.shape, jnp.uint32), None
-        for word in self.packing.words if self.packing else ():
-            if word.bits is not None and self.packing:
-                codes = struct(self.packing.codes_shape(word), word.dtype)
-                dtypes = self.packing.scale_dtypes(word)
-                scales = struct(self.packing.layout.blocks, dtypes[0] if len(dtypes) == 1 else jnp.uint32)
-                own = [Blocks(codes, scales)] if len(dtypes) == 1 else [scales, codes]
-                for member, entry in zip(word.members, own, strict=True):
-                    entries[member] = entry
+        entries = [
+            jax.tree.map(functools.partial(jax.ShapeDtypeStruct, dtype=dtype), shape, is_leaf=_is_shape)
+            for shape, dtype in zip(self._shapes, self._dtypes, strict=True)
+        ]
+        if self._pair:
+            mu, nu = self._pair
+            entries[mu], entries[nu] = jax.ShapeDtypeStruct(self.shape, jnp.uint32), None
         return entries
+
+    # ------------------------------------------------------------------------------------------------------- the start
 
     def start(self, path: Path, param: Any) -> list[Any]:
         """The entries of the parameter `param` before the first step."""
-        if self.packing:
-            first = {index: self._first(index) for index in self.storages}
-            numbers = {}
-            for index, word in enumerate(self.packing.words):
-                if word.bits is None:
-                    numbers[index] = self._start(word.members[0], path, param)
-                else:
-                    codes = [first[member][0] for member in word.members] * (2 if word.halved else 1)
-                    number = word.joined([code << word.bits * place for place, code in enumerate(codes)])
-                    numbers[index] = _full_beside(param, self.packing.codes_shape(word), number)
-            blocks = self.packing.layout.blocks
-            scales = {index: first[index][1] if index in first else None for index in range(len(self.names))}
-            return _joined(self.packing, numbers, scales, lambda scale: _full_beside(param, blocks, scale))
-        shared = self.pair or ()
-        entries = [None if index in shared else self._start(index, path, param) for index in range(len(self.names))]
-        if self.pair:
-            mu, nu = (jnp.asarray(self._moments[index].initial, jnp.float32) for index in self.pair)
+        entries = [
+            None if index in self._encoded else self._start(index, path, param) for index in range(len(self.names))
+        ]
+        if self._pair:
+            mu, nu = (jnp.asarray(self._declared[index].initial, jnp.float32) for index in self._pair)
             numbers = packed(mu, nu, jnp.asarray(NEAREST), jnp.asarray(NEAREST))
-            entries[self.pair[0]] = jnp.full_like(param, numbers, jnp.uint32)
+            entries[self._pair[0]] = jnp.full_like(param, numbers, jnp.uint32)
         return entries
 
     def _start(self, index: int, path: Path, param: Any) -> Any:
         """A moment that is stored as numbers before the first step."""
-        moment, dtype = self._moments[index], self._dtypes[index]
+        moment, dtype = self._declared[index], self._dtypes[index]
         if moment.from_param:
             return jnp.array(param, dtype)
         initial = jnp.asarray(scalar_like(path, param, moment.initial, real_dtype(self._compute[index])))
         if is_dithered(dtype):
             initial = dithered(initial, dtype, NEAREST)
 
-        def one(shape: tuple[int, ...]) -> Array:
+        def full(shape: tuple[int, ...]) -> Array:
             # Like the parameter where it can be, since then it lies on the same devices.
             if shape == np.shape(param):
                 return jnp.full_like(param, initial, dtype)
-            return jnp.full(shape, initial, dtype, device=_sharding_of_axes(param, shape))
+            return jnp.full(shape, initial, dtype, device=sharding_of_axes(param, shape))
 
-        return jax.tree.map(one, self._shapes[index], is_leaf=_is_shape)
+        return jax.tree.map(full, self._shapes[index], is_leaf=_is_shape)
 
-    def _first(self, index: int) -> tuple[Array, Array]:
-        """The code and the scale of a moment before the first step."""
-        moment, over = self._moments[index], self._over[index]
-        initial = jnp.asarray(moment.initial, jnp.float32)
-        if over is not None:
-            root = jnp.sqrt(jnp.asarray(self._moments[over].initial, jnp.float32)) + moment.added
-            initial = initial / jnp.where(root > 0, root, 1)
-        return self.storages[index].start(initial, nonnegative=moment.real)
+    # ------------------------------------------------------------------------------------------------------ the checks
 
     def checked(self, path: Path, entries: Sequence[Any]) -> list[Any]:
         """The entries as arrays; ValueError or TypeError if they do not go with the leaf."""
@@ -190,60 +198,54 @@ class LeafMoments:
         for index, (entry, expected) in enumerate(zip(entries, self.entries, strict=True)):
             is_array = isinstance(entry, jax.Array) and isinstance(expected, jax.ShapeDtypeStruct)
             if not is_array or entry.shape != expected.shape or entry.dtype != expected.dtype:
-                checked[index] = self._checked(path, index, entry)
+                check = self._checked_encoded if index in self._encoded else self._checked_numbers
+                checked[index] = check(path, index, entry)
         return checked
 
-    def _checked(self, path: Path, index: int, entry: Any) -> Any:
-        expected = self.entries[index]
-        what = f"state.{self.names[index]}"
-        if index not in self.storages and index not in (self.pair or ()):
-            if jax.tree.structure(entry) != jax.tree.structure(expected):
-                raise ValueError(
-                    f"{leaf_name(path)}: for a gradient of shape {self.shape} {what} must have "
-                    f"{_text(self._shapes[index])}, got {_text(jax.tree.map(np.shape, entry))}"
-                )
-            grad = jax.ShapeDtypeStruct(self.shape, self.dtype)
-            return jax.tree.map(
-                lambda own, one: array_like(path, grad, own, one.dtype, what, one.shape), entry, expected
+    def _checked_numbers(self, path: Path, index: int, entry: Any) -> Any:
+        """The entry of a moment that is stored as arrays of its own numbers."""
+        what, expected = f"state.{self.names[index]}", self.entries[index]
+        if jax.tree.structure(entry) != jax.tree.structure(expected):
+            raise ValueError(
+                f"{leaf_name(path)}: for a gradient of shape {self.shape} {what} must have "
+                f"{_text(self._shapes[index])}, got {_text(jax.tree.map(np.shape, entry))}"
             )
-        alike = jax.tree.structure(entry) == jax.tree.structure(expected)
-        is_array = alike or hasattr(entry, "dtype")
-        given, wanted = (
-            list(map(_array_text, jax.tree.leaves(each))) for each in (entry if is_array else None, expected)
-        )
-        if alike and given == wanted:
-            return jax.tree.map(jnp.asarray, entry)
-        got = " and ".join(given) or _kind(entry)
-        raise ValueError(
-            f"{leaf_name(path)}: {what} must be {self._words(index)}, got {got}; the state must come from an optimizer "
-            "with the same moments"
+        grad = jax.ShapeDtypeStruct(self.shape, self.dtype)
+        return jax.tree.map(
+            lambda part, struct: array_like(path, grad, part, struct.dtype, what, struct.shape), entry, expected
         )
 
-    def _words(self, index: int) -> str:
-        """The entry that a moment in codes or in a pair should have, in words."""
-        structs = list(map(_array_text, jax.tree.leaves(self.entries[index])))
-        if self.pair:
-            other = self.names[self.pair[1]]
-            return f"{structs[0]}, with state.{other}, in bfloat16" if structs else "None in bfloat16"
-        assert self.packing is not None
-        [word] = [word for word in self.packing.words if index in word.members]
-        kinds = ["codes", "scales"] if len(structs) == 2 else ["scales"] if index == word.members[0] else ["codes"]
-        texts = [f"{kind} {struct}" for kind, struct in zip(kinds, structs, strict=True)]
-        of = " and ".join(self.names[member] for member in word.members[::-1])
-        return f"{' and '.join(texts)} of {of} in {word.bits} bits"
+    def _checked_encoded(self, path: Path, index: int, entry: Any) -> Any:
+        """The entry of a moment in a pair or in codes."""
+        expected = self.entries[index]
+        is_alike = jax.tree.structure(entry) == jax.tree.structure(expected)
+        given = _array_texts(entry) if is_alike or hasattr(entry, "dtype") else []
+        if is_alike and given == _array_texts(expected):
+            return jax.tree.map(jnp.asarray, entry)
+        raise ValueError(
+            f"{leaf_name(path)}: state.{self.names[index]} must be {self._expected_text(index)}, got "
+            f"{' and '.join(given) or type(entry).__name__}; the state must come from an optimizer with the same "
+            "moments"
+        )
+
+    def _expected_text(self, index: int) -> str:
+        """What the entry of a moment in a pair or in codes should be."""
+        assert self._pair is not None
+        mu, nu = self._pair
+        if index == nu:
+            return "None in bfloat16"
+        return f"{_array_texts(self.entries[mu])[0]}, with state.{self.names[nu]}, in bfloat16"
 
     # -------------------------------------------------------------------------------------------------------- the step
 
     def load(self, entries: Sequence[Any]) -> list[Any]:
         """The moments in the dtype of the arithmetic, of entries that are checked."""
-        if self.packing:
-            return loaded(*_parted(self.packing, entries), self.packing)
         values = list(entries)
         for index in self._rounded:
             values[index] = jax.tree.map(functools.partial(_widened, dtype=self._compute[index]), entries[index])
-        if self.pair:
-            first, second = self.pair
-            values[first], values[second] = unpacked(jax.lax.stop_gradient(entries[first]))
+        if self._pair:
+            mu, nu = self._pair
+            values[mu], values[nu] = unpacked(jax.lax.stop_gradient(entries[mu]))
         return values
 
     def step(
@@ -263,138 +265,190 @@ class LeafMoments:
             ValueError, TypeError: if a moment does not go with the gradient, or would change its shape.
         """
         entries = self.checked(path, entries)
-        if self.packing and rounded:
-            run = functools.partial(self._step_of_codes, rule, self.packing)
-        else:
-            run = functools.partial(self._step, rule, path, rounded)
-        given = *inputs, step
-        # On a mesh with explicit axes the step is of that mesh too.
-        return run(given, entries) if self._is_elementwise or not rounded else _placed(run, given, entries)
+        if not rounded:
+            old = self.load(entries)
+            new = self._after(rule, path, inputs, old)
+            return rule.second(inputs, old, new), new
+        run = functools.partial(self._step, rule, path)
+        arguments = (*inputs, step), entries
+        if self._is_elementwise:
+            return run(*arguments)
+        # Such a step changes the shapes of arrays.
+        return with_auto_axes(run, arguments, outputs=(inputs[0], entries))
 
-    def _step(
-        self, rule: Halves, path: Path, rounded: bool, given: Any, entries: Sequence[Any]
-    ) -> tuple[Array, Sequence[Any]]:
-        """The step of a leaf without codes, or without rounding; `given` is what the rule reads, and the step."""
+    def _after(self, rule: Halves, path: Path, inputs: Any, old: Sequence[Any]) -> Sequence[Any]:
+        """The moments after the step, before they are rounded; ValueError if one would change its shape."""
+        new = rule.first(inputs, old)
+        for name, value, before in zip(self.names, new, old, strict=True):
+            if not isinstance(before, Array) or np.shape(value) != np.shape(before):
+                _check_shape(path, value, before, f"state.{name}")
+        return new
+
+    def _step(self, rule: Halves, path: Path, given: Any, entries: Sequence[Any]) -> tuple[Array, Sequence[Any]]:
+        """The step with rounding; `given` is what the rule reads, and the step."""
         *inputs, step = given
         old = self.load(entries)
-        new = rule.moments(inputs, old)
-        for index, (value, before) in enumerate(zip(new, old, strict=True)):
-            if np.shape(value) != np.shape(before) if isinstance(before, Array) else True:
-                _check_shape(path, value, before, f"state.{self.names[index]}")
-        if not rounded or not (self._rounded or self.pair):
-            return rule.update(inputs, old, new), new
+        new = self._after(rule, path, inputs, old)
+        if not (self._rounded or self._pair):
+            return rule.second(inputs, old, new), new
         stored: list[Any] = list(new)
         for index in self._rounded:
             round_ = functools.partial(_rounded, dtype=self._dtypes[index], step=step, salt=index)
             stored[index] = jax.tree.map(round_, new[index])
-        if self.pair:
-            first, second = self.pair
-            thresholds = [_threshold(self.shape, step, salt) for salt in self.pair]
-            stored[first], stored[second] = packed(new[first], new[second], *thresholds), None
+        if self._pair:
+            mu, nu = self._pair
+            thresholds = [_threshold(self.shape, step, salt) for salt in self._pair]
+            stored[mu], stored[nu] = packed(new[mu], new[nu], *thresholds), None
         # The update is that of the moments as they are stored.
         stored = fence(step, stored)
         new = list(new)
         after = self.load(stored)
-        for index in (*self._rounded, *(self.pair or ())):
+        for index in (*self._rounded, *self._encoded):
             new[index] = jax.tree.map(as_stored, new[index], after[index])
-        return rule.update(inputs, old, new), stored
+        return rule.second(inputs, old, new), stored
 
-    def _step_of_codes(
-        self, rule: Halves, packing: Packing, given: Any, entries: Sequence[Any]
-    ) -> tuple[Array, list[Any]]:
-        asked = any(storage.implementation == "pallas" for storage in self.storages.values())
-        run = in_one_pass if asked and suits(packing.layout) else in_passes
+
+class CodedLeafStorage(LeafStorage):
+    """How the moments of one leaf are stored, some of them in codes with scales, alone or two together.
+
+    Args:
+        declared: what the rule has declared, by name.
+        dtypes: the dtype that was asked for, for each moment; None for that of the arithmetic.
+        path: the way to the leaf.
+        leaf: the parameter or the gradient, of which shape and dtype matter.
+        coded: the storages of the moments in codes, by index.
+    """
+
+    def __init__(
+        self,
+        declared: Mapping[str, Moment],
+        dtypes: Sequence[Any],
+        path: Path,
+        leaf: Any,
+        coded: Mapping[int, Blockwise],
+    ):
+        super().__init__(declared, dtypes, path, leaf)
+        self._encoded = self._coded = coded
+        self._is_elementwise = False
+        longest = min(storage.longest(math.prod(self.shape)) for storage in coded.values())
+        self._packing = Packing(tuple(map(self._member, range(len(self.names)))), self.shape, longest)
+
+    def _member(self, index: int) -> Member:
+        moment, storage = self._declared[index], self._coded.get(index)
+        return Member(
+            code=storage and storage.code(nonnegative=moment.real),
+            dtype=self._dtypes[index],
+            rounding=storage.rounding if storage else "dither",
+            over=self._over[index],
+            eps=moment.added,
+        )
+
+    def in_words(self, name: str) -> str | None:
+        """The storage of a moment in a few words; None if it is stored as arrays of its own numbers."""
+        storage = self._coded.get(self.names.index(name))
+        return storage and f"{storage.bits} bits, blocks of {self._packing.layout.length}"
+
+    @functools.cached_property
+    def entries(self) -> list[Any]:
+        """The entry of each moment in the state, as :class:`jax.ShapeDtypeStruct` in place of arrays."""
+        entries = list(super().entries)
+        for word in self._packing.words:
+            if word.bits is None:
+                continue
+            blocks, dtypes = self._packing.layout.blocks, self._packing.scale_dtypes(word)
+            codes = jax.ShapeDtypeStruct(self._packing.codes_shape(word), word.dtype)
+            if len(word.members) == 1:
+                entries[word.members[0]] = Blocks(codes, jax.ShapeDtypeStruct(blocks, dtypes[0]))
+            else:
+                nu, mu = word.members
+                entries[mu], entries[nu] = codes, jax.ShapeDtypeStruct(blocks, jnp.uint32)
+        return entries
+
+    def start(self, path: Path, param: Any) -> list[Any]:
+        """The entries of the parameter `param` before the first step."""
+        starts = {m: self._initial_code(m) for m in self._coded}
+        numbers = {}
+        for index, word in enumerate(self._packing.words):
+            if word.bits is None:
+                numbers[index] = self._start(word.members[0], path, param)
+            else:
+                codes = [starts[m][0] for m in word.members] * (2 if word.two_a_byte else 1)
+                number = word.joined([code << (word.bits * slot) for slot, code in enumerate(codes)])
+                numbers[index] = full_beside(param, self._packing.codes_shape(word), number)
+        blocks = self._packing.layout.blocks
+        scales = {m: scale for m, (_, scale) in starts.items()}
+        return _joined(self._packing, numbers, scales, lambda scale: full_beside(param, blocks, scale))
+
+    def _initial_code(self, m: int) -> tuple[Array, Array]:
+        """The code and the scale of a moment before the first step."""
+        moment, over = self._declared[m], self._over[m]
+        initial = jnp.asarray(moment.initial, jnp.float32)
+        if over is not None:
+            root = jnp.sqrt(jnp.asarray(self._declared[over].initial, jnp.float32)) + moment.added
+            initial = initial / jnp.where(root > 0, root, 1)
+        return self._coded[m].start(initial, nonnegative=moment.real)
+
+    def _expected_text(self, index: int) -> str:
+        """What the entry of a moment in codes should be."""
+        [word] = [word for word in self._packing.words if index in word.members]
+        if len(word.members) == 1:
+            kinds = ["codes", "scales"]
+        else:
+            nu, _ = word.members
+            kinds = ["scales"] if index == nu else ["codes"]
+        structs = _array_texts(self.entries[index])
+        texts = [f"{kind} {struct}" for kind, struct in zip(kinds, structs, strict=True)]
+        of = " and ".join(self.names[m] for m in reversed(word.members))
+        return f"{' and '.join(texts)} of {of} in {word.bits} bits"
+
+    def load(self, entries: Sequence[Any]) -> list[Any]:
+        """The moments in the dtype of the arithmetic, of entries that are checked."""
+        return loaded(*_parted(self._packing, entries), self._packing)
+
+    def _step(self, rule: Halves, path: Path, given: Any, entries: Sequence[Any]) -> tuple[Array, Sequence[Any]]:
+        wants_kernel = any(storage.implementation == "pallas" for storage in self._coded.values())
+        run = in_one_pass if wants_kernel and suits(self._packing.layout) else in_passes
         *inputs, step = given
-        update, numbers, scales = run(rule, tuple(inputs), *_parted(packing, entries), packing, step)
-        return update, _joined(packing, numbers, scales)
+        update, numbers, scales = run(rule, tuple(inputs), *_parted(self._packing, entries), self._packing, step)
+        return update, _joined(self._packing, numbers, scales)
 
 
-def _parted(packing: Packing, entries: Sequence[Any]) -> tuple[dict[int, Any], dict[int, Any]]:
-    """The numbers of each word and the scales of each moment, out of the entries of the state."""
-    numbers: dict[int, Any] = {}
-    scales: dict[int, Any] = {}
+def _parted(packing: Packing, entries: Sequence[Any]) -> tuple[dict[int, Array], dict[int, Array]]:
+    """The numbers of each word and the scales of each moment with a code, out of the entries of the state."""
+    numbers: dict[int, Array] = {}
+    scales: dict[int, Array] = {}
     for index, word in enumerate(packing.words):
-        own = [entries[member] for member in word.members]
-        # Of a pair the second moment, which is first, has the scales.
-        numbers[index], joined = (own[0], None) if word.bits is None else own[::-1] if len(own) == 2 else own[0]
-        scales |= dict(zip(word.members, parted_scales(joined, packing.scale_dtypes(word)), strict=True))
+        if word.bits is None:
+            numbers[index] = entries[word.members[0]]
+            continue
+        if len(word.members) == 1:
+            numbers[index], joined = entries[word.members[0]]
+        else:
+            nu, mu = word.members
+            numbers[index], joined = entries[mu], entries[nu]
+        scales |= zip(word.members, parted_scales(joined, packing.scale_dtypes(word)), strict=True)
     return numbers, dict(sorted(scales.items()))
 
 
 def _joined(
     packing: Packing,
-    numbers: Mapping[int, Any],
-    scales: Mapping[int, Any],
-    made: Callable[[Array], Array] = lambda scale: scale,
+    numbers: Mapping[int, Array],
+    scales: Mapping[int, Array],
+    full: Callable[[Any], Any] = lambda scales: scales,
 ) -> list[Any]:
-    """The inverse of :func:`_parted`; `made` makes arrays of scales."""
+    """The inverse of :func:`_parted`; `full` is applied to the scales of each word."""
     entries: dict[int, Any] = {}
     for index, word in enumerate(packing.words):
-        first, *second = word.members
         if word.bits is None:
-            entries[first] = numbers[index]
+            entries[word.members[0]] = numbers[index]
             continue
-        joined = made(joined_scales([scales[member] for member in word.members]))
-        if second:
-            entries[first], entries[second[0]] = joined, numbers[index]
+        joined = full(joined_scales([scales[m] for m in word.members]))
+        if len(word.members) == 1:
+            entries[word.members[0]] = Blocks(numbers[index], joined)
         else:
-            entries[first] = Blocks(numbers[index], joined)
-    return [entries[member] for member in sorted(entries)]
-
-
-def of_leaves(moments: Mapping[str, Moment], chosen: Any, leaves: Iterable[tuple[Path, Any]]) -> list[LeafMoments]:
-    """The moments of leaves that are given with their paths; one object for those that are alike."""
-    by_path = callable(chosen) or any(moment.shape is not None for moment in moments.values())
-    storages = [] if callable(chosen) else storages_of(chosen, moments, ())
-    made: dict[Any, LeafMoments] = {}
-    found = []
-    for path, leaf in leaves:
-        kind = len(found) if by_path else (np.shape(leaf), jnp.result_type(leaf))
-        if kind not in made:
-            own = storages_of(chosen, moments, path) if callable(chosen) else storages
-            made[kind] = LeafMoments(moments, own, path, leaf)
-        found.append(made[kind])
-    return found
-
-
-def field_of(tree: Any, entries: Sequence[Any]) -> Any:
-    """The field of a state for a moment that is `entries`, one for each leaf of `tree`.
-
-    Where entries are several arrays the field is several trees, each of an array a leaf, or None: flax's nnx makes
-    trees of its own of whatever else is in a tree of parameters, and changes their types.
-    """
-    several = [entry for entry in entries if isinstance(entry, list | tuple)]
-    if not several:
-        return jax.tree.unflatten(tree, entries)
-    count = max(map(len, several))
-    rows = [list(entry) if isinstance(entry, list | tuple) else [entry] for entry in entries]
-    rows = [[*row, *[None] * (count - len(row))] for row in rows]
-    trees = [jax.tree.unflatten(tree, column) for column in zip(*rows, strict=True)]
-    return Blocks(*trees) if any(isinstance(entry, Blocks) for entry in entries) else tuple(trees)
-
-
-def entries_of(tree: Any, field: Any, name: str, leaves: Sequence[LeafMoments], paths: Sequence[Path]) -> list[Any]:
-    """The entries of a moment for the leaves of `tree`, out of the state's `field`; what :func:`field_of` undoes.
-
-    ValueError or TypeError if it is not of these leaves.
-    """
-    what = f"state.{name}"
-    expected = [leaf.entries[leaf.names.index(name)] for leaf in leaves]
-    counts = [len(each) if isinstance(each, list | tuple) else 0 for each in expected]
-    count = max(counts, default=0)
-    if not count:
-        return leaves_like(tree, field, what)
-    first = counts.index(count)
-    coded = isinstance(expected[first], Blocks)
-    if not isinstance(field, Blocks if coded else list | tuple) or len(field) != count:
-        raise TypeError(
-            f"{leaf_name(paths[first])}: {what} must be {'Blocks' if coded else f'a tuple of {count} trees'}, got "
-            f"{_kind(field)}; the state must come from an optimizer with the same {'moments' if coded else 'arguments'}"
-        )
-    columns = [leaves_like(tree, each, f"{what}[{index}]") for index, each in enumerate(field)]
-    rows = zip(zip(*columns, strict=True), counts, strict=True)
-    made = Blocks._make if coded else list
-    return [made(row[:own]) if own else row[0] for row, own in rows]
+            nu, mu = word.members
+            entries[mu], entries[nu] = numbers[index], joined
+    return [entries[m] for m in sorted(entries)]
 
 
 def _storage_dtype(moment: Moment, compute: np.dtype, dtype: Any) -> np.dtype:
@@ -408,8 +462,10 @@ def _storage_dtype(moment: Moment, compute: np.dtype, dtype: Any) -> np.dtype:
 
 
 def _widened(array: Array, dtype: np.dtype) -> Array:
-    # An integer has no derivative, and the others shall not have one alone.
-    return (jax.lax.stop_gradient(undithered(array)) if is_dithered(array.dtype) else array).astype(dtype)
+    if is_dithered(array.dtype):
+        # Squares in bfloat16 are stored as integers, which have no derivative. So what else is dithered has none.
+        return jax.lax.stop_gradient(undithered(array)).astype(dtype)
+    return array.astype(dtype)
 
 
 def _rounded(array: Array, dtype: np.dtype, step: Array, salt: int) -> Array:
@@ -420,11 +476,11 @@ def _rounded(array: Array, dtype: np.dtype, step: Array, salt: int) -> Array:
 
 def _threshold(shape: tuple[int, ...], step: Array, salt: int) -> Array:
     """The share of a spacing by which each element of a moment is raised before it is rounded down."""
-    along = phases(shape, salt)
-    if len(shape) > 1:  # or each element's would be hashed anew
-        along = fence(step, along)
-    places = [each.reshape(-1, *[1] * (len(shape) - 1 - axis)) for axis, each in enumerate(along)]
-    return ROUNDINGS["dither"](step, places)
+    vectors = phases(shape, salt)
+    if len(shape) > 1:
+        # Otherwise the compiler would compute the hash of a position anew for each element.
+        vectors = fence(step, vectors)
+    return ROUNDINGS["dither"](step, along_axes(vectors, len(shape)))
 
 
 def _check_shape(path: Path, value: Any, before: Any, what: str) -> None:
@@ -437,62 +493,8 @@ def _check_shape(path: Path, value: Any, before: Any, what: str) -> None:
         )
 
 
-def _placed(rule: Callable[..., Any], inputs: Any, moments: Any) -> Any:
-    """``rule(inputs, moments)``, an update and moments; the compiler places what lies between.
-
-    That is for meshes with explicit axes, on which what changes an array's shape must say where the result goes.
-    """
-    mesh = jax.typeof(inputs[0]).sharding.mesh
-    if jax.sharding.AxisType.Explicit not in mesh.axis_types:
-        return rule(inputs, moments)
-    where = jax.tree.map(lambda array: jax.typeof(array).sharding.spec, (inputs[0], moments))
-    with jax.sharding.use_abstract_mesh(mesh):
-        anywhere: Any = jax.sharding.auto_axes(rule, out_sharding=where)
-        return anywhere(inputs, moments)
-
-
-def _full_beside(param: Any, shape: tuple[int, ...], value: Array) -> Array:
-    """An array full of `value`, divided among devices as `param` is, if it can be."""
-    if isinstance(param, jax.Array) and not isinstance(param, Tracer):
-        try:
-            param.sharding.shard_shape(shape)
-        except ValueError:
-            return jnp.full(shape, value)
-        if not param.committed:
-            # Else the state would be, and the next step of a jitted function be compiled for that.
-            return jnp.full(shape, value)
-        return jnp.full(shape, value, device=param.sharding)
-    mesh = jax.typeof(param).sharding.mesh if isinstance(param, Tracer) else None
-    if mesh is not None and jax.sharding.AxisType.Explicit in mesh.axis_types:
-        return jnp.broadcast_to(value, shape, out_sharding=jax.typeof(param).sharding)
-    return jnp.full(shape, value)
-
-
-def _sharding_of_axes(param: Any, shape: tuple[int, ...]) -> jax.sharding.NamedSharding | None:
-    """The sharding of a mean of the parameter's squares over some axes, if that is known: the others stay divided.
-
-    So it starts, lest the step be compiled a second time for what it has become.
-    """
-    sharding = None if isinstance(param, Tracer) else getattr(param, "sharding", None)
-    if not isinstance(sharding, jax.sharding.NamedSharding) or not param.committed:
-        return None
-    axes = [*sharding.spec, *[None] * (param.ndim - len(sharding.spec))]
-    if len(shape) == param.ndim:
-        axes = [axis if size == whole else None for axis, size, whole in zip(axes, shape, param.shape, strict=True)]
-    else:
-        left = [i for i in range(param.ndim) if (*param.shape[:i], *param.shape[i + 1 :]) == shape]
-        if len(left) != 1:
-            return None
-        del axes[left[0]]
-    return jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec(*axes))
-
-
-def _array_text(array: Any) -> str:
-    return f"{jnp.result_type(array)}{list(np.shape(array))}"
-
-
-def _kind(value: Any) -> str:
-    return type(value).__name__
+def _array_texts(entry: Any) -> list[str]:
+    return [f"{jnp.result_type(array)}{list(np.shape(array))}" for array in jax.tree.leaves(entry)]
 
 
 def _is_shape(value: Any) -> bool:
@@ -500,4 +502,6 @@ def _is_shape(value: Any) -> bool:
 
 
 def _text(shapes: Any) -> str:
-    return "nothing" if shapes is None else f"the shape {shapes}" if _is_shape(shapes) else f"arrays of {shapes}"
+    if shapes is None:
+        return "nothing"
+    return f"the shape {shapes}" if _is_shape(shapes) else f"arrays of {shapes}"

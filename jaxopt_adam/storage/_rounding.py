@@ -1,4 +1,4 @@
-"""The rounding of numbers between two codes: with little bias, and the same bits on any layout of devices."""
+"""When a number between two codes is rounded up: with little bias, and the same bits on any layout of devices."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,7 +8,7 @@ import numpy as np
 from jax import Array
 
 Thresholds = Callable[[Array, Sequence[Array]], Array]
-"""``thresholds(step, phases)``: a uint32 u for each element, a share u / 2³² that is added before rounding down."""
+"""``thresholds(step, phases)``: a uint32 u for each element; u / 2³² of a spacing is added before rounding down."""
 
 _GOLDEN = np.uint32(2654435769)
 """2³² times the golden ratio's 0.618…, whose multiples fill the circle as evenly as can be."""
@@ -20,9 +20,14 @@ NEAREST = np.uint32(1 << 31)
 def phases(shape: tuple[int, ...], salt: int) -> list[Array]:
     """A uint32 for each position along each axis; an element's phase is the sum of those of its positions.
 
-    `salt` tells moments apart, whose roundings must have nothing to do with each other.
+    `salt` is another number for each moment, whose roundings must have nothing to do with each other.
     """
     return [mixed(jax.lax.iota(jnp.uint32, size) + salted(salt, axis)) for axis, size in enumerate(shape)]
+
+
+def along_axes(vectors: Sequence[Array], axes: int) -> list[Array]:
+    """Vectors, each along an axis of its own, such that they broadcast to an array of so many axes; the first first."""
+    return [vector.reshape(-1, *[1] * (axes - 1 - axis)) for axis, vector in enumerate(vectors)]
 
 
 def salted(salt: int, axis: int) -> np.uint32:
@@ -48,7 +53,7 @@ ROUNDINGS: dict[str, Thresholds] = {"dither": _dither, "stochastic": _stochastic
 
 
 def mixed(bits: Array) -> Array:
-    """A hash of 32 bits, MurmurHash3's last lines: each bit of the one depends on each of the other."""
+    """A hash of 32 bits, the last lines of MurmurHash3: each bit of the result depends on each bit of the argument."""
     bits = (bits ^ (bits >> np.uint32(16))) * np.uint32(0x85EBCA6B)
     bits = (bits ^ (bits >> np.uint32(13))) * np.uint32(0xC2B2AE35)
     return bits ^ (bits >> np.uint32(16))

@@ -22,7 +22,7 @@ from jaxopt_adam.storage._patterns import (
     to_bits,
     to_pattern,
 )
-from jaxopt_adam.storage._rounding import phases
+from jaxopt_adam.storage._rounding import along_axes, phases
 from jaxopt_adam.weights._sums import rounded_sum
 from jaxopt_adam.weights._within import Move, for_each, in_float32, move_to, remembered, update_within
 
@@ -274,9 +274,7 @@ def _unit(pattern: Array, low: np.dtype) -> Array:
 
 def _dither(step: Array, shape: tuple[int, ...]) -> Array:
     """The thresholds of one step, the same on any layout of devices."""
-    along = phases(shape, _SALT)
-    place = [phase.reshape(-1, *[1] * (len(shape) - 1 - axis)) for axis, phase in enumerate(along)]
-    return sum(place, jnp.asarray(step, jnp.uint32) * _SILVER)
+    return sum(along_axes(phases(shape, _SALT), len(shape)), jnp.asarray(step, jnp.uint32) * _SILVER)
 
 
 def _split(weight: Array, low: np.dtype, dtype: np.dtype) -> tuple[Array, Array]:

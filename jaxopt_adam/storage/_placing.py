@@ -1,0 +1,69 @@
+"""Where on the devices the arrays of a state and of a step lie."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.core import Tracer
+
+
+def with_auto_axes(function: Callable[..., Any], arguments: tuple[Any, ...], outputs: Any = None) -> Any:
+    """``function(*arguments)``, in which the compiler places all arrays.
+
+    This is for meshes with explicit axes. There an operation that changes an array's shape would have to say where its
+    result lies.
+
+    Args:
+        function: the function.
+        arguments: trees of arrays, all on one mesh.
+        outputs: a tree of arrays like the results, which are placed as these are; None for results that each device has
+            whole.
+    """
+    arrays = jax.tree.leaves(arguments)
+    mesh = jax.typeof(arrays[0]).sharding.mesh if arrays else None
+    if mesh is None or jax.sharding.AxisType.Explicit not in mesh.axis_types:
+        return function(*arguments)
+    where = jax.sharding.PartitionSpec()
+    if outputs is not None:
+        where = jax.tree.map(lambda array: jax.typeof(array).sharding.spec, outputs)
+    with jax.sharding.use_abstract_mesh(mesh):
+        anywhere: Any = jax.sharding.auto_axes(function, out_sharding=where)
+        return anywhere(*arguments)
+
+
+def full_beside(param: Any, shape: tuple[int, ...], value: Array) -> Array:
+    """An array full of `value`, divided among devices as `param` is, if it can be."""
+    if isinstance(param, jax.Array) and not isinstance(param, Tracer):
+        try:
+            param.sharding.shard_shape(shape)
+        except ValueError:
+            return jnp.full(shape, value)
+        if not param.committed:
+            # Else the state would be, and the next step of a jitted function be compiled for that.
+            return jnp.full(shape, value)
+        return jnp.full(shape, value, device=param.sharding)
+    mesh = jax.typeof(param).sharding.mesh if isinstance(param, Tracer) else None
+    if mesh is not None and jax.sharding.AxisType.Explicit in mesh.axis_types:
+        return jnp.broadcast_to(value, shape, out_sharding=jax.typeof(param).sharding)
+    return jnp.full(shape, value)
+
+
+def sharding_of_axes(param: Any, shape: tuple[int, ...]) -> jax.sharding.NamedSharding | None:
+    """The sharding of a mean of the parameter's squares over some axes, if that is known: the others stay divided.
+
+    So it starts, lest the step be compiled a second time for what it has become.
+    """
+    sharding = None if isinstance(param, Tracer) else getattr(param, "sharding", None)
+    if not isinstance(sharding, jax.sharding.NamedSharding) or not param.committed:
+        return None
+    axes = [*sharding.spec, *[None] * (param.ndim - len(sharding.spec))]
+    if len(shape) == param.ndim:
+        axes = [axis if size == whole else None for axis, size, whole in zip(axes, shape, param.shape, strict=True)]
+    else:
+        left = [i for i in range(param.ndim) if (*param.shape[:i], *param.shape[i + 1 :]) == shape]
+        if len(left) != 1:
+            return None
+        del axes[left[0]]
+    return jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec(*axes))
