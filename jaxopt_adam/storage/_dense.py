@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
+from jaxopt_adam.storage._bits import float_of
 from jaxopt_adam.storage._patterns import MAGNITUDE, infinity, to_pattern
 
 
@@ -65,7 +66,7 @@ def undithered(stored: Array) -> Array:
     """The float32 that a moment was stored as."""
     if stored.dtype != SQUARES:
         return stored.astype(jnp.float32)
-    return jax.lax.bitcast_convert_type(stored.astype(jnp.uint32) << np.uint32(15), jnp.float32)
+    return float_of(stored.astype(jnp.uint32) << np.uint32(15))
 
 
 @jax.custom_jvp

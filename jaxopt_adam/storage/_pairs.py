@@ -11,20 +11,20 @@ digits than in bfloat16, whose range m does not need: against √ν it is what t
 - Nearly all is done with integers, which costs little next to reading and writing.
 """
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+
+from jaxopt_adam.storage._bits import INFINITY, MAGNITUDE, NAN, bits_of, float_of
 
 _BITS_OF_MU = np.uint32(14)
 _DROPPED_OF_NU = np.uint32(13)
 _DROPPED_OF_MU = 15
 _SIGN_OF_MU = np.uint32(1 << 13)
 _MOST_OF_MU = (1 << 13) - 1
-_INFINITY = np.uint32(0x7F800000)
-_NAN = np.uint32(0x7FC00000)
+_INFINITY = np.uint32(INFINITY)
 _EXPONENT = 63 - 20
-"""The exponent that m counts from less half of that of ν; 63 would give about √ν."""
+"""What is added to half of the exponent of ν, to give the exponent that m counts from; 63 would give about √ν."""
 
 
 def packed(mu: Array, nu: Array, threshold_of_mu: Array, threshold_of_nu: Array) -> Array:
@@ -32,34 +32,30 @@ def packed(mu: Array, nu: Array, threshold_of_mu: Array, threshold_of_nu: Array)
 
     An m above √ν · 2¹⁰ may become less. If one of the two is not finite, ν is NaN.
     """
-    bits = jax.lax.bitcast_convert_type(nu, jnp.uint32)
+    bits = bits_of(nu, jnp.uint32)
     raised = jnp.minimum(bits + (threshold_of_nu >> (np.uint32(32) - _DROPPED_OF_NU)), _INFINITY)
-    of_mu = jax.lax.bitcast_convert_type(mu, jnp.uint32)
-    is_number = (bits < _INFINITY) & (of_mu & np.uint32(0x7FFFFFFF) < _INFINITY)
-    upper = jnp.where(is_number, raised, _NAN) >> _DROPPED_OF_NU
+    bits_of_mu = bits_of(mu, jnp.uint32)
+    is_number = (bits < _INFINITY) & ((bits_of_mu & np.uint32(MAGNITUDE)) < _INFINITY)
+    upper = jnp.where(is_number, raised, np.uint32(NAN)) >> _DROPPED_OF_NU
     origin = _origin(upper)
-    # With its origin added, what is below that has evenly spaced patterns, and zero the first of them.
-    place = jax.lax.bitcast_convert_type(jnp.abs(mu) + _float(origin), jnp.int32) - origin
+    # With the origin added, numbers below the origin have evenly spaced patterns, and zero has the first of them.
+    distance = bits_of(jnp.abs(mu) + float_of(origin)) - origin
     threshold = (threshold_of_mu >> np.uint32(32 - _DROPPED_OF_MU)).astype(jnp.int32)
-    code = jnp.clip((place + threshold) >> _DROPPED_OF_MU, 0, _MOST_OF_MU).astype(jnp.uint32)
-    return upper << _BITS_OF_MU | code | (of_mu >> np.uint32(31 - 13)) & _SIGN_OF_MU
+    code = jnp.clip((distance + threshold) >> _DROPPED_OF_MU, 0, _MOST_OF_MU).astype(jnp.uint32)
+    return (upper << _BITS_OF_MU) | code | ((bits_of_mu >> np.uint32(31 - 13)) & _SIGN_OF_MU)
 
 
 def unpacked(numbers: Array) -> tuple[Array, Array]:
     """The moments µ and ν, in float32."""
     upper = numbers >> _BITS_OF_MU
-    nu = jax.lax.bitcast_convert_type(upper << _DROPPED_OF_NU, jnp.float32)
+    nu = float_of(upper << _DROPPED_OF_NU)
     code = (numbers & np.uint32(_MOST_OF_MU)).astype(jnp.int32)
     origin = _origin(upper)
-    size = _float(origin + (code << _DROPPED_OF_MU)) - _float(origin)
+    size = float_of(origin + (code << _DROPPED_OF_MU)) - float_of(origin)
     sign = (numbers & _SIGN_OF_MU) << np.uint32(31 - 13)
-    return _float(jax.lax.bitcast_convert_type(size, jnp.uint32) | sign), nu
+    return float_of(bits_of(size, jnp.uint32) | sign), nu
 
 
 def _origin(upper: Array) -> Array:
     """The bit pattern, int32, of the power of two that m counts from beside a ν of these upper bits."""
     return ((upper >> np.uint32(11)).astype(jnp.int32) + _EXPONENT) << 23
-
-
-def _float(bits: Array) -> Array:
-    return jax.lax.bitcast_convert_type(bits, jnp.float32)
