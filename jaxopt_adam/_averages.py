@@ -8,6 +8,7 @@ has weights that sum to :math:`1 - \beta^t` and not to one, so its first values 
 Dividing by it (:func:`debias`) makes it an average proper from the first value on.
 """
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -240,6 +241,7 @@ class Denominator(NamedTuple):
         return Denominator(self.eps * jnp.sqrt(correction), self.eps_root * correction)
 
 
+@functools.cache
 def most_squarable(dtype: DTypeLike) -> float:
     """The largest size of a real number that :func:`squarable` leaves as it is."""
     return 2.0 ** ((int(jnp.finfo(dtype).maxexp) - 2) // 2)

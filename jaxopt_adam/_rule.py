@@ -51,18 +51,19 @@ class AdamState(NamedTuple):
 
 
 class Step(types.SimpleNamespace):
-    """The step, as a rule sees it besides the gradient and the moments.
+    """What a rule knows of the step besides the gradient and the moments.
 
     Attributes:
         count: which step it is, from 1, int32.
         rate: the learning rate α; −1 where it is None, so that −α times a direction is the direction.
-        state: the fields of the state that are no moments, by name, as they are before the step; for `scalars` only.
-        path: the way to the leaf. This and what follows is there for the halves only.
+        state: for `scalars` and `finish` only: the `others` by name, as they are before the step.
+        path: for the halves only, as what follows is: the way to the leaf.
         param: the parameter θ in the dtype of the arithmetic, or None where `update` got no parameters or the rule does
             not see to weight decay itself.
-        decay: λθ, or 0.0 where the leaf does not decay; no compiler can merge its multiplication with an addition.
+        decay: λθ, or 0.0 where the leaf does not decay. No compiler can merge its multiplication with an addition.
 
-    What the rule's `scalars` gives is there by name too, floating-point numbers in the real dtype of the arithmetic.
+    The halves and `finish` also find here what `scalars` returned, by name. For the halves its floating-point numbers
+    are in the real dtype of the arithmetic.
     """
 
 
@@ -73,8 +74,8 @@ Second = Callable[[Array, Any, Any, Any], Array]
 
 def leafwise(
     state_type: Callable[..., Any],
-    moments: First,
-    update: Second,
+    first: First,
+    second: Second,
     scalars: Scalars | None = None,
     *,
     storage: Any,
@@ -92,10 +93,10 @@ def leafwise(
 
     Args:
         state_type: makes a state of `count`, the moments and the `others`, given by name.
-        moments: ``moments(grad, old, step) -> new``: the moments after the step. `old` is a named tuple of the moments
-            as they are loaded, and so is `new`, as from ``old._replace(mu=...)``. Every array comes in the dtype of the
+        first: ``first(grad, old, step) -> new``: the moments after the step. `old` is a named tuple of the moments as
+            they are loaded, and so is `new`, as from ``old._replace(mu=...)``. Every array comes in the dtype of the
             arithmetic.
-        update: ``update(grad, old, new, step) -> update``: what is added to the parameter; `new` as it is stored.
+        second: ``second(grad, old, new, step) -> update``: what is added to the parameter; `new` as it is stored.
         scalars: ``scalars(step) -> dict``: what is the same for all leaves, computed once a step; see :class:`Step`.
         storage: how the moments are stored, as the argument `moments` of the rules has it.
         learning_rate: α, a schedule for it, a tree of these with the tree of the parameters or a prefix of it, or None.
@@ -107,7 +108,9 @@ def leafwise(
         needs_params: whether the rule needs the parameters also without weight decay.
         real_leaves: whether the rule has no meaning for complex leaves, which then are refused.
         others: the numbers that the state's fields start from that are neither `count` nor moments.
-        finish: ``finish(step, grads, params, moments) -> dict``: the `others` after the step, from whole trees.
+        finish: ``finish(step, grads, params, moments) -> dict``: the `others` after the step. `step` is what `scalars`
+            got, with what it returned; where leaves have learning rates of their own, it is that of the first leaf.
+            `grads` and `params` are whole trees. `moments` has the moments after the step by name, as in the state.
         **kept: the running statistics by name; None for one that these hyperparameters have no use for, which then is
             None for the rule and in the state.
 
@@ -137,6 +140,7 @@ def leafwise(
         -0.5
     """
     present = {name: moment for name, moment in kept.items() if moment is not None}
+    rule = _Rule(first, second, _moments_type(tuple(kept)), tuple(present), sees_to_decay)
     extra = dict(others or {})
 
     def init(params: optax.Params) -> Any:
@@ -146,8 +150,8 @@ def leafwise(
         if unknown:
             raise ValueError(f"moments has {unknown[0]!r}, which is none of this rule's: {', '.join(kept)}")
         leaves, tree = jax.tree_util.tree_flatten_with_path(params)
-        owns = storage_of_leaves(present, storage, leaves if present else [])
-        rows = [own.start(path, param) for own, (path, param) in zip(owns, leaves, strict=False)]
+        storages = storage_of_leaves(present, storage, leaves if present else [])
+        rows = [leaf.start(path, param) for leaf, (path, param) in zip(storages, leaves, strict=False)]
         starts = {name: field_of(tree, [row[index] for row in rows]) for index, name in enumerate(present)}
         started = {name: jnp.array(value, jnp.result_type(float)) for name, value in extra.items()}
         state = state_type(count=jnp.zeros([], jnp.int32), **starts, **started)
@@ -161,6 +165,24 @@ def leafwise(
             mask=mask,
         )
 
+    def thetas_and_decays(grads: list[Any], tree: Any, params: Any, count: Array, rates: list[Any]) -> tuple[Any, Any]:
+        """For each leaf θ, and λ or −αλ, whichever it is multiplied with; or None where nothing needs it."""
+        thetas = decays = [None] * len(grads)
+        numbers = jax.tree.leaves(weight_decay)
+        is_decaying = not numbers or not all(isinstance(number, float) and number == 0.0 for number in numbers)
+        if params is None and (is_decaying or needs_params):
+            what = "this rule" if needs_params else "weight_decay"
+            raise ValueError(f"{what} needs the parameters: call update(gradients, state, params)")
+        if is_decaying or (sees_to_decay and params is not None):
+            thetas = [
+                array_like(path, grad, theta, None, "the parameter")
+                for (path, grad), theta in zip(grads, leaves_like(tree, params, "params"), strict=True)
+            ]
+        if is_decaying:
+            decays = _decays(weight_decay, mask, params, count)
+            decays = decays if sees_to_decay else _products(rates, decays)
+        return thetas, decays
+
     def transform(
         updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra_args: Any
     ) -> tuple[optax.Updates, Any]:
@@ -169,89 +191,126 @@ def leafwise(
             inexact_dtype(path, grad, real=real_leaves)
         count, *rest = fields(state, "count", *present, *extra, of=state_type)
         stored, values = rest[: len(present)], real_scalars(*rest[len(present) :], of=tuple(extra))
-        owns = storage_of_leaves(present, storage, grads)
+        storages = storage_of_leaves(present, storage, grads)
         paths = [path for path, _ in grads]
-        columns = [entries_of(tree, each, name, owns, paths) for name, each in zip(present, stored, strict=True)]
+        columns = [entries_of(tree, field, name, storages, paths) for name, field in zip(present, stored, strict=True)]
         step = jnp.asarray(optax.safe_increment(count))
-        rates = _rates(learning_rate, updates, count)
         before = types.SimpleNamespace(**dict(zip(extra, values, strict=True)))
-        unlike = {id(rate): rate for rate in rates}
-        steps = {key: _step(scalars, count=step, rate=rate, state=before) for key, rate in unlike.items()}
-        if not rates and finish is not None:
-            steps = {0: _step(scalars, count=step, rate=scheduled(learning_rate, count, "learning_rate"), state=before)}
-        thetas = decays = [None] * len(grads)
-        numbers = jax.tree.leaves(weight_decay)
-        decaying = not numbers or not all(isinstance(each, float) and each == 0.0 for each in numbers)
-        if params is None and (decaying or needs_params):
-            what = "this rule" if needs_params else "weight_decay"
-            raise ValueError(f"{what} needs the parameters: call update(gradients, state, params)")
-        if decaying or (sees_to_decay and params is not None):
-            thetas = [
-                array_like(path, grad, theta, None, "the parameter")
-                for (path, grad), theta in zip(grads, leaves_like(tree, params, "params"), strict=True)
-            ]
-        if decaying:
-            decays = _decays(weight_decay, mask, params, count)
-            decays = decays if sees_to_decay else _products(rates, decays)
-        tuple_type = _moments_type(tuple(kept))
-        rounded = UNROUNDED not in extra_args
-        cast: dict[Any, Any] = {}
 
-        def one_leaf(
-            path: Path, grad: Any, own: LeafStorage, theta: Any, decay: Any, rate: Any, *entries: Any
-        ) -> list[Any]:
-            compute, real = own.compute, own.real
-            key = id(rate), real
-            if key not in cast:
-                shared = {name: each for name, each in vars(steps[id(rate)]).items() if name != "state"}
-                cast[key] = jax.tree.flatten(jax.tree.map(functools.partial(_cast, dtype=real), shared))
-            scalars_of_leaf, scalars_tree = cast[key]
-            for scalar in scalars_of_leaf:
-                if np.ndim(scalar):
-                    scalar_like(path, grad, scalar, real)
-            value = jnp.asarray(grad, compute)
-            theta = None if theta is None else theta.astype(compute)
-            decay = None if decay is None or theta is None else scalar_like(path, grad, decay, real)
+        def step_of(rate: Any) -> Step:
+            return _step(scalars, count=step, rate=rate, state=before)
 
-            def known(inputs: Any) -> tuple[Array, Step]:
-                value, theta, decay, scalars_of_leaf = inputs
-                term = 0.0 if decay is None else finite_product(decay, theta)
-                by_name = jax.tree.unflatten(scalars_tree, scalars_of_leaf)
-                grad = squarable(value) if own.has_squares else value
-                return grad, Step(**by_name, path=path, param=theta, decay=term)
-
-            def first(inputs: Any, old: Sequence[Any]) -> list[Any]:
-                grad, step = known(inputs)
-                new = moments(grad, tuple_type(**dict(zip(present, old, strict=True))), step)
-                return [getattr(new, name) for name in present]
-
-            def second(inputs: Any, old: Sequence[Any], new: Sequence[Any]) -> Array:
-                grad, step = known(inputs)
-                before, after = dict(zip(present, old, strict=True)), dict(zip(present, new, strict=True))
-                return update(grad, tuple_type(**before), tuple_type(**after), step)
-
-            inputs = value, *((theta, decay) if sees_to_decay else (None, None)), scalars_of_leaf
-            try:
-                change, after = own.step(Halves(first, second), path, inputs, entries, step, rounded=rounded)
-            except (TypeError, ValueError) as error:
-                if type(error) not in (TypeError, ValueError) or str(error).startswith(leaf_name(path)):
-                    raise
-                raise type(error)(f"{leaf_name(path)}: {error}") from error
-            if decay is not None and theta is not None and not sees_to_decay:
-                change = change + finite_product(decay, theta)
-            return [array_like(path, grad, change, compute, "the update").astype(own.dtype), *after]
-
+        rates = _rates(learning_rate, updates, count)
+        steps = _once_for_same(step_of, rates)
+        thetas, decays = thetas_and_decays(grads, tree, params, count, rates)
+        leaves = map(
+            _Leaf._make,
+            zip(
+                paths,
+                [grad for _, grad in grads],
+                storages,
+                thetas,
+                decays,
+                _once_for_same(_cast_scalars, steps, [leaf.real for leaf in storages]),
+                strict=True,
+            ),
+        )
+        is_rounded = UNROUNDED not in extra_args
         rows = [
-            one_leaf(path, grad, *rest)
-            for (path, grad), *rest in zip(grads, owns, thetas, decays, rates, *columns, strict=True)
+            _step_of_leaf(rule, leaf, entries, step, is_rounded)
+            for leaf, *entries in zip(leaves, *columns, strict=True)
         ]
         new_updates, *new_moments = ([row[i] for row in rows] for i in range(1 + len(present)))
-        after = {name: field_of(tree, each) for name, each in zip(present, new_moments, strict=True)}
+        after = {name: field_of(tree, entries) for name, entries in zip(present, new_moments, strict=True)}
         if finish is not None:
-            after |= finish(next(iter(steps.values())), updates, params, types.SimpleNamespace(**after))
+            of_step = steps[0] if steps else step_of(scheduled(learning_rate, count, "learning_rate"))
+            after |= finish(of_step, updates, params, types.SimpleNamespace(**after))
         return jax.tree.unflatten(tree, new_updates), state_type(count=step, **after)
 
     return optax.GradientTransformationExtraArgs(init, transform)
+
+
+class _Rule(NamedTuple):
+    """A rule, as :func:`leafwise` is given it.
+
+    Attributes:
+        first: the first half.
+        second: the second half.
+        moments: the type of the named tuples of moments that the halves get.
+        present: the names of the moments that are not None.
+        sees_to_decay: whether it applies weight decay itself.
+    """
+
+    first: First
+    second: Second
+    moments: Any
+    present: tuple[str, ...]
+    sees_to_decay: bool
+
+
+class _Leaf(NamedTuple):
+    """One leaf of a step.
+
+    Attributes:
+        path: the way to the leaf.
+        grad: its gradient.
+        storage: how its moments are stored.
+        theta: its parameter θ, None if nothing needs it.
+        decay: λ if the rule applies weight decay itself, otherwise −αλ; None if the leaf does not decay.
+        scalars: what is the same for all leaves, flattened, and its tree.
+    """
+
+    path: Path
+    grad: Any
+    storage: LeafStorage
+    theta: Array | None
+    decay: Any
+    scalars: tuple[list[Any], Any]
+
+
+def _step_of_leaf(rule: _Rule, leaf: _Leaf, entries: Sequence[Any], step: Array, is_rounded: bool) -> list[Any]:
+    """The update of a leaf, and the entries of its moments after the step."""
+    path, grad, storage = leaf.path, leaf.grad, leaf.storage
+    scalars, scalars_tree = leaf.scalars
+    for scalar in scalars:
+        if np.ndim(scalar):
+            scalar_like(path, grad, scalar, storage.real)
+    value = jnp.asarray(grad, storage.compute)
+    theta = None if leaf.theta is None else leaf.theta.astype(storage.compute)
+    decay = None if leaf.decay is None or theta is None else scalar_like(path, grad, leaf.decay, storage.real)
+    inputs = value, *((theta, decay) if rule.sees_to_decay else (None, None)), scalars
+    halves = _halves_of_leaf(rule, path, storage.has_squares, scalars_tree)
+    try:
+        change, after = storage.step(halves, path, inputs, entries, step, rounded=is_rounded)
+    except (TypeError, ValueError) as error:
+        if type(error) not in (TypeError, ValueError) or str(error).startswith(leaf_name(path)):
+            raise
+        raise type(error)(f"{leaf_name(path)}: {error}") from error
+    if decay is not None and theta is not None and not rule.sees_to_decay:
+        change = change + finite_product(decay, theta)
+    return [array_like(path, grad, change, storage.compute, "the update").astype(storage.dtype), *after]
+
+
+def _halves_of_leaf(rule: _Rule, path: Path, has_squares: bool, scalars_tree: Any) -> Halves:
+    """The two halves as functions of all arrays that they read, and of lists of moments."""
+
+    def known(inputs: Any) -> tuple[Array, Step]:
+        value, theta, decay, scalars = inputs
+        grad = squarable(value) if has_squares else value
+        term = 0.0 if decay is None else finite_product(decay, theta)
+        return grad, Step(**jax.tree.unflatten(scalars_tree, scalars), path=path, param=theta, decay=term)
+
+    def first(inputs: Any, old: Sequence[Any]) -> list[Any]:
+        grad, step = known(inputs)
+        new = rule.first(grad, rule.moments(**dict(zip(rule.present, old, strict=True))), step)
+        return [getattr(new, name) for name in rule.present]
+
+    def second(inputs: Any, old: Sequence[Any], new: Sequence[Any]) -> Array:
+        grad, step = known(inputs)
+        before, after = dict(zip(rule.present, old, strict=True)), dict(zip(rule.present, new, strict=True))
+        return rule.second(grad, rule.moments(**before), rule.moments(**after), step)
+
+    return Halves(first, second)
 
 
 def _step(scalars: Scalars | None, **known: Any) -> Step:
@@ -261,9 +320,23 @@ def _step(scalars: Scalars | None, **known: Any) -> Step:
     return step
 
 
-def _cast(value: Any, dtype: np.dtype) -> Any:
-    """A number that is the same for all leaves: in `dtype` if it is a floating-point one, otherwise as it is."""
-    return jnp.asarray(value, dtype) if jnp.issubdtype(jnp.result_type(value), jnp.floating) else value
+def _cast_scalars(step: Step, dtype: np.dtype) -> tuple[list[Any], Any]:
+    """What is the same for all leaves, flattened, with floating-point numbers in `dtype`; and its tree."""
+
+    def cast(value: Any) -> Any:
+        return jnp.asarray(value, dtype) if jnp.issubdtype(jnp.result_type(value), jnp.floating) else value
+
+    return jax.tree.flatten({name: jax.tree.map(cast, value) for name, value in vars(step).items() if name != "state"})
+
+
+def _once_for_same(function: Callable[..., Any], *columns: Sequence[Any]) -> list[Any]:
+    """``function(*row)`` for each row of the columns, called once for all rows of the same objects."""
+    results: dict[Any, Any] = {}
+    for row in zip(*columns, strict=True):
+        key = tuple(map(id, row))
+        if key not in results:
+            results[key] = function(*row)
+    return [results[tuple(map(id, row))] for row in zip(*columns, strict=True)]
 
 
 @functools.cache
@@ -276,10 +349,7 @@ def _at(value: Any, count: Array, updates: Any, what: str) -> list[Any]:
 
     It is a number or a schedule, or a tree of these with the tree of the updates, or a prefix of it.
     """
-    entries = broadcast_prefix(value, updates, what)
-    unlike = {id(entry): entry for entry in entries}
-    now = {key: scheduled(entry, count, what) for key, entry in unlike.items()}
-    return [now[id(entry)] for entry in entries]
+    return _once_for_same(lambda entry: scheduled(entry, count, what), broadcast_prefix(value, updates, what))
 
 
 def _like(value: Any, updates: Any) -> bool:
@@ -295,19 +365,19 @@ def _rates(learning_rate: Any, updates: Any, count: Array) -> list[Any]:
 
 
 def _products(rates: list[Any], decays: list[Any]) -> list[Any]:
-    """−αλ for each leaf, computed once for each pair; None where there is no decay.
+    """−αλ for each leaf; None where there is no decay.
 
-    It is one number, since of two successive multiplications a compiler makes one where it knows both factors.
+    It is multiplied before θ is. A compiler merges two multiplications by factors that it knows, and rounds otherwise
+    than with factors that it does not know.
     """
-    pairs = {(id(rate), id(decay)): (rate, decay) for rate, decay in zip(rates, decays, strict=True)}
-    products = {key: None if decay is None else -rate * decay for key, (rate, decay) in pairs.items()}
-    return [products[id(rate), id(decay)] for rate, decay in zip(rates, decays, strict=True)]
+    return _once_for_same(lambda rate, decay: None if decay is None else -rate * decay, rates, decays)
 
 
 def _decays(weight_decay: Any, mask: Any, params: Any, count: Array) -> list[Any]:
     """λ for each leaf, or None where it does not decay."""
     decays = _at(weight_decay, count, params, "weight_decay")
-    return [decay if each else None for decay, each in zip(decays, decay_masks(mask, params), strict=True)]
+    masks = decay_masks(mask, params)
+    return [decay if is_decaying else None for decay, is_decaying in zip(decays, masks, strict=True)]
 
 
 def decay_masks(mask: Any, params: Any) -> list[bool]:

@@ -196,8 +196,11 @@ class LeafStorage:
         """The entries as arrays; ValueError or TypeError if they do not go with the leaf."""
         checked = list(entries)
         for index, (entry, expected) in enumerate(zip(entries, self.entries, strict=True)):
-            is_array = isinstance(entry, jax.Array) and isinstance(expected, jax.ShapeDtypeStruct)
-            if not is_array or entry.shape != expected.shape or entry.dtype != expected.dtype:
+            if isinstance(entry, jax.Array) and isinstance(expected, jax.ShapeDtypeStruct):
+                is_right = entry.shape == expected.shape and entry.dtype == expected.dtype
+            else:
+                is_right = entry is None and expected is None
+            if not is_right:
                 check = self._checked_encoded if index in self._encoded else self._checked_numbers
                 checked[index] = check(path, index, entry)
         return checked

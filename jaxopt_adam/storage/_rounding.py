@@ -1,5 +1,6 @@
 """When a number between two codes is rounded up: with little bias, and the same bits on any layout of devices."""
 
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -30,6 +31,7 @@ def along_axes(vectors: Sequence[Array], axes: int) -> list[Array]:
     return [vector.reshape(-1, *[1] * (axes - 1 - axis)) for axis, vector in enumerate(vectors)]
 
 
+@functools.cache
 def salted(salt: int, axis: int) -> np.uint32:
     """The number that is added to a position along `axis` before it is hashed to its phase."""
     return np.uint32(0x9E3779B1 * (16 * salt + axis + 1) & 0xFFFFFFFF)
