@@ -193,10 +193,11 @@ def accumulate(trace: Array, value: Array, decay: ArrayLike) -> Array:
 def debiasing_weights(
     scale: Array, decay: ArrayLike, step: Array, *, nesterov: bool = False
 ) -> tuple[Array, Array | None]:
-    """The weights of an average and of its newest value in `scale` times the debiased average; None for no weight.
+    """The weights with which an average and its newest value add up to `scale` times the debiased average.
 
-    With `nesterov` it is what the debiased average would be if the same value came once more, each of its two parts
-    debiased by the steps that it has seen: Dozat's look ahead.
+    The weight of the newest value is None, unless `nesterov` is true: then the sum is `scale` times what the debiased
+    average would become if the newest value came once more. This is Dozat's look ahead. The part of the average is
+    debiased for the next step, the part of the newest value for this one.
     """
     correction = bias_correction(decay, step)
     if not nesterov:
@@ -206,7 +207,7 @@ def debiasing_weights(
 
 
 def weighted(average: Array, value: Array, weight_of_average: Array, weight_of_value: Array | None) -> Array:
-    """The sum of both with the weights that :func:`debiasing_weights` gives."""
+    """The sum of an average and its newest value with the weights that :func:`debiasing_weights` gives."""
     if weight_of_value is None:
         return weight_of_average * average
     return finite_product(weight_of_average, average) + finite_product(weight_of_value, value)
@@ -237,7 +238,7 @@ class Denominator(NamedTuple):
         return root(nu, self.eps_root) + self.eps
 
     def times(self, correction: Array) -> "Denominator":
-        """√correction times the denominator, as a function of ν where this is one of ν / correction."""
+        """√correction times the denominator of ν / correction, as a function of ν itself."""
         return Denominator(self.eps * jnp.sqrt(correction), self.eps_root * correction)
 
 

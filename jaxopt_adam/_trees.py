@@ -31,7 +31,7 @@ def real_dtype(dtype: np.dtype) -> np.dtype:
 
 
 def inexact_dtype(path: Path, leaf: Any, *, real: bool = False) -> np.dtype:
-    """The dtype of a leaf, which must be a floating-point or complex one, or only `real`; TypeError if it is not."""
+    """The dtype of a leaf; TypeError unless it is a floating-point or complex one, or with `real` not complex."""
     dtype = _dtype(leaf, "", path)
     if not jnp.issubdtype(dtype, jnp.inexact):
         raise TypeError(
@@ -50,7 +50,7 @@ def array_like(
 ) -> Array:
     """`value` as an array, which must have `shape`, by default that of the gradient at `path`, and `dtype`.
 
-    By default any floating-point dtype will do; a complex one where the gradient's is, and only there.
+    If `dtype` is None, any floating-point dtype is right; where the gradient is complex, any complex one.
     """
     shape = np.shape(grad) if shape is None else shape
     is_leaf = jax.tree_util.all_leaves([value])
@@ -94,14 +94,15 @@ def fields(state: Any, *names: str, of: Any = None) -> list[Any]:
     """The fields of a state, which must have them.
 
     Args:
-        state: the state. A mapping from the names of the fields, as some checkpoints restore one, is one too.
+        state: the state, or a mapping from the names of its fields, as some checkpoints restore it.
         *names: the fields.
         of: the type of state that is expected, or a :class:`functools.partial` of it. A named tuple of another name is
-            refused, since its fields may be called the same and mean something else. So is a mapping that has more than
-            its fields. None for any type.
+            refused, since its fields may be called the same and mean something else. So is a mapping that has further
+            fields. If `of` is None, any type is right.
 
     Raises:
-        TypeError: if the state is none.
+        TypeError: if the state is of another type, lacks a field, or has random keys in one; or if `count` is no
+            integer.
     """
     while isinstance(of, functools.partial):
         of = of.func
@@ -202,10 +203,10 @@ def leaves_like(tree: Any, other: Any, what: str) -> list[Any]:
 
 
 def broadcast_prefix(prefix: Any, params: Any, what: str, is_leaf: Callable[[Any], bool] = callable) -> list[Any]:
-    """The entry of `prefix` for each leaf of `params`, whose tree or a prefix of it it must have.
+    """The entry of `prefix` for each leaf of `params`; `prefix` must have the tree of `params`, or a prefix of it.
 
-    What `is_leaf` is true of is an entry; so functions are, unless the whole prefix is a tree like the parameters, as
-    a model that can be called is.
+    What `is_leaf` is true of is an entry. So functions are entries, unless `prefix` has the whole tree of `params`, as
+    a model has that can be called.
     """
     alike = jax.tree.structure(prefix) == jax.tree.structure(params)
     entries: list[Any] = []

@@ -15,7 +15,7 @@ _LARGE = 2**20
 
 
 class Blocks(NamedTuple):
-    """A moment in 8 or 4 bits, as a state has it where it shares its numbers with no other moment.
+    """A moment in 8 or 4 bits, as a state has it if it shares its numbers with no other moment.
 
     A first moment and the second moment that it is divided by share their numbers if they have as many bits. The state
     then has no Blocks, but an array for each leaf and moment: in place of the first moment the codes of both, uint16
@@ -23,8 +23,8 @@ class Blocks(NamedTuple):
     moment the scales of both, uint32, in the same order.
 
     Attributes:
-        codes: a tree like the parameters, of uint8 in the parameters' shapes; two codes of 4 bits share a byte, and the
-            last axis is half as long. Leaves without codes are here as they are.
+        codes: a tree like the parameters, of uint8 in the parameters' shapes. Two codes of 4 bits share a byte; the
+            last axis is then half as long. For a leaf without codes this tree has the moment itself.
         scales: a tree like the parameters, of what the elements of a block have in common, 16 bits for each block along
             the last axis; None for leaves without codes.
     """
@@ -37,9 +37,9 @@ class Blocks(NamedTuple):
 class Blockwise:
     r"""Moments in 8 or 4 bits, in blocks along the last axis of a leaf.
 
-    A second moment v is stored as its place on a logarithmic grid, a first moment as m / (√v + ε), which is the update
-    itself: the error that matters. The grid of a block spans the numbers that are in it. A second moment that is not
-    zero never becomes zero.
+    A second moment v is stored as the number of a line of a grid, which is about logarithmic. A first moment is stored
+    as m / (√v + ε), which is the update itself, because its error is the one that matters. The grid of a block spans
+    the numbers that are in it. A second moment that is not zero never becomes zero.
 
     What is infinite or no number makes its block NaN, and no other. Leaves that are complex or float64, and moments
     that a rule shares among elements or that start as the parameters, stay as they are.
@@ -52,7 +52,7 @@ class Blockwise:
             only shorter ones divide the last axis, or divide it into blocks for 8 devices. They have at least 16
             elements, or the whole axis.
         rounding: "dither" rounds up in a share of the steps, evenly spread; "stochastic" by numbers that are a hash of
-            step and place; both are the same on any layout of devices, and over time the logarithm of v is right on
+            step and position. Both are the same on any layout of devices. Over time the logarithm of v is right on
             average to less than a hundredth in 8 bits, to some tenths in 4. With "nearest" small changes get lost.
         min_size: leaves with fewer elements stay in float32.
         implementation: "auto", which is "xla", for passes over the leaf, each in place; "pallas" for a kernel that does
@@ -102,5 +102,5 @@ class Blockwise:
         code = self.code(nonnegative=nonnegative)
         value = jnp.full([1, 1], initial, jnp.float32)
         before = jnp.zeros([1], code.scale_dtype)
-        scale = code.scale(before, *(each[:, 0] for each in code.measures(value, None)))
+        scale = code.scale(before, *(measure[:, 0] for measure in code.measures(value, None)))
         return code.encode(value, None, code.grid(scale[:, None]), jnp.asarray(NEAREST))[0, 0], scale[0]

@@ -1,4 +1,4 @@
-"""The argument `moments`, and the storage that it gives to one moment of one leaf."""
+"""The argument `moments`, and the storage that it gives to each moment of a leaf."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
@@ -34,12 +34,12 @@ _EXPECTED = (
 
 
 def valid_storage(name: str, value: Any) -> Any:
-    """The value of the argument `name`, a choice of storage; ValueError or TypeError if it does not."""
+    """The value of the argument `name`, if it is a choice of storage; otherwise ValueError or TypeError."""
     if callable(value) and not isinstance(value, type):  # as a dtype may be
         return value
     if isinstance(value, Mapping):
-        return {moment: _one(f"{name}[{moment!r}]", each) for moment, each in value.items()}
-    return _one(name, value)
+        return {moment: _valid(f"{name}[{moment!r}]", storage) for moment, storage in value.items()}
+    return _valid(name, value)
 
 
 def storages_of(moments: Any, names: Iterable[str], path: tuple[Any, ...]) -> list[Storage]:
@@ -47,11 +47,12 @@ def storages_of(moments: Any, names: Iterable[str], path: tuple[Any, ...]) -> li
     chosen = valid_storage("what moments gives for a path", moments(path)) if callable(moments) else moments
     if isinstance(chosen, Callable):
         raise TypeError(f"moments must give a storage for a path, got {chosen!r}")
-    each = [chosen.get(name, "float32") if isinstance(chosen, Mapping) else chosen for name in names]
-    return [NAMED[_one("moments", one)] if isinstance(one, str) else _one("moments", one) for one in each]
+    choices = [chosen.get(name, "float32") if isinstance(chosen, Mapping) else chosen for name in names]
+    valid = [_valid("moments", choice) for choice in choices]
+    return [NAMED[choice] if isinstance(choice, str) else choice for choice in valid]
 
 
-def _one(name: str, value: Any) -> Any:
+def _valid(name: str, value: Any) -> Any:
     if isinstance(value, Storage) or (isinstance(value, str) and value in NAMED):
         return value
     error = ValueError if isinstance(value, str) else TypeError

@@ -19,8 +19,8 @@ class Dense:
     """Moments that are stored as they are, or rounded to a dtype.
 
     An average that moves by less than half the spacing of a 16-bit dtype would stand still if it were rounded to the
-    nearest. So in bfloat16 and float16 it is dithered: rounded up in the share of the steps that its place between two
-    numbers asks for, evenly spread, and the same on any layout of devices.
+    nearest. So in bfloat16 and float16 it is dithered: a value a quarter of the way from one number to the next is
+    rounded up in a quarter of the steps, evenly spread. The bits are the same on any layout of devices.
 
     Args:
         dtype: the floating-point dtype; None for that of the arithmetic, at least float32.
@@ -37,9 +37,10 @@ class Dense:
 
 
 SQUARES = np.dtype(np.uint16)
-"""The dtype of what is never negative in bfloat16: its sign bit goes to the digits, which halves the spacing.
+"""The dtype that stores a moment in bfloat16 if it is never negative.
 
-It is the upper half of a float32 without its sign, moved up by a bit.
+The bit that a bfloat16 has for the sign is one more digit here, which halves the spacing: these are the 16 bits of a
+float32 that follow the sign.
 """
 
 
@@ -49,9 +50,9 @@ def is_dithered(dtype: np.dtype) -> bool:
 
 
 def dithered(value: Array, dtype: np.dtype, threshold: ArrayLike) -> Array:
-    """A real `value` in a 16-bit dtype, rounded down after `threshold` / 2³² of the spacing is added to its size.
+    """A real `value` in a 16-bit dtype, rounded towards zero after `threshold` / 2³² of a spacing is added to its size.
 
-    What is finite stays so.
+    What is finite stays finite.
     """
     pattern = to_pattern(value.astype(jnp.float32), jnp.bfloat16 if dtype == SQUARES else dtype)
     infinite = infinity(jnp.bfloat16 if dtype == SQUARES else dtype)

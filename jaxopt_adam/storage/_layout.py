@@ -12,12 +12,12 @@ SHORTEST = 16
 def block_length(length: int, longest: int) -> int:
     """The even length of the blocks of an axis: the longest, up to `longest`, that divides it.
 
-    One that leaves a multiple of eight blocks, or of two, is preferred, so that the axis can be divided among devices.
-    An axis without such a divisor is filled up with zeros while it is looked at.
+    A length that leaves a multiple of eight blocks, or of two, is preferred, so that the axis can be divided among
+    devices. An axis without an even divisor is padded with zeros during a step.
     """
     preferred = min(longest, 2 * SHORTEST)
     for parts, least in ((8, SHORTEST), *((parts, preferred) for parts in (4, 2, 1)), (2, SHORTEST), (1, SHORTEST)):
-        fitting = [each for each in range(least, min(longest, length) + 1, 2) if length % (each * parts) == 0]
+        fitting = [size for size in range(least, min(longest, length) + 1, 2) if length % (size * parts) == 0]
         if fitting:
             return fitting[-1]
     return min(longest, length + length % 2)
@@ -27,8 +27,8 @@ def block_length(length: int, longest: int) -> int:
 class Layout:
     """An array of `shape` in blocks of `length` along its last axis, each in one lane or in two.
 
-    As blocks it has the shape (..., blocks, lanes, length / lanes). Where two elements share a byte, those of the
-    same place in either lane do.
+    As blocks it has the shape (..., blocks, lanes, length / lanes). Where two elements share a byte, there are two
+    lanes, and a byte has the elements with the same position in either lane.
     """
 
     shape: tuple[int, ...]
@@ -55,7 +55,10 @@ class Layout:
         return (*self.shape[:-1], self.blocks[-1] * self.length // 2) if two_a_byte else self.shape
 
     def as_blocks(self, array: Array, lanes: int | None = None) -> Array:
-        """An array of the shape, or of bytes that two elements share with but one lane, by blocks."""
+        """An array of the shape as blocks.
+
+        It may also be an array of bytes that two elements share. Its last axis is half as long, and `lanes` must be 1.
+        """
         lanes = self.lanes if lanes is None else lanes
         width = self.length // self.lanes
         missing = self.blocks[-1] * lanes * width - array.shape[-1]
@@ -64,7 +67,7 @@ class Layout:
         return array.reshape(*array.shape[:-1], self.blocks[-1], lanes, width)
 
     def flat(self, blocks: Array, shape: tuple[int, ...] | None = None) -> Array:
-        """The array of the shape, or of another that differs in the last axis, that is given as blocks."""
+        """The inverse of :meth:`as_blocks`: an array of this shape, or of another that differs in the last axis."""
         shape = self.shape if shape is None else shape
         array = blocks.reshape(*shape[:-1], -1)
         return array if array.shape == shape else array[..., : shape[-1]]

@@ -29,8 +29,8 @@ class Moment:
         over: the name of the second moment by whose root the update divides this one, if there is one. In codes it is
             then stored as the quotient, whose error is the update's.
         denominator: what the update adds to that root.
-        apart: whether it may be a thousand times that root and more, as where the second moment averages no squared
-            gradients. In bfloat16 the two then share no numbers.
+        apart: whether it may be more than a thousand times that root, as where the second moment averages no squared
+            gradients. In bfloat16 the two are then two arrays, because in one array the first has not that range.
     """
 
     initial: ArrayLike = 0.0
@@ -44,10 +44,10 @@ class Moment:
 
     @property
     def added(self) -> Any:
-        """About what is added to the root of the second moment in all: a Python number if it is known."""
+        """About what the update adds to the root of the second moment, ε + √ε̄; a Python number if both are."""
         eps, eps_root = self.denominator
         if isinstance(eps, int | float) and isinstance(eps_root, int | float):
             return float(eps + math.sqrt(eps_root))
-        # It says in what units a code is, so no derivative goes through it.
+        # It decides in which units a code counts the moment, but not what the moment is. So it has no derivative.
         eps, eps_root = jax.lax.stop_gradient((jnp.asarray(eps), jnp.asarray(eps_root)))
         return eps.astype(jnp.float32) + jnp.sqrt(eps_root.astype(jnp.float32))

@@ -2,10 +2,10 @@
 
 The second moment ν has the upper 18 bits, those of a float32 without its sign: 8 of the exponent and 10 digits. The
 first moment m has 14: its sign, 5 bits of an exponent and 8 digits, which count from about √ν · 2⁻²⁰. So both have more
-digits than in bfloat16, whose range m does not need: against √ν it is what the update is.
+digits than in bfloat16. m does not need the range of a bfloat16, because m / √ν is the update.
 
-- The error that stays in an average is that of many roundings, and ν remembers hundreds of steps, m but ten. So the
-  digits are ν's.
+- The error that stays in an average is that of many roundings. ν remembers hundreds of steps, m only ten. So more
+  digits are for ν.
 - Below √ν · 2⁻²⁰ the numbers that m may be are evenly spaced, down to zero, and dither keeps its mean there too.
 - Both are in one array, so that one loop writes them: XLA's CPU backend makes one for each array that it writes.
 - Nearly all is done with integers, which costs little next to reading and writing.
