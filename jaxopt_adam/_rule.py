@@ -166,7 +166,7 @@ def leafwise(
         )
 
     def thetas_and_decays(grads: list[Any], tree: Any, params: Any, count: Array, rates: list[Any]) -> tuple[Any, Any]:
-        """For each leaf θ, and λ or −αλ, whichever it is multiplied with; or None where nothing needs it."""
+        """For each leaf θ; and λ if the rule applies weight decay itself, else −αλ. None where nothing needs it."""
         thetas = decays = [None] * len(grads)
         numbers = jax.tree.leaves(weight_decay)
         is_decaying = not numbers or not all(isinstance(number, float) and number == 0.0 for number in numbers)
@@ -203,18 +203,8 @@ def leafwise(
         rates = _rates(learning_rate, updates, count)
         steps = _once_for_same(step_of, rates)
         thetas, decays = thetas_and_decays(grads, tree, params, count, rates)
-        leaves = map(
-            _Leaf._make,
-            zip(
-                paths,
-                [grad for _, grad in grads],
-                storages,
-                thetas,
-                decays,
-                _once_for_same(_cast_scalars, steps, [leaf.real for leaf in storages]),
-                strict=True,
-            ),
-        )
+        shared = _once_for_same(_cast_scalars, steps, [leaf.real for leaf in storages])
+        leaves = map(_Leaf, paths, jax.tree.leaves(updates), storages, thetas, decays, shared)
         is_rounded = UNROUNDED not in extra_args
         rows = [
             _step_of_leaf(rule, leaf, entries, step, is_rounded)
@@ -294,19 +284,19 @@ def _step_of_leaf(rule: _Rule, leaf: _Leaf, entries: Sequence[Any], step: Array,
 def _halves_of_leaf(rule: _Rule, path: Path, has_squares: bool, scalars_tree: Any) -> Halves:
     """The two halves as functions of all arrays that they read, and of lists of moments."""
 
-    def known(inputs: Any) -> tuple[Array, Step]:
+    def grad_and_step(inputs: Any) -> tuple[Array, Step]:
         value, theta, decay, scalars = inputs
         grad = squarable(value) if has_squares else value
         term = 0.0 if decay is None else finite_product(decay, theta)
         return grad, Step(**jax.tree.unflatten(scalars_tree, scalars), path=path, param=theta, decay=term)
 
     def first(inputs: Any, old: Sequence[Any]) -> list[Any]:
-        grad, step = known(inputs)
+        grad, step = grad_and_step(inputs)
         new = rule.first(grad, rule.moments(**dict(zip(rule.present, old, strict=True))), step)
         return [getattr(new, name) for name in rule.present]
 
     def second(inputs: Any, old: Sequence[Any], new: Sequence[Any]) -> Array:
-        grad, step = known(inputs)
+        grad, step = grad_and_step(inputs)
         before, after = dict(zip(rule.present, old, strict=True)), dict(zip(rule.present, new, strict=True))
         return rule.second(grad, rule.moments(**before), rule.moments(**after), step)
 
