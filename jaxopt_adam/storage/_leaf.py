@@ -125,8 +125,8 @@ class LeafStorage:
         self._dtypes = list(map(_storage_dtype, self._declared, self._compute, dtypes))
         self._over = [self.names.index(moment.over) if moment.over in self.names else None for moment in self._declared]
         self._pair = self._found_pair(in_bfloat16)
+        # The indices of the moments that are not stored as arrays of their own numbers.
         self._encoded: Collection[int] = self._pair or ()
-        """The indices of the moments that are not stored as arrays of their own numbers."""
         self._rounded = [
             index
             for index in range(len(self.names))
