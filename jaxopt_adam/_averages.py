@@ -1,11 +1,11 @@
-r"""Exponentially weighted averages and their bias correction: the heart of the article.
+r"""Exponentially weighted averages and their bias correction.
 
 An average that starts at zero,
 
 .. math:: m_t = \beta m_{t-1} + (1 - \beta) x_t, \qquad m_0 = 0,
 
-has weights that sum to :math:`1 - \beta^t` and not to one, so its first values are too small by just that factor.
-Dividing by it (:func:`debias`) makes it an average proper from the first value on.
+has weights that sum to :math:`1 - \beta^t` and not to one. Its first values are too small by that factor.
+Dividing by the factor (:func:`debias`) makes it a proper average from the first value on.
 """
 
 import functools
@@ -27,8 +27,9 @@ class Shares(NamedTuple):
     """A decay as two numbers, for an :func:`ema` whose decay is computed anew in each step.
 
     Attributes:
-        kept: β, what the average so far weighs.
-        added: 1 − β, what the new value weighs; it has the digits that rounding β would cost it.
+        kept: β, the weight of the average so far.
+        added: 1 − β, the weight of the new value, with the digits that it would lose if it were computed from a
+            rounded β.
     """
 
     kept: ArrayLike
@@ -49,18 +50,18 @@ def ema(average: ArrayLike, value: ArrayLike, decay: ArrayLike | Shares) -> Arra
 
     .. math:: \text{decay} \cdot \text{average} + (1 - \text{decay}) \cdot \text{value}
 
-    evaluated as the one of the two plus its share of their difference: as :math:`\text{average} + (1 - \text{decay})
-    (\text{value} - \text{average})` for decays from one half, and the other way round below. On paper all are equal; in
-    floating point these have weights that sum to one whatever the decay rounds to, so that an average that has reached
-    a constant stays there, and lose no digits of the larger share.
+    evaluated as :math:`\text{average} + (1 - \text{decay}) (\text{value} - \text{average})` for decays of one half or
+    more, and as :math:`\text{value} + \text{decay} (\text{average} - \text{value})` below. On paper the three are
+    equal. In floating point the latter two have weights that sum to one whatever the decay rounds to. An average that
+    has reached a constant therefore stays there, and the term with the larger weight loses no digits.
 
     The bits are the same on any layout of devices. A product that overflows counts as the largest finite number.
 
     Args:
         average: the average so far, any shape, real or complex.
         value: the new value, of a shape that broadcasts with `average`.
-        decay: :math:`\beta` in [0, 1), the share of the past that is kept; a number or an array that broadcasts, or
-            the :class:`Shares` of one.
+        decay: :math:`\beta` in [0, 1), the weight of the past; a number or an array that broadcasts, or the
+            :class:`Shares` of one.
 
     Returns:
         The new average, in the common dtype of `average` and `value`. `decay` never widens it. The arithmetic is done
@@ -113,7 +114,7 @@ def squarable(value: Array) -> Array:
     """`value` within ±2⁶³ in float32 (in float64 ±2⁵¹¹), whose square is finite; NaN where it is infinite.
 
     Beyond it a squared gradient would be infinite, and so would its average be, for ever: the element would stand
-    still in silence. Within it a rule forgets a single absurd gradient as it forgets any other.
+    still without an error. Within it a rule forgets a single huge gradient as it forgets any other.
     """
     if jnp.iscomplexobj(value):
         return jax.lax.complex(squarable(value.real), squarable(value.imag))
@@ -122,7 +123,7 @@ def squarable(value: Array) -> Array:
 
 
 def debias(average: ArrayLike, decay: ArrayLike, step: ArrayLike) -> Array:
-    r"""The average that an :func:`ema` started at zero stands for: ``average / bias_correction(decay, step)``.
+    r"""The debiased value of an :func:`ema` that started at zero: ``average / bias_correction(decay, step)``.
 
     Args:
         average: an average after `step` values, started at zero; any shape, real or complex.
@@ -150,7 +151,7 @@ def bias_correction(decay: ArrayLike, step: ArrayLike) -> Array:
     since a power close to one keeps few digits of its distance from one. Here it is :math:`-\operatorname{expm1}(t \log
     \beta)`, in which neither :math:`\log \beta` nor its product with :math:`t` may be rounded to float32 either: both
     are carried as a high and a low part. A decay known as a Python or NumPy number has its logarithm taken in float64;
-    a JAX array, traced or not, is taken for the very float32 number that it is, and the logarithm comes from
+    a JAX array, traced or not, is taken as the exact float32 number that it is, and the logarithm comes from
     :math:`\log \beta = 2 \operatorname{artanh} \frac{\beta - 1}{\beta + 1}` with the quotient's remainder kept.
 
     Args:
@@ -216,8 +217,8 @@ def weighted(average: Array, value: Array, weight_of_average: Array, weight_of_v
 def root(square: Array, eps: ArrayLike = 0.0) -> Array:
     """The root of a moment of squares plus `eps`, never quite zero.
 
-    The smallest normal number of the dtype is added too: so a moment that is zero gives an update that is zero and has
-    a derivative, and not 0 / 0, also without `eps`. Next to any other moment it is nothing.
+    The smallest normal number of the dtype is added too: a moment of zero then gives an update of zero with a
+    derivative, and not 0 / 0, even without `eps`. Next to any other moment it is negligible.
     """
     return jnp.sqrt(square + (jnp.asarray(eps, square.dtype) + jnp.finfo(square.dtype).tiny))
 
@@ -276,7 +277,8 @@ def abs_sq(value: ArrayLike) -> Array:
 def norm(value: ArrayLike) -> Array:
     """The root of the sum of |value|², real; it neither overflows nor underflows where a square would.
 
-    Zero has a derivative, zero. The norm of nothing is 0, and of what has an infinite element infinite.
+    At zero its derivative is zero. The norm of an empty array is 0, and that of an array with an infinite element is
+    infinite.
     """
     value = jnp.asarray(value)
     # A unit in which to measure, so no derivative goes through it. Its reciprocal must be a normal number, as compilers
@@ -289,7 +291,7 @@ def norm(value: ArrayLike) -> Array:
 
 
 def mean_square(value: Array, axis: int | tuple[int, ...] | None = None) -> Array:
-    """The mean of |value|² over `axis`, real; it overflows no sooner than one of the squares, and is 0 over nothing."""
+    """The mean of |value|² over `axis`, real; it overflows no sooner than one of the squares, and is 0 if empty."""
     squares = abs_sq(value)
     axes = range(squares.ndim) if axis is None else np.atleast_1d(axis)
     return jnp.sum(squares * (1 / max(math.prod(squares.shape[each] for each in axes), 1)), axis)

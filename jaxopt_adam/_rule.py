@@ -1,4 +1,4 @@
-"""The layer that takes a rule over a tree: dtypes, the step counter, storage, weight decay and its mask.
+"""The layer that applies a rule to a tree: dtypes, the step counter, storage, weight decay and its mask.
 
 A rule is arithmetic for one leaf, in two halves: what the moments become, and what the update is, given the moments
 before and after. The halves meet only in the moments as they are stored.
@@ -42,7 +42,8 @@ class AdamState(NamedTuple):
     Attributes:
         count: the number of updates done, int32.
         mu: the first moment, the average of g; a tree like the parameters.
-        nu: the second moment, an average of ``|g|²`` or of what stands for it; a tree like the parameters, real.
+        nu: the second moment, an average of ``|g|²`` or of what the rule has in its place; a tree like the parameters,
+            real.
     """
 
     count: Array
@@ -54,7 +55,7 @@ class Step(types.SimpleNamespace):
     """What a rule knows of the step besides the gradient and the moments.
 
     Attributes:
-        count: which step it is, from 1, int32.
+        count: the number of the step, from 1, int32.
         rate: the learning rate α; −1 where it is None, so that −α times a direction is the direction.
         state: for `scalars` and `finish` only: the `others` by name, as they are before the step.
         path: for the halves only, as what follows is: the way to the leaf.
@@ -97,27 +98,27 @@ def leafwise(
             they are loaded, and so is `new`, as from ``old._replace(mu=...)``. Every array comes in the dtype of the
             arithmetic.
         second: ``second(grad, old, new, step) -> update``: what is added to the parameter; `new` as it is stored.
-        scalars: ``scalars(step) -> dict``: what is the same for all leaves, computed once a step; see :class:`Step`.
-        storage: how the moments are stored, as the argument `moments` of the rules has it.
+        scalars: ``scalars(step) -> dict``: numbers that all leaves share, computed once a step; see :class:`Step`.
+        storage: the storage of the moments, as in the argument `moments` of the rules.
         learning_rate: α, a schedule for it, a tree of these with the tree of the parameters or a prefix of it, or None.
         weight_decay: λ, a schedule or a tree as for α. αλθ is subtracted from the update (which is the decoupled decay
-            of AdamW); the step needs the parameters θ for it, unless λ is plainly 0.0.
+            of AdamW); the step needs the parameters θ for it, unless λ is the Python number 0.0.
         mask: which leaves decay, as in optax: a tree of booleans, a prefix of one, or a function from the parameters to
             one; None for all.
-        sees_to_decay: whether the rule sees to the decay itself, by `step.decay` and `step.param`.
+        sees_to_decay: whether the rule applies the decay itself, with `step.decay` and `step.param`.
         needs_params: whether the rule needs the parameters also without weight decay.
-        real_leaves: whether the rule has no meaning for complex leaves, which then are refused.
-        others: the numbers that the state's fields start from that are neither `count` nor moments.
+        real_leaves: whether complex leaves are refused, because the rule has no meaning for them.
+        others: the initial numbers of the state's fields that are neither `count` nor moments.
         finish: ``finish(step, grads, params, moments) -> dict``: the `others` after the step. `step` is what `scalars`
             got, with what it returned; where leaves have learning rates of their own, it is that of the first leaf.
             `grads` and `params` are whole trees. `moments` has the moments after the step by name, as in the state.
-        **kept: the running statistics by name; None for one that these hyperparameters have no use for, which then is
-            None for the rule and in the state.
+        **kept: the moments by name; None for one that is not needed with these hyperparameters. It is then None for the
+            rule and in the state.
 
     Returns:
-        The transformation. Its `init` raises TypeError for a leaf that is no array of a floating-point dtype, unless
-        the rule has no moments and so needs nothing of it. Its `update` raises ValueError or TypeError for a tree, a
-        shape or a dtype that does not go with the state. Both name the leaf's path.
+        The transformation. Its `init` raises TypeError for a leaf that is not an array of a floating-point dtype,
+        unless the rule has no moments. Its `update` raises ValueError or TypeError for a tree, a shape or a dtype that
+        does not match the state. Both name the leaf's path.
 
     Example:
         >>> from typing import Any, NamedTuple
@@ -343,7 +344,7 @@ def _at(value: Any, count: Array, updates: Any, what: str) -> list[Any]:
 
 
 def _like(value: Any, updates: Any) -> bool:
-    """True if `value` is a tree like the updates, even one that can be called, as equinox's models can."""
+    """True if `value` is a tree like the updates, even one that can be called, such as a model of equinox's."""
     return not jax.tree_util.all_leaves([value]) and jax.tree.structure(value) == jax.tree.structure(updates)
 
 

@@ -15,7 +15,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 Path = tuple[Any, ...]
-"""The way to a leaf, as in :func:`jax.tree_util.tree_flatten_with_path`."""
+"""The path of a leaf, as in :func:`jax.tree_util.tree_flatten_with_path`."""
 
 
 @functools.cache
@@ -148,7 +148,7 @@ def real_scalars(*values: Any, of: tuple[str, ...]) -> list[Array]:
 def with_gradient(updates: Any, params: Any) -> Any:
     """The parameters without those that have no gradient: None wherever `updates` has None.
 
-    A model may have leaves that are no parameters, such as functions, and gradients only of a part of it.
+    A model may have leaves that are not parameters, such as functions, and gradients for only a part of it.
     """
     if params is None or jax.tree.structure(updates) == jax.tree.structure(params):
         return params
@@ -161,7 +161,7 @@ def with_gradient(updates: Any, params: Any) -> Any:
 
 
 def placed(state: Any, params: Any) -> Any:
-    """`state` with what is not committed to devices put on those of the parameters, a copy on each.
+    """`state`, with its uncommitted arrays put on the devices of the parameters, a copy on each.
 
     Parameters that lie on a mesh make a step of that mesh, whose results do too. So a scalar that started on a single
     device would come back on all, and the step would be compiled twice. Where the parameters do not share their
@@ -292,7 +292,7 @@ def _paths(path: Path, tree: Any) -> list[str]:
 
 
 def nbytes(tree: Any) -> int:
-    r"""The bytes of all arrays of a tree: of parameters, of a state, of what is still to be made.
+    r"""The bytes of all arrays of a tree: of parameters, of a state, of shapes that are not allocated yet.
 
     .. math::
         \sum_i n_i b_i
@@ -308,7 +308,7 @@ def nbytes(tree: Any) -> int:
         The number of bytes.
 
     Raises:
-        TypeError: if a leaf is none of these; with its path.
+        TypeError: if a leaf is none of these; the error names its path.
 
     Example:
         >>> import jax, jax.numpy as jnp

@@ -17,16 +17,16 @@ _LARGE = 2**20
 class Blocks(NamedTuple):
     """A moment in 8 or 4 bits, as a state has it if it shares its numbers with no other moment.
 
-    A first moment and the second moment that it is divided by share their numbers if they have as many bits. The state
-    then has no Blocks, but an array for each leaf and moment: in place of the first moment the codes of both, uint16
-    for two of 8 bits and uint8 for two of 4, those of the second moment in the lower half; and in place of the second
-    moment the scales of both, uint32, in the same order.
+    A first moment and the second moment that it is divided by share their integers if they have equally many bits. The
+    state then has no Blocks, but an array for each leaf and moment: in place of the first moment the codes of both,
+    uint16 for two of 8 bits and uint8 for two of 4, those of the second moment in the lower half; and in place of the
+    second moment the scales of both, uint32, in the same order.
 
     Attributes:
         codes: a tree like the parameters, of uint8 in the parameters' shapes. Two codes of 4 bits share a byte; the
             last axis is then half as long. For a leaf without codes this tree has the moment itself.
-        scales: a tree like the parameters, of what the elements of a block have in common, 16 bits for each block along
-            the last axis; None for leaves without codes.
+        scales: a tree like the parameters, of the scales of the blocks along the last axis, 16 bits each; None for
+            leaves without codes.
     """
 
     codes: Any
@@ -41,24 +41,24 @@ class Blockwise:
     as m / (√v + ε), which is the update itself, because its error is the one that matters. The grid of a block spans
     the numbers that are in it. A second moment that is not zero never becomes zero.
 
-    What is infinite or no number makes its block NaN, and no other. Leaves that are complex or float64, and moments
-    that a rule shares among elements or that start as the parameters, stay as they are.
+    An infinite or NaN element makes its block NaN, and no other block. Leaves that are complex or float64, and moments
+    that a rule shares among elements or that start as the parameters, are not stored in codes.
 
     Args:
-        bits: of a code, 8 or 4.
-        block_size: the number of elements of a block at most, even and at least 16; None for 128 with 8 bits and 64
-            with 4, which makes 2.03 and 1.06 bytes for two moments of a parameter, and a quarter of these in leaves
-            under a million elements, where more exactness costs little memory. Blocks are shorter where
-            only shorter ones divide the last axis, or divide it into blocks for 8 devices. They have at least 16
+        bits: the bits of a code, 8 or 4.
+        block_size: the largest number of elements of a block, even and at least 16. None for 128 with 8 bits and 64
+            with 4, which makes 2.03 and 1.06 bytes for the two moments of a parameter; in leaves under a million
+            elements, where more accuracy costs little memory, the blocks have 32 and 16 elements. Blocks are shorter
+            where only shorter ones divide the last axis, or divide it into blocks for 8 devices. They have at least 16
             elements, or the whole axis.
         rounding: "dither" rounds up in a share of the steps, evenly spread; "stochastic" by numbers that are a hash of
             step and position. Both are the same on any layout of devices. Over time the logarithm of v is right on
             average to less than a hundredth in 8 bits, to some tenths in 4. With "nearest" small changes get lost.
         min_size: leaves with fewer elements stay in float32.
-        implementation: "auto", which is "xla", for passes over the leaf, each in place; "pallas" for a kernel that does
-            it in one, if the blocks' lengths are powers of two. The kernel is an experiment: it has never run on a GPU.
-            The tests run it interpreted, and lower it for CUDA. It needs a JAX with Pallas' Triton backend, a leaf that
-            is not divided among devices, and has no derivative.
+        implementation: "auto", which is "xla", for several passes over the leaf, each in place; "pallas" for a kernel
+            with a single pass, if the blocks' lengths are powers of two. The kernel is an experiment: it has never run
+            on a GPU. The tests run it interpreted, and lower it for CUDA. It needs a JAX with Pallas' Triton backend, a
+            leaf that is not divided among devices, and has no derivative.
 
     Raises:
         ValueError: if an argument is none of these.
@@ -88,11 +88,11 @@ class Blockwise:
         return dtype == jnp.float32 and int(np.prod(shape)) >= self.min_size and len(shape) > 0
 
     def code(self, *, nonnegative: bool) -> Code:
-        """The code of a moment that is never negative, or of another."""
+        """The code of a moment; `nonnegative` says that the moment is never negative."""
         return Root(self.bits) if nonnegative else Quotient(self.bits)
 
     def longest(self, size: int) -> int:
-        """The number of elements of a block at most, in a leaf of `size` elements."""
+        """The largest number of elements of a block in a leaf of `size` elements."""
         if self.block_size is not None:
             return self.block_size
         return (32 if size < _LARGE else 128) // (8 // self.bits)

@@ -193,7 +193,7 @@ class Root:
         return root * root
 
     def root(self, code: Array, grid: Grid) -> Array:
-        """The root of what the codes stand for."""
+        """The square roots of the numbers that the codes stand for."""
         origin, spacing, _ = grid
         return jnp.where(code > 0, float_of(origin + code * spacing), 0)
 
@@ -214,7 +214,7 @@ _LEAST_PATTERN = np.float32(2**-63 * (1 + 2**-23)).view(np.int32)
 _LEAST_SPACING = np.int32((127 + 15) << 2)
 """The upper bits of 2¹⁵, the narrowest spacing: a grid of 8 bits then spans two octaves."""
 _WIDEST = 31
-"""The index of the widest spacing: a grid of 4 bits then spans 24 octaves, and what is below is raised to it."""
+"""The index of the widest spacing: a grid of 4 bits then spans 24 octaves, and smaller numbers are raised to it."""
 _UNIT = 5
 """The unit of the lowest line is 2⁵ narrowest spacings, or more."""
 _POISON = np.int32(0xFFFF)

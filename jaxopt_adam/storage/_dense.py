@@ -64,7 +64,7 @@ def dithered(value: Array, dtype: np.dtype, threshold: ArrayLike) -> Array:
 
 
 def undithered(stored: Array) -> Array:
-    """The float32 that a moment was stored as."""
+    """The value, in float32, of a moment that was stored in 16 bits."""
     if stored.dtype != SQUARES:
         return stored.astype(jnp.float32)
     return float_of(stored.astype(jnp.uint32) << np.uint32(15))

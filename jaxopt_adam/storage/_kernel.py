@@ -1,8 +1,8 @@
 """A step of one leaf whose moments are stored in codes, in one pass: a Pallas kernel for accelerators.
 
-Each program of the kernel sees to some blocks: it decodes the moments, applies the rule, finds the scales, encodes, and
-computes the update of the moments as they are stored. The arithmetic is that of :mod:`jaxopt_adam.storage._passes`, to
-the bit.
+Each program of the kernel processes some blocks: it decodes the moments, applies the rule, finds the scales, encodes,
+and computes the update of the moments as they are stored. The arithmetic is that of :mod:`jaxopt_adam.storage._passes`,
+to the bit.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from jaxopt_adam.storage._passes import Halves
 from jaxopt_adam.storage._rounding import along_axes, mixed, phases, salted
 
 _ELEMENTS = 4096
-"""Elements of a leaf that one program sees to, at most."""
+"""The largest number of elements of a leaf that one program processes."""
 
 
 def suits(layout: Layout) -> bool:
@@ -194,7 +194,7 @@ def _listed(value: Array, layout: Layout, count: int) -> Array:
 
 
 def _closed(rule: Halves, inputs: Any, moments: Sequence[Any]) -> tuple[Callable[[Sequence[Any]], Halves], list[Array]]:
-    """The rule as a function of what it closes over, and that."""
+    """The rule as a function of the arrays that it closes over, and these arrays."""
     both: Any = (rule.first, (inputs, list(moments))), (rule.second, (inputs, list(moments), list(moments)))
     parts = [jax.closure_convert(function, *arguments) for function, arguments in both]
     lengths = [len(constants) for _, constants in parts]

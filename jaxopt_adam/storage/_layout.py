@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import Array
 
 SHORTEST = 16
-"""The length of blocks at least, unless the axis itself is shorter."""
+"""The least length of a block, unless the axis itself is shorter."""
 
 
 def block_length(length: int, longest: int) -> int:
@@ -37,7 +37,7 @@ class Layout:
 
     @property
     def blocks(self) -> tuple[int, ...]:
-        """The shape of what there is one of for each block."""
+        """The shape of an array with one element for each block."""
         return *self.shape[:-1], -(-self.shape[-1] // self.length)
 
     @property

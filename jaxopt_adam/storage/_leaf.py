@@ -26,7 +26,8 @@ from jaxopt_adam.storage._rounding import NEAREST, ROUNDINGS, along_axes, phases
 UNROUNDED = "jaxopt_adam: unrounded"
 """The extra argument of `update` by which :func:`~jaxopt_adam.observe` asks for a step that rounds no moment.
 
-It passes through the wrappers that pass on extra arguments, and as no identifier it is no argument of anybody's.
+Wrappers that pass on extra arguments pass it on. It is not a Python identifier, so it cannot clash with another
+argument.
 """
 
 
@@ -193,7 +194,7 @@ class LeafStorage:
     # ------------------------------------------------------------------------------------------------------ the checks
 
     def checked(self, path: Path, entries: Sequence[Any]) -> list[Any]:
-        """The entries as arrays; ValueError or TypeError if they do not go with the leaf."""
+        """The entries as arrays; ValueError or TypeError if they do not match the leaf."""
         checked = list(entries)
         for index, (entry, expected) in enumerate(zip(entries, self.entries, strict=True)):
             if isinstance(entry, jax.Array) and isinstance(expected, jax.ShapeDtypeStruct):
@@ -258,14 +259,14 @@ class LeafStorage:
 
         Args:
             rule: the two halves of the rule.
-            path: the way to the leaf.
-            inputs: what the rule reads besides the moments, the gradient first.
+            path: the path of the leaf.
+            inputs: the inputs of the rule besides the moments, the gradient first.
             entries: the moments as they are in the state, in order.
-            step: which step it is, from 1.
-            rounded: whether moments are rounded to where they are stored; otherwise they are arrays of float32.
+            step: the number of the step, from 1.
+            rounded: whether moments are rounded to their storage; otherwise they are arrays of float32.
 
         Raises:
-            ValueError, TypeError: if a moment does not go with the gradient, or would change its shape.
+            ValueError, TypeError: if a moment does not match the gradient, or would change its shape.
         """
         entries = self.checked(path, entries)
         if not rounded:

@@ -22,10 +22,10 @@ class Moment:
     Args:
         initial: the number that it starts from.
         real: whether it is real also where the gradient is complex, and never negative, as an average of ``|g|²`` is.
-        dtype: the dtype in which it is stored between steps; by default that of the arithmetic, at least float32.
+        dtype: the dtype in which it is stored between steps; by default that of the arithmetic, float32 or wider.
         from_param: whether it starts as a copy of the parameter.
-        shape: ``shape(path, shape of the parameter)``: the shape for one leaf, None for a leaf that goes without, or a
-            list of these for several arrays; by default it has the parameter's.
+        shape: ``shape(path, shape of the parameter)``: the shape for one leaf, None for a leaf without this moment, or
+            a list of these for several arrays; by default the parameter's shape.
         over: the name of the second moment by whose root the update divides this one, if there is one. In codes it is
             then stored as the quotient, whose error is the update's.
         denominator: what the update adds to that root.

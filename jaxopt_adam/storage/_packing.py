@@ -1,4 +1,4 @@
-"""The codes of a leaf: which moments share numbers, and how a tile of the leaf is decoded and encoded.
+"""The codes of a leaf: the packing of moments into integers, and the decoding and encoding of a tile of the leaf.
 
 A second moment and a first moment that is relative to it have their codes in the same numbers: neither is read without
 the other, so what reads or writes both has one array to go through. Where a moment of 4 bits is alone, two of its
@@ -27,7 +27,7 @@ from jaxopt_adam.storage._layout import Layout, block_length
 from jaxopt_adam.storage._rounding import ROUNDINGS
 
 LANES = np.array([[0], [1]], np.int32)
-"""Both lanes, in place of the number of one."""
+"""The numbers of both lanes, in place of a single number."""
 
 _LEAST_EPS = 1e-30
 """An ε above this is positive in float32 too, and so is a root plus it."""
@@ -131,7 +131,7 @@ class Packing:
 
     @functools.cached_property
     def layout(self) -> Layout:
-        """The blocks of the leaf, which are the same for all moments, so that one pass can see to them all."""
+        """The blocks of the leaf, which are the same for all moments, so that one pass can process them all."""
         lanes = 2 if any(word.two_a_byte for word in self.words) else 1
         return Layout(self.shape, block_length(self.shape[-1], self.longest), lanes)
 

@@ -30,7 +30,7 @@ _EXPONENT = 63 - 20
 def packed(mu: Array, nu: Array, threshold_of_mu: Array, threshold_of_nu: Array) -> Array:
     """Both moments, float32, in uint32; the thresholds / 2³² of a spacing are added before rounding down.
 
-    An m above √ν · 2¹⁰ may become less. If one of the two is not finite, ν is NaN.
+    An m above √ν · 2¹⁰ may be stored as less. If one of the two is not finite, ν is NaN.
     """
     bits = bits_of(nu, jnp.uint32)
     raised = jnp.minimum(bits + (threshold_of_nu >> (np.uint32(32) - _DROPPED_OF_NU)), _INFINITY)

@@ -31,7 +31,7 @@ from jaxopt_adam.storage._rounding import along_axes, phases
 
 
 class Halves(NamedTuple):
-    """The two halves of a rule, for one leaf, as functions of what it reads and the list of its moments.
+    """The two halves of a rule, for one leaf, as functions of its inputs and the list of its moments.
 
     Attributes:
         first: ``first(inputs, old) -> new``.
@@ -91,7 +91,7 @@ def in_passes(
 
     Args:
         rule: the two halves of the rule.
-        inputs: a pytree of what it reads besides the moments; arrays of the leaf's shape, or that broadcast to it.
+        inputs: a pytree of its inputs besides the moments; arrays of the leaf's shape, or that broadcast to it.
         numbers: those of each word, by its index among the words.
         scales: those of each moment with a code, by its index among the moments.
         packing: the storage of the moments.

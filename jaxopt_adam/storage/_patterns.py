@@ -1,4 +1,4 @@
-"""Numbers of 16 bits with 16 more: the bit patterns between which a low-precision weight moves.
+"""Patterns of 32 bits for low-precision weights: a number of 16 bits, and 16 further bits.
 
 A pattern is an unsigned integer of 32 bits. Its upper half is a number in bfloat16 or float16. Its lower half says how
 far to go from there towards the next larger magnitude. So patterns are ordered as magnitudes are. Those of bfloat16
@@ -29,7 +29,7 @@ def is_low_precision(leaf: Any) -> bool:
 
 
 def infinity(dtype: np.dtype) -> np.uint32:
-    """The pattern of the infinity of `dtype`; larger magnitudes are no numbers."""
+    """The pattern of the infinity of `dtype`; larger magnitudes are NaN."""
     return np.uint32(INFINITY if dtype == jnp.bfloat16 else 0x7C000000)
 
 

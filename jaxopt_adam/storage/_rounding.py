@@ -15,7 +15,7 @@ _GOLDEN = np.uint32(2654435769)
 """2³² times the golden ratio's 0.618…, whose multiples fill the circle as evenly as can be."""
 
 NEAREST = np.uint32(1 << 31)
-"""One half, the share that makes rounding down rounding to nearest."""
+"""One half, the threshold that turns rounding down into rounding to nearest."""
 
 
 def phases(shape: tuple[int, ...], salt: int) -> list[Array]:
@@ -42,7 +42,7 @@ def _nearest(step: Array, phases: Sequence[Array]) -> Array:
 
 
 def _dither(step: Array, phases: Sequence[Array]) -> Array:
-    """U = phase + t · 0.618… (mod 1): in any stretch of steps an element is rounded up in the share that it should."""
+    """U = phase + t · 0.618… (mod 1): over any stretch of steps an element is rounded up with the right frequency."""
     return sum(phases, step.astype(jnp.uint32) * _GOLDEN)
 
 
