@@ -29,11 +29,11 @@ from jaxopt_adam._trees import (
     leaves_like,
     real_dtype,
     scalar_like,
+    with_auto_axes,
 )
 from jaxopt_adam._xla import hidden_zero
 from jaxopt_adam.rules.amsgrad import AmsgradState
 from jaxopt_adam.storage._leaf import UNROUNDED
-from jaxopt_adam.storage._placing import with_auto_axes
 from jaxopt_adam.weights._stalled import stays
 
 _LARGE = 2**20

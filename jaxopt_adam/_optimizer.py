@@ -18,7 +18,7 @@ from jax.core import Tracer
 from jaxopt_adam._arguments import Arguments
 from jaxopt_adam._hyperparameters import Check, Number, Pair, is_number
 from jaxopt_adam._notes import note
-from jaxopt_adam._trees import placed, with_gradient
+from jaxopt_adam._trees import on_explicit_axes, placed, with_auto_axes, with_gradient
 
 P = ParamSpec("P")
 
@@ -72,26 +72,36 @@ class Optimizer(optax.GradientTransformationExtraArgs):
         # look at one, check it or run the rule: which leaves are numeric was settled when the optimizer was made.
         factory, names, tree, numeric, static = structure
         leaves = tuple(leaves)
-        rest = iter(leaves)
-        values = [next(rest) if leaf else value for value, leaf in zip(static, numeric, strict=True)]
-        arguments = dict(zip(names, jax.tree.unflatten(tree, values), strict=True))
         function, name = rule_of(factory), factory.__name__
 
-        # A function over these, and no functools.partial: equinox, and with it optimistix, takes what local functions
+        # Functions over these, and no functools.partial: equinox, and with it optimistix, takes what local functions
         # close over as data, and compares all else by identity. None closes over the factory, which has itself within.
-        def rule() -> optax.GradientTransformationExtraArgs:
-            return function(**_used(function, arguments))
+        def named(leaves: Iterable[Any]) -> dict[str, Any]:
+            rest = iter(leaves)
+            values = [next(rest) if leaf else value for value, leaf in zip(static, numeric, strict=True)]
+            return dict(zip(names, jax.tree.unflatten(tree, values), strict=True))
+
+        def rule(leaves: Iterable[Any]) -> optax.GradientTransformationExtraArgs:
+            return function(**_used(function, named(leaves)))
 
         def init(params: optax.Params) -> optax.OptState:
-            return placed(note(rule().init(params), rule=name), params)
+            return placed(note(rule(leaves).init(params), rule=name), params)
 
         def update(
             updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None, **extra_args: Any
         ) -> tuple[optax.Updates, optax.OptState]:
-            return rule().update(updates, state, with_gradient(updates, params), **extra_args)
+            def step(updates: Any, leaves: Any, *given: Any) -> tuple[optax.Updates, optax.OptState]:
+                return rule(leaves).update(updates, *given, **extra_args)
+
+            given = updates, leaves, state, with_gradient(updates, params)
+            if on_explicit_axes(updates) and any(isinstance(leaf, jax.Array) for leaf in leaves):
+                # The rule closes over numbers of that mesh, which cannot be read where the compiler places arrays, as
+                # it does in a step of stored moments. So it places those of the whole step.
+                return with_auto_axes(step, given, outputs=(updates, state))
+            return step(*given)
 
         self = tuple.__new__(cls, (init, update))
-        vars(self).update(_factory=factory, _arguments=arguments, _structure=structure, _leaves=leaves)
+        vars(self).update(_factory=factory, _arguments=named(leaves), _structure=structure, _leaves=leaves)
         return self
 
     def __setattr__(self, name: str, value: Any) -> NoReturn:

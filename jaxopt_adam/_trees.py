@@ -186,6 +186,35 @@ def placed(state: Any, params: Any) -> Any:
     return jax.tree.map(put, state)
 
 
+def on_explicit_axes(tree: Any) -> bool:
+    """True if the first leaf of the tree is on a mesh with explicit axes."""
+    first = next(iter(jax.tree.leaves(tree)), None)
+    return isinstance(first, Array) and jax.sharding.AxisType.Explicit in jax.typeof(first).sharding.mesh.axis_types
+
+
+def with_auto_axes(function: Callable[..., Any], arguments: tuple[Any, ...], outputs: Any = None) -> Any:
+    """``function(*arguments)``, in which the compiler places all arrays.
+
+    This is for meshes with explicit axes. There an operation that changes an array's shape would have to say where its
+    result lies.
+
+    Args:
+        function: the function.
+        arguments: trees of arrays, all on one mesh.
+        outputs: a tree of arrays like the results, which are placed as these are; None for results that each device has
+            whole.
+    """
+    if not on_explicit_axes(arguments):
+        return function(*arguments)
+    mesh = jax.typeof(jax.tree.leaves(arguments)[0]).sharding.mesh
+    where = jax.sharding.PartitionSpec()
+    if outputs is not None:
+        where = jax.tree.map(lambda array: jax.typeof(array).sharding.spec, outputs)
+    with jax.sharding.use_abstract_mesh(mesh):
+        anywhere: Any = jax.sharding.auto_axes(function, out_sharding=where)
+        return anywhere(*arguments)
+
+
 def leaves_like(tree: Any, other: Any, what: str) -> list[Any]:
     """The leaves of `other`, which must have the structure `tree`, the gradients'; ValueError names what differs."""
     try:

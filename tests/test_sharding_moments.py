@@ -8,7 +8,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from test_sharding import COLLECTIVES, jit_as_users_do
 
-from jaxopt_adam import adamw
+from jaxopt_adam import adamw, grid
 
 SHAPES = {"wide": (64, 512), "tall": (256, 64)}
 # Of the short last axis there are two blocks, which two devices can have.
@@ -59,6 +59,10 @@ def test_moments_on_eight_devices(storage):
             state = jax.eval_shape(optimizer.init, own)
             updates, after = jax.eval_shape(optimizer.update, own, state, own)
             assert_sharded((state, updates, after), specs, name, arrays)
+            # So they do where the optimizer's numbers are traced on that mesh, or computed on it.
+            for made in (optimizer, grid(adamw, learning_rate=[0.1, 0.2], moments=storage)[0].row(1)):
+                traced = jax.eval_shape(lambda each, *given: each.update(*given), made, own, state, own)
+                assert_sharded(traced, specs, name, arrays)
 
 
 def assert_sharded(tree, specs, name, arrays):

@@ -10,7 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxopt_adam._trees import Path, arithmetic_dtype, array_like, leaf_name, real_dtype, scalar_like
+from jaxopt_adam._trees import (
+    Path,
+    arithmetic_dtype,
+    array_like,
+    leaf_name,
+    real_dtype,
+    scalar_like,
+    with_auto_axes,
+)
 from jaxopt_adam._xla import fence
 from jaxopt_adam.storage._blockwise import Blocks, Blockwise
 from jaxopt_adam.storage._choice import NAMED, Storage, storages_of
@@ -20,7 +28,7 @@ from jaxopt_adam.storage._moment import Moment
 from jaxopt_adam.storage._packing import Member, Packing, joined_scales, parted_scales
 from jaxopt_adam.storage._pairs import packed, unpacked
 from jaxopt_adam.storage._passes import Halves, in_passes, loaded
-from jaxopt_adam.storage._placing import full_beside, sharding_of_axes, with_auto_axes
+from jaxopt_adam.storage._placing import full_beside, sharding_of_axes
 from jaxopt_adam.storage._rounding import NEAREST, ROUNDINGS, along_axes, phases
 
 UNROUNDED = "jaxopt_adam: unrounded"

@@ -1,36 +1,11 @@
 """Where on the devices the arrays of a state and of a step lie."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.core import Tracer
-
-
-def with_auto_axes(function: Callable[..., Any], arguments: tuple[Any, ...], outputs: Any = None) -> Any:
-    """``function(*arguments)``, in which the compiler places all arrays.
-
-    This is for meshes with explicit axes. There an operation that changes an array's shape would have to say where its
-    result lies.
-
-    Args:
-        function: the function.
-        arguments: trees of arrays, all on one mesh.
-        outputs: a tree of arrays like the results, which are placed as these are; None for results that each device has
-            whole.
-    """
-    arrays = jax.tree.leaves(arguments)
-    mesh = jax.typeof(arrays[0]).sharding.mesh if arrays else None
-    if mesh is None or jax.sharding.AxisType.Explicit not in mesh.axis_types:
-        return function(*arguments)
-    where = jax.sharding.PartitionSpec()
-    if outputs is not None:
-        where = jax.tree.map(lambda array: jax.typeof(array).sharding.spec, outputs)
-    with jax.sharding.use_abstract_mesh(mesh):
-        anywhere: Any = jax.sharding.auto_axes(function, out_sharding=where)
-        return anywhere(*arguments)
 
 
 def full_beside(param: Any, shape: tuple[int, ...], value: Array) -> Array:
