@@ -1,4 +1,4 @@
-"""Rules whose moments are stored in codes: near to float32's, and everything that holds for a state holds for theirs."""
+"""Rules with moments in codes: near to float32's, and everything that holds for a state holds for theirs."""
 
 import functools
 import inspect

@@ -261,7 +261,7 @@ def _step(move: Move, dtype: np.dtype, step: Array) -> tuple[Array, Array]:
 def _unit(pattern: Array, low: np.dtype) -> Array:
     """The multiple to which a pattern is rounded, for a correction of 8 bits.
 
-    It is doubled from 15/16 of a power of two up to that power, unless the pattern needs no rounding. The numbers are
+    It is doubled from 31/32 of a power of two up to that power, unless the pattern needs no rounding. The numbers are
     then equally spaced on both sides of a power of two, where weights such as a normalization's scale start. If the
     spacing changed there, the thresholds at which a weight crosses the power would be correlated with the next ones. A
     weight that stays near would then drift: by 3 % of its distance at a rate of 1e-6.
