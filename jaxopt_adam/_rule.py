@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
+from jax.core import Tracer
 
 from jaxopt_adam._averages import finite_product, squarable
 from jaxopt_adam._hyperparameters import flag, scheduled
@@ -30,6 +31,7 @@ from jaxopt_adam._trees import (
     real_scalars,
     scalar_like,
 )
+from jaxopt_adam._xla import fence
 from jaxopt_adam.storage._fields import entries_of, field_of
 from jaxopt_adam.storage._leaf import UNROUNDED, LeafStorage, storage_of_leaves
 from jaxopt_adam.storage._moment import Moment
@@ -204,13 +206,20 @@ def leafwise(
         rates = _rates(learning_rate, updates, count)
         steps = _once_for_same(step_of, rates)
         thetas, decays = thetas_and_decays(grads, tree, params, count, rates)
-        shared = _once_for_same(_cast_scalars, steps, [leaf.real for leaf in storages])
-        leaves = map(_Leaf, paths, jax.tree.leaves(updates), storages, thetas, decays, shared)
-        is_rounded = UNROUNDED not in extra_args
-        rows = [
-            _step_of_leaf(rule, leaf, entries, step, is_rounded)
-            for leaf, *entries in zip(leaves, *columns, strict=True)
-        ]
+        is_traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((updates, state)))
+        cast = functools.partial(_cast_scalars, is_fenced=is_traced)
+        shared = _once_for_same(cast, steps, [leaf.real for leaf in storages])
+        kinds: dict[Any, Callable[..., list[Any]]] = {}
+        rows = []
+        for (path, grad), leaf, theta, decay, (scalars_tree, numbers), *entries in zip(
+            grads, storages, thetas, decays, shared, *columns, strict=True
+        ):
+            kind = id(leaf), id(numbers)
+            if kind not in kinds or not is_traced:
+                run = functools.partial(_step_of_leaf, rule, path, leaf, scalars_tree, UNROUNDED not in extra_args)
+                # So leaves that are alike share a trace and a lowering.
+                kinds[kind] = jax.jit(run) if is_traced else run
+            rows.append(kinds[kind](grad, theta, decay, numbers, leaf.checked(path, entries), step))
         new_updates, *new_moments = ([row[i] for row in rows] for i in range(1 + len(present)))
         after = {name: field_of(tree, entries) for name, entries in zip(present, new_moments, strict=True)}
         if finish is not None:
@@ -239,36 +248,40 @@ class _Rule(NamedTuple):
     sees_to_decay: bool
 
 
-class _Leaf(NamedTuple):
-    """One leaf of a step.
+def _step_of_leaf(
+    rule: _Rule,
+    path: Path,
+    storage: LeafStorage,
+    scalars_tree: Any,
+    is_rounded: bool,
+    grad: Any,
+    theta: Array | None,
+    decay: Any,
+    scalars: list[Any],
+    entries: Sequence[Any],
+    step: Array,
+) -> list[Any]:
+    """The update of a leaf, and the entries of its moments after the step.
 
-    Attributes:
-        path: the way to the leaf.
-        grad: its gradient.
+    Args:
+        rule: the rule.
+        path: the path of the leaf.
         storage: how its moments are stored.
+        scalars_tree: the structure of `scalars`.
+        is_rounded: whether its moments are rounded to their storage.
+        grad: its gradient.
         theta: its parameter θ, None if nothing needs it.
         decay: λ if the rule applies weight decay itself, otherwise −αλ; None if the leaf does not decay.
-        scalars: what is the same for all leaves, flattened, and its tree.
+        scalars: the numbers that all leaves share.
+        entries: its moments before the step, as they are in the state, checked.
+        step: the number of the step, from 1.
     """
-
-    path: Path
-    grad: Any
-    storage: LeafStorage
-    theta: Array | None
-    decay: Any
-    scalars: tuple[list[Any], Any]
-
-
-def _step_of_leaf(rule: _Rule, leaf: _Leaf, entries: Sequence[Any], step: Array, is_rounded: bool) -> list[Any]:
-    """The update of a leaf, and the entries of its moments after the step."""
-    path, grad, storage = leaf.path, leaf.grad, leaf.storage
-    scalars, scalars_tree = leaf.scalars
     for scalar in scalars:
         if np.ndim(scalar):
             scalar_like(path, grad, scalar, storage.real)
     value = jnp.asarray(grad, storage.compute)
-    theta = None if leaf.theta is None else leaf.theta.astype(storage.compute)
-    decay = None if leaf.decay is None or theta is None else scalar_like(path, grad, leaf.decay, storage.real)
+    theta = None if theta is None else theta.astype(storage.compute)
+    decay = None if decay is None or theta is None else scalar_like(path, grad, decay, storage.real)
     inputs = value, *((theta, decay) if rule.sees_to_decay else (None, None)), scalars
     halves = _halves_of_leaf(rule, path, storage.has_squares, scalars_tree)
     try:
@@ -311,13 +324,22 @@ def _step(scalars: Scalars | None, **known: Any) -> Step:
     return step
 
 
-def _cast_scalars(step: Step, dtype: np.dtype) -> tuple[list[Any], Any]:
-    """What is the same for all leaves, flattened, with floating-point numbers in `dtype`; and its tree."""
+def _cast_scalars(step: Step, dtype: np.dtype, *, is_fenced: bool) -> tuple[Any, list[Any]]:
+    """The structure of the numbers that all leaves share, and these, the floating-point ones in `dtype`.
+
+    XLA's CPU backend would compute them anew in the loop of each leaf, which takes twice as long to compile.
+    """
 
     def cast(value: Any) -> Any:
         return jnp.asarray(value, dtype) if jnp.issubdtype(jnp.result_type(value), jnp.floating) else value
 
-    return jax.tree.flatten({name: jax.tree.map(cast, value) for name, value in vars(step).items() if name != "state"})
+    numbers, tree = jax.tree.flatten({name: value for name, value in vars(step).items() if name != "state"})
+    numbers = list(map(cast, numbers))
+    if is_fenced:
+        computed = [index for index, value in enumerate(numbers) if isinstance(value, Tracer) and not value.ndim]
+        for index, value in zip(computed, fence(step.count, [numbers[index] for index in computed]), strict=True):
+            numbers[index] = value
+    return tree, numbers
 
 
 def _once_for_same(function: Callable[..., Any], *columns: Sequence[Any]) -> list[Any]:

@@ -1,6 +1,5 @@
 """Workarounds for the behaviour of compilers, each with its benefit and the versions in which it was measured."""
 
-import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +16,8 @@ def hidden_zero(count: Array) -> Array:
 
 def add_zero(tree: Any, zero: Array) -> Any:
     """The same arrays, plus a hidden zero; to the compiler they are other arrays."""
-    return jax.tree.map(lambda array: array + zero.astype(jnp.result_type(array)), tree)
+    arrays, structure = jax.tree.flatten(tree)
+    return jax.tree.unflatten(structure, [array + zero.astype(jnp.result_type(array)) for array in arrays])
 
 
 @jax.custom_jvp
@@ -35,13 +35,22 @@ def fence(step: Array, arrays: Any) -> Any:
 
     Args:
         step: a count of steps, which is not negative.
-        arrays: a pytree of arrays of numbers.
+        arrays: a pytree of arrays of numbers or booleans.
     """
+    return _fenced(step, arrays)
 
+
+@fence.defjvp
+def _(primals: Any, tangents: Any) -> tuple[Any, Any]:
+    return fence(*primals), tangents[1]
+
+
+@jax.custom_batching.custom_vmap
+def _fenced(step: Array, arrays: Any) -> Any:
     def on_cpu(step: Array, arrays: Any) -> Any:
         def body(carry: tuple[Array, Any]) -> tuple[Array, Any]:
             turns, arrays = carry
-            return turns - 1, jax.tree.map(operator.neg, arrays)
+            return turns - 1, jax.tree.map(lambda array: ~array if array.dtype == bool else -array, arrays)
 
         return jax.lax.while_loop(lambda carry: carry[0] > 0, body, (hidden_zero(step), arrays))[1]
 
@@ -51,9 +60,11 @@ def fence(step: Array, arrays: Any) -> Any:
     return jax.lax.platform_dependent(step, arrays, cpu=on_cpu, default=elsewhere)
 
 
-@fence.defjvp
-def _(primals: Any, tangents: Any) -> tuple[Any, Any]:
-    return fence(*primals), tangents[1]
+@_fenced.def_vmap
+def _(axis_size: int, in_batched: Any, step: Array, arrays: Any) -> tuple[Any, Any]:
+    # One loop for the batch: a loop for each row would be refused by checkify.
+    is_batched, arrays_batched = in_batched
+    return _fenced(jnp.max(step) if is_batched else step, arrays), arrays_batched
 
 
 def in_place(zero: Array, function: Callable[[Any, Any], Any], old: Any, operands: Any) -> tuple[Array, Any]:

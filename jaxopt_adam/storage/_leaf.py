@@ -269,14 +269,13 @@ class LeafStorage:
             rule: the two halves of the rule.
             path: the path of the leaf.
             inputs: the inputs of the rule besides the moments, the gradient first.
-            entries: the moments as they are in the state, in order.
+            entries: the moments as they are in the state, in order, checked.
             step: the number of the step, from 1.
             rounded: whether moments are rounded to their storage; otherwise they are arrays of float32.
 
         Raises:
-            ValueError, TypeError: if a moment does not match the gradient, or would change its shape.
+            ValueError: if a moment would change its shape.
         """
-        entries = self.checked(path, entries)
         if not rounded:
             old = self.load(entries)
             new = self._after(rule, path, inputs, old)

@@ -63,7 +63,8 @@ class Member(NamedTuple):
         return denominator if known_positive else jnp.where(denominator > 0, denominator, 1)
 
 
-class Word(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Word:
     """The moments that share one array of numbers.
 
     Attributes:
@@ -74,12 +75,12 @@ class Word(NamedTuple):
     members: tuple[int, ...]
     bits: int | None
 
-    @property
+    @functools.cached_property
     def coded(self) -> tuple[int, ...]:
         """Those of the members that have codes: all or none."""
         return () if self.bits is None else self.members
 
-    @property
+    @functools.cached_property
     def two_a_byte(self) -> bool:
         """True if two elements share a byte."""
         return self.bits == 4 and len(self.members) == 1
