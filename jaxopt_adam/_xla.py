@@ -11,7 +11,18 @@ from jax import Array
 
 def hidden_zero(count: Array) -> Array:
     """An int32 zero that the compiler takes for an unknown number: the sign bit of a count, which is not negative."""
-    return jax.lax.shift_right_logical(count, np.int32(31))
+    return jax.lax.shift_right_logical(_of_batch(count), np.int32(31))
+
+
+@jax.custom_batching.custom_vmap
+def _of_batch(count: Array) -> Array:
+    """The count, one for a whole batch: so a loop on its zero is no loop for each row, which checkify refuses."""
+    return count
+
+
+@_of_batch.def_vmap
+def _(axis_size: int, in_batched: Any, count: Array) -> tuple[Array, bool]:
+    return _of_batch(jnp.max(count)), False
 
 
 def add_zero(tree: Any, zero: Array) -> Any:
@@ -37,16 +48,7 @@ def fence(step: Array, arrays: Any) -> Any:
         step: a count of steps, which is not negative.
         arrays: a pytree of arrays of numbers or booleans.
     """
-    return _fenced(step, arrays)
 
-
-@fence.defjvp
-def _(primals: Any, tangents: Any) -> tuple[Any, Any]:
-    return fence(*primals), tangents[1]
-
-
-@jax.custom_batching.custom_vmap
-def _fenced(step: Array, arrays: Any) -> Any:
     def on_cpu(step: Array, arrays: Any) -> Any:
         def body(carry: tuple[Array, Any]) -> tuple[Array, Any]:
             turns, arrays = carry
@@ -60,11 +62,9 @@ def _fenced(step: Array, arrays: Any) -> Any:
     return jax.lax.platform_dependent(step, arrays, cpu=on_cpu, default=elsewhere)
 
 
-@_fenced.def_vmap
-def _(axis_size: int, in_batched: Any, step: Array, arrays: Any) -> tuple[Any, Any]:
-    # One loop for the batch: a loop for each row would be refused by checkify.
-    is_batched, arrays_batched = in_batched
-    return _fenced(jnp.max(step) if is_batched else step, arrays), arrays_batched
+@fence.defjvp
+def _(primals: Any, tangents: Any) -> tuple[Any, Any]:
+    return fence(*primals), tangents[1]
 
 
 def in_place(zero: Array, function: Callable[[Any, Any], Any], old: Any, operands: Any) -> tuple[Array, Any]:

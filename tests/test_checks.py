@@ -594,6 +594,15 @@ class TestOn:
         said = "the only leaf: the gradient is not finite in 1 of 6 elements"
         assert failure(along, grads, optax.EmptyState(), way=jitted_and_checkified) == said
 
+    @pytest.mark.parametrize("moments", ["float32", "bfloat16", "int8"])
+    def test_all_of_checkify_on_a_batch(self, moments):
+        """A sound step has nothing that checkify finds, and no loop for each row, which it refuses."""
+        made = checked(adam(0.1, moments=moments))
+        grads = np.ones((2, 64, 64), np.float32)
+        checkified = checkify.checkify(jax.vmap(made.update), errors=checkify.all_checks)
+        errors, _ = jax.jit(checkified)(grads, jax.vmap(made.init)(grads))
+        errors.throw()
+
     def test_shard_map(self):
         mesh = jax.make_mesh((1,), ("i",), axis_types=(jax.sharding.AxisType.Auto,))
         spec = jax.sharding.PartitionSpec("i")

@@ -92,7 +92,8 @@ class Quotient:
     def grid(self, scale: Array) -> Grid:
         """The grid that a scale stands for."""
         scale = scale.astype(jnp.float32)
-        return scale * (1 / self._most), jnp.where(scale > 0, self._most / scale, 0)
+        is_positive = scale > 0
+        return scale * (1 / self._most), jnp.where(is_positive, self._most / jnp.where(is_positive, scale, 1), 0)
 
     def encode(self, value: Array, denominator: Array | None, grid: Grid, threshold: Array, shift: int = 0) -> Array:
         """The codes, shifted to the left."""
