@@ -37,6 +37,7 @@ NEAREST = {
     "storage": ["test_storage.py", "test_moments.py", "test_bfloat16_moments.py", "test_sharding_moments.py"],
     "storage/_kernel": ["test_kernel.py"],
     "storage/_pairs": ["test_bfloat16_moments.py"],
+    "storage/_patterns": ["test_bfloat16_moments.py", "test_weights.py", "test_weights_small_steps.py"],
     "weights": ["test_weights.py", "test_weights_small_steps.py"],
     "solve": ["test_solve.py"],
 }
