@@ -31,7 +31,7 @@ from jaxopt_adam._trees import (
     real_scalars,
     scalar_like,
 )
-from jaxopt_adam._xla import fence
+from jaxopt_adam._xla import fence, is_staged
 from jaxopt_adam.storage._fields import entries_of, field_of
 from jaxopt_adam.storage._leaf import UNROUNDED, LeafStorage, storage_of_leaves
 from jaxopt_adam.storage._moment import Moment
@@ -206,19 +206,18 @@ def leafwise(
         rates = _rates(learning_rate, updates, count)
         steps = _once_for_same(step_of, rates)
         thetas, decays = thetas_and_decays(grads, tree, params, count, rates)
-        is_traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((updates, state)))
-        cast = functools.partial(_cast_scalars, is_fenced=is_traced)
-        shared = _once_for_same(cast, steps, [leaf.real for leaf in storages])
+        shared = _once_for_same(_cast_scalars, steps, [leaf.real for leaf in storages])
+        is_compiled = is_staged()
         kinds: dict[Any, Callable[..., list[Any]]] = {}
         rows = []
         for (path, grad), leaf, theta, decay, (scalars_tree, numbers), *entries in zip(
             grads, storages, thetas, decays, shared, *columns, strict=True
         ):
             kind = id(leaf), id(numbers)
-            if kind not in kinds or not is_traced:
+            if kind not in kinds or not is_compiled:
                 run = functools.partial(_step_of_leaf, rule, path, leaf, scalars_tree, UNROUNDED not in extra_args)
                 # So leaves that are alike share a trace and a lowering.
-                kinds[kind] = jax.jit(run) if is_traced else run
+                kinds[kind] = jax.jit(run) if is_compiled else run
             rows.append(kinds[kind](grad, theta, decay, numbers, leaf.checked(path, entries), step))
         new_updates, *new_moments = ([row[i] for row in rows] for i in range(1 + len(present)))
         after = {name: field_of(tree, entries) for name, entries in zip(present, new_moments, strict=True)}
@@ -324,7 +323,7 @@ def _step(scalars: Scalars | None, **known: Any) -> Step:
     return step
 
 
-def _cast_scalars(step: Step, dtype: np.dtype, *, is_fenced: bool) -> tuple[Any, list[Any]]:
+def _cast_scalars(step: Step, dtype: np.dtype) -> tuple[Any, list[Any]]:
     """The structure of the numbers that all leaves share, and these, the floating-point ones in `dtype`.
 
     XLA's CPU backend would compute them anew in the loop of each leaf, which takes twice as long to compile.
@@ -335,10 +334,9 @@ def _cast_scalars(step: Step, dtype: np.dtype, *, is_fenced: bool) -> tuple[Any,
 
     numbers, tree = jax.tree.flatten({name: value for name, value in vars(step).items() if name != "state"})
     numbers = list(map(cast, numbers))
-    if is_fenced:
-        computed = [index for index, value in enumerate(numbers) if isinstance(value, Tracer) and not value.ndim]
-        for index, value in zip(computed, fence(step.count, [numbers[index] for index in computed]), strict=True):
-            numbers[index] = value
+    computed = [index for index, value in enumerate(numbers) if isinstance(value, Tracer) and not value.ndim]
+    for index, value in zip(computed, fence(step.count, [numbers[index] for index in computed]), strict=True):
+        numbers[index] = value
     return tree, numbers
 
 

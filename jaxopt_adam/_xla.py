@@ -7,6 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
+
+
+def is_staged() -> bool:
+    """True while a program is traced that is compiled as a whole; False where each operation runs as it is called.
+
+    So it is also within a transformation such as :func:`jax.vmap` that is called without :func:`jax.jit`. There every
+    new function that is jitted, and every loop, would be compiled at each call.
+    """
+    return isinstance(jnp.zeros([], np.int32), Tracer)
 
 
 def hidden_zero(count: Array) -> Array:
@@ -48,6 +58,8 @@ def fence(step: Array, arrays: Any) -> Any:
         step: a count of steps, which is not negative.
         arrays: a pytree of arrays of numbers or booleans.
     """
+    if not is_staged():
+        return arrays
 
     def on_cpu(step: Array, arrays: Any) -> Any:
         def body(carry: tuple[Array, Any]) -> tuple[Array, Any]:
@@ -88,6 +100,8 @@ def in_place(zero: Array, function: Callable[[Any, Any], Any], old: Any, operand
     Returns:
         A hidden zero that depends on the pass, for what comes after it; and what replaces `old`.
     """
+    if not is_staged():
+        return zero, function(old, operands)
     # Both branches below are traced; so the function is, but only once.
     function = jax.jit(function)
 
@@ -120,8 +134,11 @@ def largest_of_blocks(measures: Any) -> Any:
     # Half a number that is not negative is no larger than the number.
     leaves = [*leaves, leaves[0] >> 1] if is_alone else leaves
     axes = leaves[0].ndim - 2, leaves[0].ndim - 1
-    largest = jax.lax.reduce(
-        leaves, [np.int32(0)] * len(leaves), lambda one, other: list(map(jnp.maximum, one, other)), axes
-    )
+    largest = jax.lax.reduce(leaves, [np.int32(0)] * len(leaves), _larger, axes)
     largest = [jnp.maximum(*largest)] if is_alone else largest
     return jax.tree.unflatten(tree, [each[..., None, None] for each in largest])
+
+
+def _larger(one: Any, other: Any) -> list[Array]:
+    # Not within the function above: JAX knows a reduction that it has compiled by its function.
+    return list(map(jnp.maximum, one, other))
