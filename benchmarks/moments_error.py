@@ -26,7 +26,7 @@ import jaxopt_adam
 from jaxopt_adam import Moment, load_moments
 from jaxopt_adam.lab.figures import new_figure, save, style
 from jaxopt_adam.storage import StorageName
-from jaxopt_adam.storage._leaf import storage_of_leaves
+from jaxopt_adam.storage._leaves import storage_of_leaves
 from jaxopt_adam.storage._passes import Halves
 
 B1, B2, EPS, RATE = 0.9, 0.999, 1e-8, 1e-3

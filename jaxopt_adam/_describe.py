@@ -18,7 +18,7 @@ from jaxopt_adam._optimizer import Optimizer
 from jaxopt_adam._rule import decay_masks
 from jaxopt_adam._trees import Path, broadcast_prefix, nbytes
 from jaxopt_adam.storage._fields import entries_of
-from jaxopt_adam.storage._leaf import storage_of_leaves
+from jaxopt_adam.storage._leaves import storage_of_leaves
 
 
 class LeafDescription(NamedTuple):

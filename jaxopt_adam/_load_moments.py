@@ -8,7 +8,7 @@ import optax
 from jaxopt_adam._notes import noted_states
 from jaxopt_adam._trees import leaves_like
 from jaxopt_adam.storage._fields import entries_of, field_of
-from jaxopt_adam.storage._leaf import storage_of_leaves
+from jaxopt_adam.storage._leaves import storage_of_leaves
 
 
 def load_moments(

@@ -33,7 +33,8 @@ from jaxopt_adam._trees import (
 )
 from jaxopt_adam._xla import fence, is_staged
 from jaxopt_adam.storage._fields import entries_of, field_of
-from jaxopt_adam.storage._leaf import UNROUNDED, LeafStorage, storage_of_leaves
+from jaxopt_adam.storage._leaf import UNROUNDED, LeafStorage
+from jaxopt_adam.storage._leaves import storage_of_leaves
 from jaxopt_adam.storage._moment import Moment
 from jaxopt_adam.storage._passes import Halves
 
@@ -54,13 +55,13 @@ class AdamState(NamedTuple):
 
 
 class Step(types.SimpleNamespace):
-    """What a rule knows of the step besides the gradient and the moments.
+    """The knowledge that a rule has of the step, besides the gradient and the moments.
 
     Attributes:
         count: the number of the step, from 1, int32.
         rate: the learning rate α; −1 where it is None, so that −α times a direction is the direction.
         state: for `scalars` and `finish` only: the `others` by name, as they are before the step.
-        path: for the halves only, as what follows is: the way to the leaf.
+        path: for the halves only, as what follows is: the path of the leaf.
         param: the parameter θ in the dtype of the arithmetic, or None where `update` got no parameters or the rule does
             not see to weight decay itself.
         decay: λθ, or 0.0 where the leaf does not decay. No compiler can merge its multiplication with an addition.

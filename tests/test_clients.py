@@ -1,4 +1,4 @@
-"""Where optimizers go: optax's wrappers, and the libraries that take a gradient transformation."""
+"""Optimizers inside optax's wrappers, and inside the libraries that take a gradient transformation."""
 
 import functools
 import pickle

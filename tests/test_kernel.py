@@ -230,7 +230,7 @@ def test_kernel_of_a_batch_of_optimizers():
 
 
 def a_gpu():
-    """Where programs are lowered for a GPU without there being one, for which JAX from 0.11 on has to be told which."""
+    """A context in which programs are lowered for a GPU without there being one; JAX 0.11 and later ask for which."""
     if jax.__version_info__ < (0, 11):
         return contextlib.nullcontext()
     device = jax.sharding.AbstractDevice(device_kind="NVIDIA H100", num_cores=None, platform="gpu")

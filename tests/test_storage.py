@@ -81,7 +81,7 @@ def pattern(values):
 
 
 def place_of(code, values, roots, scale):
-    """Where among the levels the numbers lie, in float64 and not rounded."""
+    """The positions of numbers among the levels, in float64 and not rounded."""
     if isinstance(code, Root):
         lowest, spacing = (each[:, None] for each in lines_of(code, scale))
         return (pattern(values) - lowest) / spacing + 1

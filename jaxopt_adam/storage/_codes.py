@@ -69,7 +69,7 @@ class Quotient:
 
     @functools.cached_property
     def _most(self) -> np.float32:
-        """What the largest size of a block becomes, before c is added.
+        """The number to which the largest size of a block is scaled, before c is added.
 
         It is a little less than the number of the largest code, so that with the threshold added no number passes that.
         The largest code then stands for a little more than the scale. The excess is less than any average decays in a
@@ -241,7 +241,7 @@ def _spacing(index: Array) -> Array:
 
 
 def _unit(index: Array) -> Array:
-    """What the lowest line of a grid is a multiple of, counted from the first line."""
+    """The unit in which the lowest line of a grid is counted from the first line."""
     return _spacing(index) << jnp.maximum(_UNIT - (index >> 2), 0)
 
 

@@ -1,8 +1,7 @@
-"""How the moments of one leaf are stored: how they start, how they are loaded, and a step of them."""
+"""The storage of the moments of one leaf: their start, their loading, and a step of them."""
 
 import functools
-import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,15 +19,11 @@ from jaxopt_adam._trees import (
     with_auto_axes,
 )
 from jaxopt_adam._xla import fence
-from jaxopt_adam.storage._blockwise import Blocks, Blockwise
-from jaxopt_adam.storage._choice import NAMED, Storage, storages_of
-from jaxopt_adam.storage._dense import SQUARES, Dense, as_stored, dithered, is_dithered, undithered
-from jaxopt_adam.storage._kernel import in_one_pass, suits
+from jaxopt_adam.storage._dense import SQUARES, as_stored, dithered, is_dithered, undithered
 from jaxopt_adam.storage._moment import Moment
-from jaxopt_adam.storage._packing import Member, Packing, joined_scales, parted_scales
 from jaxopt_adam.storage._pairs import packed, unpacked
-from jaxopt_adam.storage._passes import Halves, in_passes, loaded
-from jaxopt_adam.storage._placing import full_beside, sharding_of_axes
+from jaxopt_adam.storage._passes import Halves
+from jaxopt_adam.storage._placing import sharding_of_axes
 from jaxopt_adam.storage._rounding import NEAREST, ROUNDINGS, along_axes, phases
 
 UNROUNDED = "jaxopt_adam: unrounded"
@@ -39,66 +34,17 @@ argument.
 """
 
 
-def storage_of_leaves(
-    declared: Mapping[str, Moment], chosen: Any, leaves: Iterable[tuple[Path, Any]]
-) -> list["LeafStorage"]:
-    """How the moments of leaves are stored, which are given with their paths; one object for leaves that are alike.
-
-    Args:
-        declared: what the rule has declared, by name.
-        chosen: the argument `moments`.
-        leaves: the leaves.
-    """
-    by_path = callable(chosen) or any(moment.shape is not None for moment in declared.values())
-    storages = [] if callable(chosen) else storages_of(chosen, declared, ())
-    made: dict[Any, LeafStorage] = {}
-    found = []
-    for path, leaf in leaves:
-        kind = len(found) if by_path else (np.shape(leaf), jnp.result_type(leaf))
-        if kind not in made:
-            of_leaf = storages_of(chosen, declared, path) if callable(chosen) else storages
-            made[kind] = _storage_of_leaf(declared, of_leaf, path, leaf)
-        found.append(made[kind])
-    return found
-
-
-def _storage_of_leaf(
-    declared: Mapping[str, Moment], storages: Sequence[Storage], path: Path, leaf: Any
-) -> "LeafStorage":
-    """How the moments of one leaf are stored, for the storage of each that was asked for.
-
-    ValueError if `moments` and another argument of the rule both say how a moment is stored.
-    """
-    compute = arithmetic_dtype(jnp.result_type(leaf))
-    dtypes: list[Any] = [moment.dtype for moment in declared.values()]
-    in_bfloat16 = set()
-    coded: dict[int, Blockwise] = {}
-    for index, ((name, moment), storage) in enumerate(zip(declared.items(), storages, strict=True)):
-        if moment.shape is not None or moment.from_param or storage == NAMED["float32"]:
-            continue
-        if moment.dtype is not None:
-            raise ValueError(f"moments and another argument both say how {name} is stored; give one of them")
-        if isinstance(storage, Dense):
-            dtypes[index] = storage.dtype
-            if jnp.dtype(storage.dtype) == jnp.bfloat16 and compute == jnp.float32:
-                in_bfloat16.add(index)
-        elif storage.suits(np.shape(leaf), compute):
-            coded[index] = storage
-    if coded:
-        return CodedLeafStorage(declared, dtypes, path, leaf, coded)
-    return LeafStorage(declared, dtypes, path, leaf, in_bfloat16)
-
-
 class LeafStorage:
-    """How the moments of one leaf are stored; decided once for the leaf. Holds no arrays.
+    """The storage of the moments of one leaf, decided once. It holds no arrays.
 
     A moment is an array, or several, of a dtype; or it shares an array with the second moment that it is relative to,
-    both in bfloat16; or it is nothing, where the leaf goes without it. :class:`CodedLeafStorage` has codes too.
+    both in bfloat16; or it is nothing, where the leaf goes without it. With codes it is a
+    :class:`~jaxopt_adam.storage._coded_leaf.CodedLeafStorage`.
 
     Args:
         declared: what the rule has declared, by name.
         dtypes: the dtype that was asked for, for each moment; None for that of the arithmetic.
-        path: the way to the leaf.
+        path: the path of the leaf.
         leaf: the parameter or the gradient, of which shape and dtype matter.
         in_bfloat16: the indices of moments that may share an array.
 
@@ -231,8 +177,8 @@ class LeafStorage:
         """The entry of a moment in a pair or in codes."""
         expected = self.entries[index]
         is_alike = jax.tree.structure(entry) == jax.tree.structure(expected)
-        given = _array_texts(entry) if is_alike or hasattr(entry, "dtype") else []
-        if is_alike and given == _array_texts(expected):
+        given = array_texts(entry) if is_alike or hasattr(entry, "dtype") else []
+        if is_alike and given == array_texts(expected):
             return jax.tree.map(jnp.asarray, entry)
         raise ValueError(
             f"{leaf_name(path)}: state.{self.names[index]} must be {self._expected_text(index)}, got "
@@ -241,12 +187,12 @@ class LeafStorage:
         )
 
     def _expected_text(self, index: int) -> str:
-        """What the entry of a moment in a pair or in codes should be."""
+        """A description of the entry of a moment in a pair or in codes, for errors."""
         assert self._pair is not None
         mu, nu = self._pair
         if index == nu:
             return "None in bfloat16"
-        return f"{_array_texts(self.entries[mu])[0]}, with state.{self.names[nu]}, in bfloat16"
+        return f"{array_texts(self.entries[mu])[0]}, with state.{self.names[nu]}, in bfloat16"
 
     # -------------------------------------------------------------------------------------------------------- the step
 
@@ -319,149 +265,6 @@ class LeafStorage:
         return rule.second(inputs, old, new), stored
 
 
-class CodedLeafStorage(LeafStorage):
-    """How the moments of one leaf are stored, some of them in codes with scales, alone or two together.
-
-    Args:
-        declared: what the rule has declared, by name.
-        dtypes: the dtype that was asked for, for each moment; None for that of the arithmetic.
-        path: the way to the leaf.
-        leaf: the parameter or the gradient, of which shape and dtype matter.
-        coded: the storages of the moments in codes, by index.
-    """
-
-    def __init__(
-        self,
-        declared: Mapping[str, Moment],
-        dtypes: Sequence[Any],
-        path: Path,
-        leaf: Any,
-        coded: Mapping[int, Blockwise],
-    ):
-        super().__init__(declared, dtypes, path, leaf)
-        self._encoded = self._coded = coded
-        self._is_elementwise = False
-        longest = min(storage.longest(math.prod(self.shape)) for storage in coded.values())
-        self._packing = Packing(tuple(map(self._member, range(len(self.names)))), self.shape, longest)
-
-    def _member(self, index: int) -> Member:
-        moment, storage = self._declared[index], self._coded.get(index)
-        return Member(
-            code=storage and storage.code(nonnegative=moment.real),
-            dtype=self._dtypes[index],
-            rounding=storage.rounding if storage else "dither",
-            over=self._over[index],
-            eps=moment.added,
-        )
-
-    def in_words(self, name: str) -> str | None:
-        """The storage of a moment in a few words; None if it is stored as arrays of its own numbers."""
-        storage = self._coded.get(self.names.index(name))
-        return storage and f"{storage.bits} bits, blocks of {self._packing.layout.length}"
-
-    @functools.cached_property
-    def entries(self) -> list[Any]:
-        """The entry of each moment in the state, as :class:`jax.ShapeDtypeStruct` in place of arrays."""
-        entries = list(super().entries)
-        for word in self._packing.words:
-            if word.bits is None:
-                continue
-            blocks, dtypes = self._packing.layout.blocks, self._packing.scale_dtypes(word)
-            codes = jax.ShapeDtypeStruct(self._packing.codes_shape(word), word.dtype)
-            if len(word.members) == 1:
-                entries[word.members[0]] = Blocks(codes, jax.ShapeDtypeStruct(blocks, dtypes[0]))
-            else:
-                nu, mu = word.members
-                entries[mu], entries[nu] = codes, jax.ShapeDtypeStruct(blocks, jnp.uint32)
-        return entries
-
-    def start(self, path: Path, param: Any) -> list[Any]:
-        """The entries of the parameter `param` before the first step."""
-        starts = {m: self._initial_code(m) for m in self._coded}
-        numbers = {}
-        for index, word in enumerate(self._packing.words):
-            if word.bits is None:
-                numbers[index] = self._start(word.members[0], path, param)
-            else:
-                codes = [starts[m][0] for m in word.members] * (2 if word.two_a_byte else 1)
-                number = word.joined([code << (word.bits * slot) for slot, code in enumerate(codes)])
-                numbers[index] = full_beside(param, self._packing.codes_shape(word), number)
-        blocks = self._packing.layout.blocks
-        scales = {m: scale for m, (_, scale) in starts.items()}
-        return _joined(self._packing, numbers, scales, lambda scale: full_beside(param, blocks, scale))
-
-    def _initial_code(self, m: int) -> tuple[Array, Array]:
-        """The code and the scale of a moment before the first step."""
-        moment, over = self._declared[m], self._over[m]
-        initial = jnp.asarray(moment.initial, jnp.float32)
-        if over is not None:
-            root = jnp.sqrt(jnp.asarray(self._declared[over].initial, jnp.float32)) + moment.added
-            initial = initial / jnp.where(root > 0, root, 1)
-        return self._coded[m].start(initial, nonnegative=moment.real)
-
-    def _expected_text(self, index: int) -> str:
-        """What the entry of a moment in codes should be."""
-        [word] = [word for word in self._packing.words if index in word.members]
-        if len(word.members) == 1:
-            kinds = ["codes", "scales"]
-        else:
-            nu, _ = word.members
-            kinds = ["scales"] if index == nu else ["codes"]
-        structs = _array_texts(self.entries[index])
-        texts = [f"{kind} {struct}" for kind, struct in zip(kinds, structs, strict=True)]
-        of = " and ".join(self.names[m] for m in reversed(word.members))
-        return f"{' and '.join(texts)} of {of} in {word.bits} bits"
-
-    def load(self, entries: Sequence[Any]) -> list[Any]:
-        """The moments in the dtype of the arithmetic, of entries that are checked."""
-        return loaded(*_parted(self._packing, entries), self._packing)
-
-    def _step(self, rule: Halves, path: Path, given: Any, entries: Sequence[Any]) -> tuple[Array, Sequence[Any]]:
-        wants_kernel = any(storage.implementation == "pallas" for storage in self._coded.values())
-        run = in_one_pass if wants_kernel and suits(self._packing.layout) else in_passes
-        *inputs, step = given
-        update, numbers, scales = run(rule, tuple(inputs), *_parted(self._packing, entries), self._packing, step)
-        return update, _joined(self._packing, numbers, scales)
-
-
-def _parted(packing: Packing, entries: Sequence[Any]) -> tuple[dict[int, Array], dict[int, Array]]:
-    """The numbers of each word and the scales of each moment with a code, out of the entries of the state."""
-    numbers: dict[int, Array] = {}
-    scales: dict[int, Array] = {}
-    for index, word in enumerate(packing.words):
-        if word.bits is None:
-            numbers[index] = entries[word.members[0]]
-            continue
-        if len(word.members) == 1:
-            numbers[index], joined = entries[word.members[0]]
-        else:
-            nu, mu = word.members
-            numbers[index], joined = entries[mu], entries[nu]
-        scales |= zip(word.members, parted_scales(joined, packing.scale_dtypes(word)), strict=True)
-    return numbers, dict(sorted(scales.items()))
-
-
-def _joined(
-    packing: Packing,
-    numbers: Mapping[int, Array],
-    scales: Mapping[int, Array],
-    full: Callable[[Any], Any] = lambda scales: scales,
-) -> list[Any]:
-    """The inverse of :func:`_parted`; `full` is applied to the scales of each word."""
-    entries: dict[int, Any] = {}
-    for index, word in enumerate(packing.words):
-        if word.bits is None:
-            entries[word.members[0]] = numbers[index]
-            continue
-        joined = full(joined_scales([scales[m] for m in word.members]))
-        if len(word.members) == 1:
-            entries[word.members[0]] = Blocks(numbers[index], joined)
-        else:
-            nu, mu = word.members
-            entries[mu], entries[nu] = numbers[index], joined
-    return [entries[m] for m in sorted(entries)]
-
-
 def _storage_dtype(moment: Moment, compute: np.dtype, dtype: Any) -> np.dtype:
     """The dtype in which a moment is stored as numbers, for a `dtype` that was asked for, or None."""
     if dtype is None:
@@ -504,7 +307,8 @@ def _check_shape(path: Path, value: Any, before: Any, what: str) -> None:
         )
 
 
-def _array_texts(entry: Any) -> list[str]:
+def array_texts(entry: Any) -> list[str]:
+    """The dtype and the shape of each array of an entry."""
     return [f"{jnp.result_type(array)}{list(np.shape(array))}" for array in jax.tree.leaves(entry)]
 
 

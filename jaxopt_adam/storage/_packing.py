@@ -52,7 +52,7 @@ class Member(NamedTuple):
     eps: Any = 0.0
 
     def denominator(self, roots: Any) -> Array | None:
-        """What its code is relative to, out of the roots of second moments by their indices; None for nothing.
+        """The number that its code is relative to, from the roots of second moments by their indices; None for none.
 
         It is positive. Where the root and `eps` are zero it is 1.
         """

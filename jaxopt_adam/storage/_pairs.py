@@ -24,7 +24,7 @@ _SIGN_OF_MU = np.uint32(1 << 13)
 _MOST_OF_MU = (1 << 13) - 1
 _INFINITY = np.uint32(INFINITY)
 _EXPONENT = 63 - 20
-"""What is added to half of the exponent of ν, to give the exponent that m counts from; 63 would give about √ν."""
+"""The number that, added to half of the exponent of ν, gives the exponent that m counts from; 63 would give √ν."""
 
 
 def packed(mu: Array, nu: Array, threshold_of_mu: Array, threshold_of_nu: Array) -> Array:

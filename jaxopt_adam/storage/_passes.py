@@ -43,7 +43,7 @@ class Halves(NamedTuple):
 
 
 class _Word(NamedTuple):
-    """What the pass of a word overwrites.
+    """The arrays that the pass of a word overwrites.
 
     The scales and grids, which are small, are here although the pass is given the scales. If they were computed outside
     and inside the pass, the compiler would compute them once for both, in the loop of the first pass.
@@ -60,7 +60,7 @@ class _Word(NamedTuple):
 
 
 class _Operands(NamedTuple):
-    """What the pass of a word reads besides what it overwrites.
+    """The arrays that the pass of a word reads, besides those that it overwrites.
 
     Attributes:
         inputs: what the rule reads besides the moments.
@@ -68,7 +68,7 @@ class _Operands(NamedTuple):
         grids: the old grids of the members of the other words.
         scales: the new scales of the word's members.
         phases: the phases of the elements, for each of the word's members.
-        step: which step it is, from 1.
+        step: the number of the step, from 1.
     """
 
     inputs: Any
@@ -95,7 +95,7 @@ def in_passes(
         numbers: those of each word, by its index among the words.
         scales: those of each moment with a code, by its index among the moments.
         packing: the storage of the moments.
-        step: which step it is, from 1.
+        step: the number of the step, from 1.
 
     Returns:
         The update in the dtype of the arithmetic, and the numbers and the scales after the step.

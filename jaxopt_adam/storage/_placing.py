@@ -1,4 +1,4 @@
-"""Where on the devices the arrays of a state and of a step lie."""
+"""The places on the devices of the arrays of a new state."""
 
 from typing import Any
 

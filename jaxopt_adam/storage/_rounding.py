@@ -1,4 +1,4 @@
-"""When a number between two codes is rounded up: with little bias, and the same bits on any layout of devices."""
+"""The rounding of numbers between two codes: with little bias, and the same bits on any layout of devices."""
 
 import functools
 from collections.abc import Callable, Sequence

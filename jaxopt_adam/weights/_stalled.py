@@ -50,7 +50,7 @@ def stalled_fraction(params: optax.Params, updates: optax.Updates) -> Array:
 
 
 def stays(param: Array, change: Array) -> Array:
-    """Where an update that is not zero leaves the parameter as it is."""
+    """True for each element whose update is not zero but leaves the parameter as it is."""
     after = (param + change).astype(param.dtype)
     if is_low_precision(param):
         # Compared as numbers, the compiler might spare itself the rounding. The zeros are one number with two patterns.

@@ -9,7 +9,7 @@ def following(count):
 
 
 def signed_rate(learning_rate, count):
-    """What a direction is multiplied with: the negative learning rate, or one where there is none."""
+    """The factor of a direction: the negative learning rate, or one where there is none."""
     if learning_rate is None:
         return 1.0
     return -float(learning_rate(count) if callable(learning_rate) else learning_rate)

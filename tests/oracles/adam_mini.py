@@ -20,7 +20,7 @@ class AdamMini:
         self.blocks = blocks
 
     def partition(self, shape):
-        """How many blocks lie along each axis, and how long each of them is."""
+        """The number of blocks along each axis, and their length."""
         default = (1,) * (len(shape) - 1) + shape[-1:] if len(shape) >= 2 else (1,) * len(shape)
         blocks = default if self.blocks is None else self.blocks
         return blocks, tuple(size // max(number, 1) for size, number in zip(shape, blocks, strict=True))
