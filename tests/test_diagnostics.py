@@ -138,7 +138,7 @@ FACTORIES = list(RULES.values())
 
 @pytest.mark.parametrize("factory", FACTORIES, ids=lambda factory: factory.__name__)
 def test_every_rule_is_left_as_it_is(factory):
-    shapes = {"w": (16, 24)}
+    shapes = {"b": (8,), "w": (16, 24)}
     params, gradients = drawn(0, shapes=shapes), [drawn(seed, shapes=shapes) for seed in (1, 2, 3)]
     made = factory(learning_rate=0.1)
     updates, state = steps(observe(made), params, gradients, AS_USERS_DO)

@@ -210,7 +210,7 @@ def test_numbers_of_parameters_as_people_write_them(text, gigabytes, capsys):
         ("--gradients int8", "'int8' is unknown; known are float32, bfloat16, float16"),
         (
             "--optimizer soap --moments int8",
-            "'--moments': expected float32 for soap, whose moments are stored in no",
+            "'--moments': expected float32 for soap, whose moments are stored in no other",
         ),
         ("--parameters 3", "--parameters"),
     ],

@@ -1,12 +1,8 @@
-"""Eight virtual devices: the state lives where the parameters do, and a step needs no word between devices."""
+"""Eight virtual devices: the state lies where the parameters do, and a step needs no communication."""
 
 import functools
 import itertools
-import os
-import pathlib
 import re
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -169,14 +165,3 @@ def test_minimize_within_shard_map():
     alone = jax.jit(jax.vmap(lambda start: minimize(lambda x: (x - 3.0) ** 2, start, adam(0.1), tol=1e-8)))(starts)
     expected = np.stack([alone.x, alone.steps], axis=1)
     np.testing.assert_allclose(each_on_its_device(starts), expected, rtol=1e-5)
-
-
-def run_on_eight_devices(program: str) -> None:
-    environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": str(pathlib.Path(__file__).parent),
-    }
-    command = [sys.executable, "-c", program]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
