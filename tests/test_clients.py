@@ -733,7 +733,7 @@ class TestOptimistix:
 
 
 def is_large(params):
-    """The leaves of a client's tree that rest in codes, if they are to."""
+    """The leaves of a client's tree that are stored in codes, if they are to be."""
     return jax.tree.map(lambda leaf: leaf.size >= 16, params)
 
 

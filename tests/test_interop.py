@@ -81,7 +81,7 @@ CASES = [
     ("schedule_free_adamw", {"learning_rate": 0.01, "warmup_steps": 10, "b1": 0.8, "weight_decay": 0.1}),
 ]
 
-# Moments that rest in less than the arithmetic has; optax multiplies them before it widens them, and is less exact.
+# Moments that are stored in less than the precision of the arithmetic; optax multiplies them before it widens them, and is less exact.
 NARROW = [
     ("sgd", {"learning_rate": falling, "momentum": 0.9, "accumulator_dtype": "bfloat16"}),
     ("adam", {"learning_rate": 0.01, "mu_dtype": "bfloat16"}),
@@ -243,7 +243,7 @@ class TestContinuation:
         assert_both_ways(rule, arguments, 1e-12, dtype=complex)
 
     # Not for Lion, where a rounding that turns a sign is a whole step, nor for Muon, whose iteration makes the most of
-    # small singular values and of errors in them. In optax's AdEMAMix no moment rests in less after the first step.
+    # small singular values and of errors in them. In optax's AdEMAMix no moment is stored in less after the first step.
     @over([case for case in NARROW if case[0] not in ("lion", "muon", "ademamix")])
     @pytest.mark.usefixtures("x64")
     def test_of_moments_that_rest_in_less(self, rule, arguments):

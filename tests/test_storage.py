@@ -451,7 +451,7 @@ def visited(code, rounding, steps, values, scale):
 
 @functools.partial(jax.jit, compiler_options=AS_USERS_DO, static_argnums=(0, 1, 2))
 def slow_average(code, rounding, steps, squares):
-    """Log errors of an average with a decay of 0.999 that rests in codes, after the steps."""
+    """Log errors of an average with a decay of 0.999 that is stored in codes, after the steps."""
     places, roots = leading(phases(squares.shape, 0)), jnp.ones_like(squares)
 
     def step(carry, step):

@@ -131,7 +131,7 @@ def optax_counterpart(rule, arguments):
     if arguments.get("preconditioning") in ("aol", "schatten") and "eps" in arguments:
         return None  # optax has an ε of its own there
     if {"mu_dtype", "state_dtype"} & arguments.keys() or arguments.get("dtype_momentum"):
-        return None  # optax multiplies what rests in a low precision before it widens it
+        return None  # optax multiplies what is stored in low precision before it widens it
     factory = getattr(optax, rule, None) or getattr(optax.contrib, rule, None)
     return factory and factory(**arguments)
 
