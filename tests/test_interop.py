@@ -81,7 +81,8 @@ CASES = [
     ("schedule_free_adamw", {"learning_rate": 0.01, "warmup_steps": 10, "b1": 0.8, "weight_decay": 0.1}),
 ]
 
-# Moments that are stored in less than the precision of the arithmetic; optax multiplies them before it widens them, and is less exact.
+# Moments that are stored in less than the precision of the arithmetic; optax multiplies them before it widens them,
+# and is less exact.
 NARROW = [
     ("sgd", {"learning_rate": falling, "momentum": 0.9, "accumulator_dtype": "bfloat16"}),
     ("adam", {"learning_rate": 0.01, "mu_dtype": "bfloat16"}),
