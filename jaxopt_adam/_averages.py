@@ -21,6 +21,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxopt_adam._trees import arithmetic_dtype, real_dtype
+from jaxopt_adam._xla import divisor
 
 
 class Shares(NamedTuple):
@@ -220,7 +221,7 @@ def root(square: Array, eps: ArrayLike = 0.0) -> Array:
     The smallest normal number of the dtype is added too: a moment of zero then gives an update of zero with a
     derivative, and not 0 / 0, even without `eps`. Next to any other moment it is negligible.
     """
-    return jnp.sqrt(square + (jnp.asarray(eps, square.dtype) + jnp.finfo(square.dtype).tiny))
+    return divisor(jnp.sqrt(square + (jnp.asarray(eps, square.dtype) + jnp.finfo(square.dtype).tiny)))
 
 
 class Denominator(NamedTuple):

@@ -35,6 +35,16 @@ def _(axis_size: int, in_batched: Any, count: Array) -> tuple[Array, bool]:
     return _of_batch(jnp.max(count)), False
 
 
+def divisor(root: Array) -> Array:
+    """The same root, ≥ 0, by which the compiler divides.
+
+    In place of ``x / sqrt(y)`` it computes ``x * rsqrt(y)``, whose last bit may depend on the length of the array: a
+    leaf divided among devices would not get the update that it gets on one (rmsprop, adagrad and adadelta on a CPU with
+    JAX 0.12). It leaves a root with a sign removed as it is (JAX 0.9.2 to 0.12).
+    """
+    return jnp.abs(root)
+
+
 def add_zero(tree: Any, zero: Array) -> Any:
     """The same arrays, plus a hidden zero; to the compiler they are other arrays."""
     arrays, structure = jax.tree.flatten(tree)

@@ -70,6 +70,8 @@ def test_every_rule_on_eight_devices(name):
     if row.elementwise:
         sharded_update = update.lower(put(gradients[0]), together, put(params)).compile()
         assert not re.findall(COLLECTIVES, sharded_update.as_text())
+        # The last bit of an array's reciprocal roots depends on its length, with some versions of XLA.
+        assert not re.search(r"f32\[\d\S* rsqrt", sharded_update.as_text())
     for grads in gradients:
         updates, alone = update(grads, alone, params)
         sharded_updates, together = sharded_update(put(grads), together, put(params))
