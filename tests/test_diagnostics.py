@@ -11,6 +11,7 @@ import optax
 import pytest
 from compiling import AS_USERS_DO
 from public import RULES
+from test_family import TABLE
 
 import jaxopt_adam
 from jaxopt_adam import (
@@ -133,12 +134,10 @@ def test_a_share_of_the_updates_is_lost_to_rounding():
     np.testing.assert_allclose(summary(state)["lost_to_rounding"], share, rtol=1e-6)
 
 
-FACTORIES = list(RULES.values())
-
-
-@pytest.mark.parametrize("factory", FACTORIES, ids=lambda factory: factory.__name__)
-def test_every_rule_is_left_as_it_is(factory):
-    shapes = {"b": (8,), "w": (16, 24)}
+@pytest.mark.parametrize(("name", "factory"), RULES.items(), ids=RULES)
+def test_every_rule_is_left_as_it_is(name, factory):
+    # To an elementwise rule a vector is what a matrix is.
+    shapes = {"w": (16, 24)} if TABLE[name].elementwise else {"b": (8,), "w": (16, 24)}
     params, gradients = drawn(0, shapes=shapes), [drawn(seed, shapes=shapes) for seed in (1, 2, 3)]
     made = factory(learning_rate=0.1)
     updates, state = steps(observe(made), params, gradients, AS_USERS_DO)
