@@ -6,7 +6,7 @@ import itertools
 import operator
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn, ParamSpec, Unpack, overload
 
 import jax
@@ -16,7 +16,8 @@ import optax
 from jax.core import Tracer
 
 from jaxopt_adam._arguments import Arguments
-from jaxopt_adam._hyperparameters import Check, Number, Pair, is_number
+from jaxopt_adam._eager import Compilable, compiled_step, on_one_device, parted
+from jaxopt_adam._hyperparameters import Check, Number, Pair, is_number, scheduled
 from jaxopt_adam._notes import note
 from jaxopt_adam._trees import on_explicit_axes, placed, with_auto_axes, with_gradient
 
@@ -60,48 +61,31 @@ class Optimizer(optax.GradientTransformationExtraArgs):
 
     def __new__(cls, factory: Callable[..., "Optimizer"], arguments: Mapping[str, Any]) -> "Optimizer":
         """The optimizer that `factory` makes of `arguments`, which are taken as they are, unchecked."""
-        values, tree = jax.tree.flatten(tuple(arguments.values()))
-        numeric = tuple(map(is_number, values))
-        static = tuple(None if leaf else value for value, leaf in zip(values, numeric, strict=True))
-        leaves = tuple(value for value, leaf in zip(values, numeric, strict=True) if leaf)
-        return cls._unflatten((factory, tuple(arguments), tree, numeric, static), leaves)
+        layout, leaves = _laid_out(arguments)
+        return cls._unflatten((factory, *layout), leaves)
 
     @classmethod
     def _unflatten(cls, structure: tuple[Any, ...], leaves: Iterable[Any]) -> "Optimizer":
         # Transformations of trees put anything in place of a leaf (a tracer, None, an object()), so nothing here may
         # look at one, check it or run the rule: which leaves are numeric was settled when the optimizer was made.
-        factory, names, tree, numeric, static = structure
-        leaves = tuple(leaves)
+        factory, *rest = structure
+        layout, leaves = tuple(rest), tuple(leaves)
         function, name = rule_of(factory), factory.__name__
 
         # Functions over these, and no functools.partial: equinox, and with it optimistix, takes what local functions
         # close over as data, and compares all else by identity. None closes over the factory, which has itself within.
-        def named(leaves: Iterable[Any]) -> dict[str, Any]:
-            rest = iter(leaves)
-            values = [next(rest) if leaf else value for value, leaf in zip(static, numeric, strict=True)]
-            return dict(zip(names, jax.tree.unflatten(tree, values), strict=True))
-
-        def rule(leaves: Iterable[Any]) -> optax.GradientTransformationExtraArgs:
-            return function(**_used(function, named(leaves)))
-
         def init(params: optax.Params) -> optax.OptState:
-            return placed(note(rule(leaves).init(params), rule=name), params)
+            return placed(note(_made(function, layout, leaves).init(params), rule=name), params)
 
         def update(
             updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None, **extra_args: Any
         ) -> tuple[optax.Updates, optax.OptState]:
-            def step(updates: Any, leaves: Any, *given: Any) -> tuple[optax.Updates, optax.OptState]:
-                return rule(leaves).update(updates, *given, **extra_args)
-
-            given = updates, leaves, state, with_gradient(updates, params)
-            if on_explicit_axes(updates) and any(isinstance(leaf, jax.Array) for leaf in leaves):
-                # The rule closes over numbers of that mesh, which cannot be read where the compiler places arrays, as
-                # it does in a step of stored moments. So it places those of the whole step.
-                return with_auto_axes(step, given, outputs=(updates, state))
-            return step(*given)
+            given = updates, state, params
+            compiled = None if extra_args else _compiled(function, layout, leaves, given)
+            return compiled or _step(function, layout, leaves, *given, **extra_args)
 
         self = tuple.__new__(cls, (init, update))
-        vars(self).update(_factory=factory, _arguments=named(leaves), _structure=structure, _leaves=leaves)
+        vars(self).update(_factory=factory, _arguments=_named(layout, leaves), _structure=structure, _leaves=leaves)
         return self
 
     def __setattr__(self, name: str, value: Any) -> NoReturn:
@@ -267,6 +251,93 @@ class Optimizer(optax.GradientTransformationExtraArgs):
         factory, names, tree, numeric, static = self._structure
         values = [0.0 if leaf else value for value, leaf in zip(static, numeric, strict=True)]
         return _restore, (factory, dict(zip(names, jax.tree.unflatten(tree, values), strict=True)), self._leaves)
+
+
+def _laid_out(arguments: Mapping[str, Any]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """The layout of arguments: their names, their tree, which leaves are numbers, the others; and the numbers."""
+    values, tree = jax.tree.flatten(tuple(arguments.values()))
+    numeric = tuple(map(is_number, values))
+    static = tuple(None if leaf else value for value, leaf in zip(values, numeric, strict=True))
+    numbers = tuple(value for value, leaf in zip(values, numeric, strict=True) if leaf)
+    return (tuple(arguments), tree, numeric, static), numbers
+
+
+def _named(layout: tuple[Any, ...], leaves: Iterable[Any]) -> dict[str, Any]:
+    """The inverse of :func:`_laid_out`."""
+    names, tree, numeric, static = layout
+    rest = iter(leaves)
+    values = [next(rest) if leaf else value for value, leaf in zip(static, numeric, strict=True)]
+    return dict(zip(names, jax.tree.unflatten(tree, values), strict=True))
+
+
+def _made(
+    function: Callable[..., Any], layout: tuple[Any, ...], leaves: Iterable[Any]
+) -> optax.GradientTransformationExtraArgs:
+    """What the rule makes of the arguments."""
+    return function(**_used(function, _named(layout, leaves)))
+
+
+def _step(
+    function: Callable[..., Any],
+    layout: tuple[Any, ...],
+    leaves: Iterable[Any],
+    updates: Any,
+    state: Any,
+    params: Any,
+    **extra_args: Any,
+) -> tuple[optax.Updates, optax.OptState]:
+    """The step of the rule."""
+
+    def step(updates: Any, leaves: Any, *given: Any) -> tuple[optax.Updates, optax.OptState]:
+        return _made(function, layout, leaves).update(updates, *given, **extra_args)
+
+    given = updates, leaves, state, with_gradient(updates, params)
+    if on_explicit_axes(updates) and any(isinstance(leaf, jax.Array) for leaf in leaves):
+        # The rule closes over numbers of that mesh, which cannot be read where the compiler places arrays, as it does
+        # in a step of stored moments. So it places those of the whole step.
+        return with_auto_axes(step, given, outputs=(updates, state))
+    return step(*given)
+
+
+def _compiled(
+    function: Callable[..., Any], layout: tuple[Any, ...], leaves: Sequence[Any], given: tuple[Any, Any, Any]
+) -> tuple[optax.Updates, optax.OptState] | None:
+    """The same step as a compiled program, where nothing is traced; None where it has to be done otherwise."""
+    if not on_one_device(given) or not isinstance(_made(function, layout, leaves), Compilable):
+        return None
+    arguments = _without_functions(_named(layout, leaves), *given[1:])
+    layout, leaves = _laid_out(arguments)
+    _, _, _, others = layout
+    # Another function may depend on more than its arguments, so it cannot be compiled in.
+    is_known = not any(callable(value) and not isinstance(value, type) for value in others)
+    parts = parted(leaves, _are_rates(layout)) if is_known else None
+    if parts is None:
+        return None
+    fixed, data = parts
+    try:
+        step = compiled_step(_step, function, layout, fixed)
+    except TypeError:  # something has no hash
+        return None
+    return step(data, *given) if step.works else None
+
+
+def _without_functions(arguments: dict[str, Any], state: Any, params: Any) -> dict[str, Any]:
+    """The arguments with numbers in place of schedules of the learning rate, and booleans in place of a mask."""
+    count, rate, mask = getattr(state, "count", None), arguments.get("learning_rate"), arguments.get("mask")
+    known = {}
+    if count is not None:
+        known["learning_rate"] = jax.tree.map(lambda each: scheduled(each, count, "learning_rate"), rate)
+    if callable(mask) and params is not None:
+        known["mask"] = mask(params)
+    return {name: known.get(name, value) for name, value in arguments.items()}
+
+
+@functools.lru_cache
+def _are_rates(layout: tuple[Any, ...]) -> tuple[bool, ...]:
+    """Of each numeric leaf, whether it is a learning rate."""
+    names, tree, numeric, _ = layout
+    paths, _ = jax.tree_util.tree_flatten_with_path(jax.tree.unflatten(tree, numeric))
+    return tuple(names[path[0].idx] == "learning_rate" for path, leaf in paths if leaf)
 
 
 def _restore(factory: Callable[..., Optimizer], arguments: Mapping[str, Any], leaves: Iterable[Any]) -> Optimizer:

@@ -18,6 +18,7 @@ from jax import Array
 from jax.core import Tracer
 
 from jaxopt_adam._averages import finite_product, squarable
+from jaxopt_adam._eager import Compilable
 from jaxopt_adam._hyperparameters import flag, scheduled
 from jaxopt_adam._notes import note
 from jaxopt_adam._trees import (
@@ -227,7 +228,7 @@ def leafwise(
             after |= finish(of_step, updates, params, types.SimpleNamespace(**after))
         return jax.tree.unflatten(tree, new_updates), state_type(count=step, **after)
 
-    return optax.GradientTransformationExtraArgs(init, transform)
+    return Compilable(init, transform)
 
 
 class _Rule(NamedTuple):
