@@ -1,0 +1,106 @@
+"""Measure this library beside others: python -m benchmarks [--quick] [--only NAME] [--json FILE] [--tables].
+
+Every scene runs in several processes, one at a time. In each the contestants take turns, after a run that warms up, and
+the median of a contestant is divided by that of the reference. What is shown is the median of this ratio over the
+processes, and its range. Contestants whose library is not installed are left out with a word.
+
+The whole takes about ten minutes on two cores, and --quick less than two. --tables writes docs/tables/speed.json, and of
+it the table and the plots of docs/benchmarks.md. The accuracy of what is stored in fewer bits is measured by the other
+files of this folder, each a script: they take longer, and their results do not depend on the machine.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks import report
+
+ROOT = Path(__file__).parents[1]
+
+
+def worker(name: str, seed: int, quick: bool) -> None:
+    """Run a scene in this process and print what was measured."""
+    from benchmarks.contest import measured
+    from benchmarks.scenes import SCENES
+
+    found: dict[str, Any] = {}
+    for case in SCENES[name].cases(quick):
+        results = measured(case, seed)
+        found[case.name] = {
+            "reference": case.reference,
+            "most": dict(case.most),
+            "contestants": results,
+        }
+    print(json.dumps(found))
+
+
+def run(name: str, processes: int, quick: bool) -> dict[str, Any]:
+    """A scene's measurements, each number a list over the processes."""
+    together: dict[str, Any] = {}
+    for seed in range(processes):
+        command = [sys.executable, "-m", "benchmarks", "--worker", name, "--seed", str(seed)]
+        done = subprocess.run([*command, *(["--quick"] if quick else [])], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        if done.returncode:
+            raise SystemExit(f"benchmarks: scene {name} failed in its process {seed}")
+        for case, result in json.loads(done.stdout.splitlines()[-1]).items():
+            known = together.setdefault(case, result | {"contestants": {}})
+            for contestant, parts in result["contestants"].items():
+                own = known["contestants"].setdefault(contestant, {"seconds": {}, "counts": parts["counts"]})
+                for part, seconds in parts["seconds"].items():
+                    own["seconds"].setdefault(part, []).append(seconds)
+    return together
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="smaller work in two processes")
+    parser.add_argument("--only", action="append", metavar="NAME", help="a scene; may be given several times")
+    parser.add_argument("--processes", type=int, help="how many processes for each scene")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the measurements to a file")
+    parser.add_argument("--tables", action="store_true", help="write the table and the plots of the documentation")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.worker:
+        worker(given.worker, given.seed, given.quick)
+        return
+    from benchmarks.scenes import SCENES
+
+    for name in given.only or ():
+        if name not in SCENES:
+            parser.error(f"--only must be one of {', '.join(SCENES)}, got {name}")
+    if given.processes is not None and given.processes < 1:
+        parser.error(f"--processes must be at least 1, got {given.processes}")
+    if given.tables and (given.only or given.quick):
+        parser.error("--tables needs all scenes, and not quick ones")
+    begin = time.perf_counter()
+    whole: dict[str, Any] = report.about() | {"quick": given.quick, "scenes": {}}
+    for name in given.only or SCENES:
+        scene = SCENES[name]
+        processes = given.processes or (2 if given.quick else scene.processes)
+        start = time.perf_counter()
+        whole["scenes"][name] = {
+            "title": scene.title,
+            "text": scene.text,
+            "processes": processes,
+            "cases": run(name, processes, given.quick),
+        }
+        print(report.section(whole["scenes"][name]), flush=True)
+        print(f"({name}: {time.perf_counter() - start:.0f} s)\n", flush=True)
+    whole["seconds"] = round(time.perf_counter() - begin)
+    print(report.losses(whole["scenes"]))
+    if given.json:
+        given.json.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+    if given.tables:
+        report.write(whole, ROOT / "docs")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""Contestants that take turns, in several processes, and what came of it."""
+
+import dataclasses
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+
+Parts = dict[str, float]
+"""Seconds by what they were spent on; most contestants have one part, ``step``."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A contestant that is ready to run.
+
+    Attributes:
+        run: do it once; the seconds of each part.
+        counts: what was counted exactly, such as bytes of temporaries.
+    """
+
+    run: Callable[[], Parts]
+    counts: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """Contestants that do the same work.
+
+    Attributes:
+        name: the work.
+        contestants: by name, a function that prepares each.
+        reference: the contestant whose time is 1.
+        seconds: the time for the rounds of all contestants together.
+        rounds: at least so many rounds.
+        most: the ratio to the reference that a contestant of ours should not exceed, by its name.
+        warm: whether a first run is left out.
+    """
+
+    name: str
+    contestants: Mapping[str, Callable[[], Prepared]]
+    reference: str
+    seconds: float = 1.0
+    rounds: int = 5
+    most: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    warm: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    """Cases that belong together.
+
+    Attributes:
+        name: as in ``--only NAME``.
+        title: the heading of its section.
+        text: what is measured, for readers.
+        cases: the cases of a process; quick ones are smaller.
+        processes: how many processes are enough.
+        figure: names of cases that are points of a curve, as `curve:x`.
+    """
+
+    name: str
+    title: str
+    text: str
+    cases: Callable[[bool], Iterator[Case]]
+    processes: int = 5
+
+
+def measured(case: Case, seed: int) -> dict[str, dict[str, Any]]:
+    """The medians of one process, and the counts, by contestant.
+
+    Contestants take turns in another order in each round, because one leaves memory and caches to the next.
+    """
+    order = random.Random(seed)
+    names = list(case.contestants)
+    prepared = {name: case.contestants[name]() for name in order.sample(names, len(names))}
+    found: dict[str, list[Parts]] = {name: [] for name in names}
+    if case.warm:
+        for each in prepared.values():
+            each.run()
+    end = time.perf_counter() + case.seconds
+    while min(map(len, found.values())) < case.rounds or (case.rounds > 1 and time.perf_counter() < end):
+        for name in order.sample(names, len(names)):
+            found[name].append(prepared[name].run())
+    return {
+        name: {
+            "seconds": {part: statistics.median(each[part] for each in rounds) for part in rounds[0]},
+            "counts": dict(prepared[name].counts),
+        }
+        for name, rounds in found.items()
+    }
+
+
+def timed(function: Callable[[], Any]) -> Callable[[], Parts]:
+    """A run of `function` until its arrays are ready."""
+
+    def run() -> Parts:
+        start = time.perf_counter()
+        jax.block_until_ready(function())
+        return {"step": time.perf_counter() - start}
+
+    return run

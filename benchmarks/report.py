@@ -1,0 +1,175 @@
+"""What was measured, as Markdown and as plots."""
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+OTHERS = ("optax", "torch", "optimistix", "a ")
+"""How the names of contestants begin that are not of this library."""
+LIBRARIES = ("jaxopt-adam", "jax", "jaxlib", "optax", "numpy", "torch", "optimistix")
+
+
+def about() -> dict[str, Any]:
+    """The day, the machine and the versions."""
+    return {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "machine": f"{_processor()}, {os.cpu_count()} cores, {platform.system()}",
+        "versions": {"Python": platform.python_version()} | dict(_versions()),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    for name in LIBRARIES:
+        try:
+            yield name, importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+
+
+def is_ours(contestant: str) -> bool:
+    """Whether a contestant is of this library."""
+    return not contestant.startswith(OTHERS)
+
+
+def ratios(case: dict[str, Any], contestant: str, part: str = "step") -> list[float]:
+    """The time relative to the reference's, for each process."""
+    own, reference = (case["contestants"][name]["seconds"][part] for name in (contestant, case["reference"]))
+    return [one / other for one, other in zip(own, reference, strict=True)]
+
+
+def section(scene: dict[str, Any]) -> str:
+    """The table of a scene."""
+    cases = scene["cases"].items()
+    parted = any(len(each["seconds"]) > 1 for _, case in cases for each in case["contestants"].values())
+    counted = any("temporaries" in each["counts"] for _, case in cases for each in case["contestants"].values())
+    head = ["work", "contestant", "time", "relative", "range"]
+    head += ["trace + lower + compile"] * parted + ["temporaries"] * counted
+    rows = []
+    for name, case in cases:
+        for index, (contestant, found) in enumerate(case["contestants"].items()):
+            relative = ratios(case, contestant)
+            row = [
+                "" if index else name,
+                contestant,
+                seconds(statistics.median(found["seconds"]["step"])),
+                f"{statistics.median(relative):.2f}",
+                "" if contestant == case["reference"] else f"{min(relative):.2f}–{max(relative):.2f}",
+            ]
+            if parted:
+                parts = [found["seconds"].get(part) for part in ("trace", "lower", "compile")]
+                row.append(" + ".join(f"{statistics.median(each):.2f}" for each in parts if each))
+            if counted:
+                temporaries = found["counts"].get("temporaries")
+                row.append("" if temporaries is None else f"{temporaries / 2**20:.1f} MiB")
+            rows.append(row)
+    return f"### {scene['title']}\n\n{scene['text']}\n\n{table(head, rows)}"
+
+
+def losses(scenes: dict[str, Any]) -> str:
+    """The table of where ours takes longer than another library, or longer than it should, the worst first."""
+    rows = []
+    for scene in scenes.values():
+        for name, case in scene["cases"].items():
+            for contestant in case["contestants"]:
+                if not is_ours(contestant) or contestant == case["reference"]:
+                    continue
+                relative = ratios(case, contestant)
+                median, most = statistics.median(relative), case["most"].get(contestant)
+                if median > (1.0 if most is None and not is_ours(case["reference"]) else most or np.inf):
+                    limit = "" if most is None else f"{most:.2f}"
+                    row = [scene["title"], name, contestant, case["reference"], f"{median:.2f}"]
+                    rows.append((median, [*row, f"{min(relative):.2f}–{max(relative):.2f}", limit]))
+    head = ["scene", "work", "ours", "beside", "relative", "range", "meant to be at most"]
+    rows = [row for _, row in sorted(rows, key=lambda pair: -pair[0])]
+    return "### Where it is slower\n\n" + (table(head, rows) if rows else "Nowhere.\n")
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def seconds(value: float) -> str:
+    """A time in the unit that suits it."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value / 1e-9:.3g} ns"
+
+
+def curves(scene: dict[str, Any]) -> dict[str, dict[str, tuple[list[int], list[float]]]]:
+    """Of cases called `what: number` the numbers and the times, by what and by contestant."""
+    found: dict[str, dict[str, tuple[list[int], list[float]]]] = {}
+    for name, case in scene["cases"].items():
+        what, number = name.split(": ")
+        for contestant, result in case["contestants"].items():
+            numbers, times = found.setdefault(what, {}).setdefault(contestant, ([], []))
+            numbers.append(int(number))
+            times.append(statistics.median(result["seconds"]["step"]))
+    return found
+
+
+FITTED_FROM = {"parameters": 10**6, "leaves": 16}
+
+
+def exponents(scene: dict[str, Any]) -> str:
+    """The fitted exponents of time in what grows."""
+    rows = []
+    for what, contestants in curves(scene).items():
+        for contestant, (numbers, times) in contestants.items():
+            chosen = [(n, t) for n, t in zip(numbers, times, strict=True) if n >= FITTED_FROM[what]]
+            if len(chosen) > 1:
+                slope = np.polyfit(*np.log(np.array(chosen)).T, 1)[0]
+                rows.append([what, contestant, f"{slope:.2f}"])
+    return table(["in the number of", "contestant", "exponent"], rows)
+
+
+def plot(scene: dict[str, Any], target: Path) -> None:
+    """The curves of time on logarithmic axes."""
+    from matplotlib.figure import Figure
+
+    found = curves(scene)
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    for axes, (what, contestants) in zip(np.atleast_1d(figure.subplots(1, len(found))), found.items(), strict=True):
+        for (contestant, (numbers, times)), (colour, marker) in zip(
+            contestants.items(), (("#0072b2", "o"), ("#d55e00", "s")), strict=False
+        ):
+            axes.loglog(numbers, np.multiply(times, 1e3), marker=marker, color=colour, label=contestant)
+        axes.set_xlabel(what)
+        axes.set_ylabel("time of a step in ms")
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.savefig(target, dpi=150)
+
+
+def write(whole: dict[str, Any], docs: Path) -> None:
+    """Write the measurements, their tables and plots below the folder of the documentation."""
+    (docs / "tables" / "speed.json").write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+    scenes = whole["scenes"]
+    versions = ", ".join(f"{name} {version}" for name, version in whole["versions"].items())
+    head = f"Measured on {whole['date']} in {whole['seconds'] / 60:.0f} minutes: {whole['machine']}; {versions}.\n"
+    sections = [head, losses(scenes)]
+    for name, scene in scenes.items():
+        sections.append(section(scene))
+        if name == "growth":
+            sections.append(exponents(scene))
+            plot(scene, docs / "images" / "growth.png")
+            sections.append("```{image} images/growth.png\n:alt: Time of a step as parameters and leaves grow\n```\n")
+    (docs / "tables" / "speed.md").write_text("\n".join(sections), encoding="utf-8")

@@ -1,0 +1,41 @@
+"""A step with moments or weights in fewer bits."""
+
+from collections.abc import Iterator
+
+import jax.numpy as jnp
+import optax
+
+import jaxopt_adam
+from benchmarks import work
+from benchmarks.contest import Case, Scene
+
+MOMENTS = {"float32": None, "bfloat16": 0.75, "int8": 1.2, "int4": 1.3}
+"""The ratios to optax's float32 step that steps should not exceed."""
+
+
+def cases(quick: bool) -> Iterator[Case]:
+    """AdamW on a matrix."""
+    shapes = {"w": (1024, 4096) if quick else (4096, 4096)}
+    seconds = 1 if quick else 6
+    contestants = {"optax.adamw": work.step(optax.adamw(1e-3), shapes)}
+    contestants |= {f"adamw, {name}": work.step(jaxopt_adam.adamw(1e-3, moments=name), shapes) for name in MOMENTS}
+    most = {f"adamw, {name}": ratio for name, ratio in MOMENTS.items() if ratio}
+    yield Case("moments in fewer bits", contestants, "optax.adamw", seconds, most=most)
+    made = jaxopt_adam.adamw(1e-3)
+    contestants = {
+        "optax.adamw, float32 weights": work.step(optax.adamw(1e-3), shapes),
+        "optax.adamw": work.step(optax.adamw(1e-3), shapes, jnp.bfloat16),
+        "adamw": work.step(made, shapes, jnp.bfloat16),
+        "master_weights(adamw)": work.step(jaxopt_adam.master_weights(made), shapes, jnp.bfloat16),
+        "stochastic_rounding(adamw)": work.step(jaxopt_adam.stochastic_rounding(made), shapes, jnp.bfloat16),
+    }
+    yield Case("bfloat16 weights", contestants, "optax.adamw", seconds)
+
+
+SCENE = Scene(
+    "storage",
+    "Moments and weights in fewer bits",
+    "The AdamW step on one matrix. Codes are for memory and not for speed: such a step moves fewer bytes and does more "
+    "arithmetic. Temporaries are what the compiled step needs besides its arguments.",
+    cases,
+)
