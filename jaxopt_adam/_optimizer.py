@@ -80,7 +80,7 @@ class Optimizer(optax.GradientTransformationExtraArgs):
         def update(
             updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None, **extra_args: Any
         ) -> tuple[optax.Updates, optax.OptState]:
-            given = updates, state, params
+            given = updates, state, with_gradient(updates, params)
             compiled = None if extra_args else _compiled(function, layout, leaves, given)
             return compiled or _step(function, layout, leaves, *given, **extra_args)
 
@@ -291,7 +291,7 @@ def _step(
     def step(updates: Any, leaves: Any, *given: Any) -> tuple[optax.Updates, optax.OptState]:
         return _made(function, layout, leaves).update(updates, *given, **extra_args)
 
-    given = updates, leaves, state, with_gradient(updates, params)
+    given = updates, leaves, state, params
     if on_explicit_axes(updates) and any(isinstance(leaf, jax.Array) for leaf in leaves):
         # The rule closes over numbers of that mesh, which cannot be read where the compiler places arrays, as it does
         # in a step of stored moments. So it places those of the whole step.

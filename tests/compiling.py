@@ -3,9 +3,18 @@
 import importlib.metadata
 import re
 
-# Nearly all the time of the tests is compilation. An XLA that optimizes less is done in half of it.
-_DEFAULTS = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
-_QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+# Nearly all the time of the tests is compilation. An XLA that optimizes less is done in half of it, and in a quarter less
+# if it does not part a program for several threads, of which each worker has one.
+_DEFAULTS = {
+    "xla_backend_optimization_level": 3,
+    "xla_llvm_disable_expensive_passes": False,
+    "xla_cpu_parallel_codegen_split_count": 32,
+}
+_QUICK = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+    "xla_cpu_parallel_codegen_split_count": 1,
+}
 # XLA ends the process at a flag that it does not know, and from JAX 0.12 on it has but one way to compile a loop.
 if tuple(map(int, re.findall(r"\d+", importlib.metadata.version("jax"))[:2])) < (0, 12):
     _DEFAULTS["xla_cpu_use_fusion_emitters"] = True

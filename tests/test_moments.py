@@ -114,7 +114,8 @@ def test_every_rule_is_near_to_float32(name):
     assert len(numbers_in(state)) >= 2
     for storage, bound in (BOUNDS_OF_LION if name == "lion" else BOUNDS).items():
         assert 1e-4 < error(updates[storage], right[storage]) <= bound, storage
-    np.testing.assert_array_equal(updates["small"], right["small"])
+    # It has no codes, and two programs' roundings.
+    np.testing.assert_allclose(updates["small"], right["small"], rtol=1e-5, atol=1e-9)
 
 
 def numbers_in(state):
