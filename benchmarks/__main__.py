@@ -4,9 +4,9 @@ Every scene runs in several processes, one at a time. In each the contestants ta
 the median of a contestant is divided by that of the reference. What is shown is the median of this ratio over the
 processes, and its range. Contestants whose library is not installed are left out with a word.
 
-The whole takes about ten minutes on two cores, and --quick less than two. --tables writes docs/tables/speed.json, and of
-it the table and the plots of docs/benchmarks.md. The accuracy of what is stored in fewer bits is measured by the other
-files of this folder, each a script: they take longer, and their results do not depend on the machine.
+The whole takes about ten minutes on two cores, and --quick less than two. --tables writes docs/tables/speed.json, and
+of it the tables and the plot of docs/benchmarks.md. The accuracy of what is stored in fewer bits is measured by the
+other files of this folder, each a script: they take longer, and their results do not depend on the machine.
 """
 
 import argparse

@@ -3,6 +3,7 @@
 import dataclasses
 import random
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -59,7 +60,6 @@ class Scene:
         text: what is measured, for readers.
         cases: the cases of a process; quick ones are smaller.
         processes: how many processes are enough.
-        figure: names of cases that are points of a curve, as `curve:x`.
     """
 
     name: str
@@ -75,8 +75,8 @@ def measured(case: Case, seed: int) -> dict[str, dict[str, Any]]:
     Contestants take turns in another order in each round, because one leaves memory and caches to the next.
     """
     order = random.Random(seed)
-    names = list(case.contestants)
-    prepared = {name: case.contestants[name]() for name in order.sample(names, len(names))}
+    prepared = dict(_prepared(case, order))
+    names = [name for name in case.contestants if name in prepared]
     found: dict[str, list[Parts]] = {name: [] for name in names}
     if case.warm:
         for each in prepared.values():
@@ -92,6 +92,14 @@ def measured(case: Case, seed: int) -> dict[str, dict[str, Any]]:
         }
         for name, rounds in found.items()
     }
+
+
+def _prepared(case: Case, order: random.Random) -> Iterator[tuple[str, Prepared]]:
+    for name in order.sample(list(case.contestants), len(case.contestants)):
+        try:
+            yield name, case.contestants[name]()
+        except ImportError as error:
+            print(f"{case.name}: without {name}, since {error.name} is not installed", file=sys.stderr)
 
 
 def timed(function: Callable[[], Any]) -> Callable[[], Parts]:

@@ -136,8 +136,8 @@ def exponents(scene: dict[str, Any]) -> str:
         for contestant, (numbers, times) in contestants.items():
             chosen = [(n, t) for n, t in zip(numbers, times, strict=True) if n >= FITTED_FROM[what]]
             if len(chosen) > 1:
-                slope = np.polyfit(*np.log(np.array(chosen)).T, 1)[0]
-                rows.append([what, contestant, f"{slope:.2f}"])
+                x, y = np.log(np.array(chosen)).T
+                rows.append([what, contestant, f"{np.polyfit(x, y, 1)[0]:.2f}"])
     return table(["in the number of", "contestant", "exponent"], rows)
 
 

@@ -63,7 +63,8 @@ def step(optimizer: optax.GradientTransformation, shapes: Shapes, dtype: Any = j
     def prepare() -> Prepared:
         params = numbers(shapes, dtype)
         grads = numbers(shapes, dtype, seed=1)
-        carry: Any = params, optimizer.init(params)
+        # Copied, since a state may start as the parameters themselves, which can be donated once only.
+        carry: Any = params, jax.tree.map(jnp.array, optimizer.init(params))
         function = jax.jit(lambda params, state, grads: stepped(optimizer, params, state, grads), donate_argnums=(0, 1))
         compiled = function.lower(*carry, grads).compile()
 

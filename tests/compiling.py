@@ -3,8 +3,8 @@
 import importlib.metadata
 import re
 
-# Nearly all the time of the tests is compilation. An XLA that optimizes less is done in half of it, and in a quarter less
-# if it does not part a program for several threads, of which each worker has one.
+# Nearly all the time of the tests is compilation. An XLA that optimizes less is done in half of it, and in a quarter
+# less again if it does not part a program for several threads: each worker has one.
 _DEFAULTS = {
     "xla_backend_optimization_level": 3,
     "xla_llvm_disable_expensive_passes": False,

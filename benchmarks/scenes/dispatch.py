@@ -87,7 +87,7 @@ def cases(quick: bool) -> Iterator[Case]:
 SCENE = Scene(
     "dispatch",
     "Small steps",
-    "Steps of a few small leaves, whose time is that of calls: jitted, with the optimizer closed over or as an argument, "
-    "and without jit.",
+    "Steps of a few small leaves, whose time is that of calls: jitted, with the optimizer closed over or as an "
+    "argument, and without jit.",
     cases,
 )

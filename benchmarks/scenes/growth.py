@@ -25,8 +25,8 @@ def cases(quick: bool) -> Iterator[Case]:
 SCENE = Scene(
     "growth",
     "As work grows",
-    "A step of more and more parameters in one leaf, and of more and more leaves of 4,096 elements. The fitted exponent "
-    "is that of time in the number: of parameters from 10⁶ on, of leaves from 16 on.",
+    "A step of more and more parameters in one leaf, and of more and more leaves of 4,096 elements. The fitted "
+    "exponent is that of time in the number: of parameters from 10⁶ on, of leaves from 16 on.",
     cases,
     processes=3,
 )

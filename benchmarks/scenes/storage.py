@@ -8,8 +8,9 @@ import optax
 import jaxopt_adam
 from benchmarks import work
 from benchmarks.contest import Case, Scene
+from jaxopt_adam.storage import StorageName
 
-MOMENTS = {"float32": None, "bfloat16": 0.75, "int8": 1.2, "int4": 1.3}
+MOMENTS: dict[StorageName, float | None] = {"float32": None, "bfloat16": 0.75, "int8": 1.2, "int4": 1.3}
 """The ratios to optax's float32 step that steps should not exceed."""
 
 

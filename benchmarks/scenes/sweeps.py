@@ -39,9 +39,9 @@ Data = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 def digits(steps: int) -> Data:
     """Images, labels, and the rows of each mini-batch."""
-    images, labels = load_digits(return_X_y=True)
+    images, labels = map(np.asarray, load_digits(return_X_y=True))
     order = np.random.default_rng(0).integers(len(labels), size=(steps, 64))
-    return np.float32(images / 16), labels, order
+    return (images / 16).astype(np.float32), labels, order
 
 
 def once(train: Callable[[], Any]) -> Callable[[], Prepared]:
@@ -69,7 +69,7 @@ def in_one_program(rates: np.ndarray, seeds: int, data: Data) -> Callable[[], An
             def one(optimizer: Any, seed: Array) -> Array:
                 def body(carry: Any, batch: Array) -> tuple[Any, None]:
                     grads = jax.grad(cost)(carry[0], images[batch], labels[batch])
-                    return stepped(optimizer, *carry, grads), None
+                    return stepped(optimizer, carry[0], carry[1], grads), None
 
                 params = initial(seed)
                 (params, _), _ = jax.lax.scan(body, (params, optimizer.init(params)), order)
@@ -100,7 +100,7 @@ def in_a_loop(rates: np.ndarray, seeds: int, data: Data) -> Callable[[], Any]:
                 state = optimizer.init(params)
                 for batch in order:
                     params, state = step(params, state, images[batch], labels[batch])
-                final.append(float(cost(params, images, labels)))
+                final.append(float(cost(params, jnp.asarray(images), jnp.asarray(labels))))
         return np.array(final)
 
     return train
@@ -170,8 +170,8 @@ def cases(quick: bool) -> Iterator[Case]:
 SCENE = Scene(
     "sweeps",
     "Many trainings in one program",
-    "A small network trained with many learning rates: in one program, by `vmap` over a grid of optimizers, and in a loop "
-    "that jits an optax step for each. Compilation is included, because the loop spends most of its time on it. And the "
-    "minima of a function of two numbers from many starts.",
+    "A small network trained with many learning rates: in one program, by `vmap` over a grid of optimizers, and in a "
+    "loop that jits an optax step for each. Compilation is included, because the loop spends most of its time on it. "
+    "And the minima of a function of two numbers from many starts.",
     cases,
 )
