@@ -87,6 +87,8 @@ class LeafStorage:
             for index in range(len(self.names))
             if self._dtypes[index] != self._compute[index] and index not in self._encoded
         ]
+        # What moments start as, which leaves that are alike share.
+        self._initial: dict[int, Array] = {}
         is_shared = any(shape != self.shape for shape in self._shapes)
         self._is_elementwise = not (self._pair or self._rounded or is_shared)
 
@@ -123,9 +125,11 @@ class LeafStorage:
             None if index in self._encoded else self._start(index, path, param) for index in range(len(self.names))
         ]
         if self._pair:
-            mu, nu = (jnp.asarray(self._declared[index].initial, jnp.float32) for index in self._pair)
-            numbers = packed(mu, nu, jnp.asarray(NEAREST), jnp.asarray(NEAREST))
-            entries[self._pair[0]] = jnp.full_like(param, numbers, jnp.uint32)
+            first, _ = self._pair
+            if first not in self._initial:
+                mu, nu = (jnp.asarray(self._declared[index].initial, jnp.float32) for index in self._pair)
+                self._initial[first] = packed(mu, nu, jnp.asarray(NEAREST), jnp.asarray(NEAREST))
+            entries[first] = jnp.full_like(param, self._initial[first], jnp.uint32)
         return entries
 
     def _start(self, index: int, path: Path, param: Any) -> Any:
@@ -133,9 +137,10 @@ class LeafStorage:
         moment, dtype = self._declared[index], self._dtypes[index]
         if moment.from_param:
             return jnp.array(param, dtype)
-        initial = jnp.asarray(scalar_like(path, param, moment.initial, real_dtype(self._compute[index])))
-        if is_dithered(dtype):
-            initial = dithered(initial, dtype, NEAREST)
+        if index not in self._initial:
+            initial = jnp.asarray(scalar_like(path, param, moment.initial, real_dtype(self._compute[index])))
+            self._initial[index] = dithered(initial, dtype, NEAREST) if is_dithered(dtype) else initial.astype(dtype)
+        initial = self._initial[index]
 
         def full(shape: tuple[int, ...]) -> Array:
             # Like the parameter where it can be, since then it lies on the same devices.
@@ -143,7 +148,8 @@ class LeafStorage:
                 return jnp.full_like(param, initial, dtype)
             return jnp.full(shape, initial, dtype, device=sharding_of_axes(param, shape))
 
-        return jax.tree.map(full, self._shapes[index], is_leaf=_is_shape)
+        shapes = self._shapes[index]
+        return full(shapes) if _is_shape(shapes) else jax.tree.map(full, shapes, is_leaf=_is_shape)
 
     # ------------------------------------------------------------------------------------------------------ the checks
 
