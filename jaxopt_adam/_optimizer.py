@@ -36,6 +36,11 @@ class Optimizer(optax.GradientTransformationExtraArgs):
 
     For a row of a batch use :meth:`row`. An index is that of any tuple: ``optimizer[0]`` is `init`.
 
+    Where nothing is traced, a step of a rule is compiled all the same, as one program for each structure, shapes and
+    hyperparameters but the learning rate. So it is if all arrays are JAX's and on one device. Schedules of the learning
+    rate and masks are called at each step. With other functions among the hyperparameters, or extra arguments, the
+    operations of a step run one by one.
+
     Attributes:
         init: ``init(params) -> state``.
         update: ``update(gradients, state, params=None, **extra_args) -> (updates, state)``.
@@ -366,7 +371,7 @@ def optimizer(rule: Callable[P, optax.GradientTransformationExtraArgs]) -> Calla
 
     The function takes the hyperparameters and returns a gradient transformation, as optax's factories do. It is called
     anew at each call of `init` or `update`, with tracers where the optimizer is traced. It must therefore not depend on
-    the value of a number in Python's control flow.
+    the value of a number in Python's control flow, and have no effect but its result.
 
     Arguments annotated with a kind, such as :data:`~jaxopt_adam.LearningRate`, are checked when an optimizer is made.
 
