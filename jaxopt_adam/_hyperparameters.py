@@ -5,6 +5,7 @@ A rule names the kind of each of its arguments in their annotations (``b1: Decay
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Protocol, TypeGuard
 
@@ -117,6 +118,8 @@ class Number:
         return function(name, value)
 
     def _checked(self, name: str, value: Any) -> Any:
+        if type(value) is float and _is_allowed(self, value, jax.dtypes.canonicalize_dtype(np.float64)):
+            return value
         if (self.optional and value is None) or (self.schedule and callable(value)):
             return value
         if not is_real(value):
@@ -150,6 +153,13 @@ class Number:
             )
         rounded = _as_computed(value)
         return f", which {rounded.dtype} rounds to {rounded}" if np.all(self._allows(_exact(value))) else ""
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_allowed(check: Number, value: float, dtype: np.dtype) -> bool:
+    """Whether a number is allowed as it is computed in `dtype`. Each call of `init` and of `update` asks for it."""
+    with np.errstate(over="ignore", under="ignore"):
+        return bool(check._allows(np.asarray(value).astype(dtype)))
 
 
 def _exact(value: Any) -> np.ndarray:

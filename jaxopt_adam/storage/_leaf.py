@@ -88,7 +88,7 @@ class LeafStorage:
             if self._dtypes[index] != self._compute[index] and index not in self._encoded
         ]
         # What moments start as, which leaves that are alike share.
-        self._initial: dict[int, Array] = {}
+        self._initial: dict[Any, Array] = {}
         is_shared = any(shape != self.shape for shape in self._shapes)
         self._is_elementwise = not (self._pair or self._rounded or is_shared)
 
@@ -137,10 +137,12 @@ class LeafStorage:
         moment, dtype = self._declared[index], self._dtypes[index]
         if moment.from_param:
             return jnp.array(param, dtype)
-        if index not in self._initial:
+        is_number = isinstance(moment.initial, float)
+        start = (moment.initial, dtype) if is_number else index
+        if start not in self._initial:
             initial = jnp.asarray(scalar_like(path, param, moment.initial, real_dtype(self._compute[index])))
-            self._initial[index] = dithered(initial, dtype, NEAREST) if is_dithered(dtype) else initial.astype(dtype)
-        initial = self._initial[index]
+            self._initial[start] = dithered(initial, dtype, NEAREST) if is_dithered(dtype) else initial.astype(dtype)
+        initial = self._initial[start]
 
         def full(shape: tuple[int, ...]) -> Array:
             # Like the parameter where it can be, since then it lies on the same devices.
