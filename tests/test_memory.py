@@ -39,6 +39,20 @@ def test_the_bytes_of_arrays_of_every_kind():
     assert nbytes([]) == 0
 
 
+@pytest.mark.parametrize("name", RULES)
+def test_every_array_of_a_new_state_can_be_donated(name):
+    """Of parameters that are alike, scalars among them, and of the parameters themselves."""
+    params = {key: jnp.ones(shape) for key, shape in {"a": (), "b": (), "c": (8, 8), "d": (8, 8), "e": (3,)}.items()}
+    given = inspect.signature(RULES[name]).parameters
+    options = {"moments": "bfloat16"} if "moments" in given else {}
+    initial = {"initial_accumulator_value": jnp.ones(()), "initial_scale": jnp.ones(())}
+    numbers = {key: value for key, value in initial.items() if key in given}
+    for each in ({}, options, numbers):
+        state = RULES[name](learning_rate=0.1, **each).init(params)
+        buffers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves((params, state))]
+        assert len(set(buffers)) == len(buffers)
+
+
 def test_keys_that_are_yet_to_be_made_count_too():
     assert nbytes(jax.eval_shape(lambda: jax.random.key(0))) == 8
     assert nbytes(jax.eval_shape(lambda: jax.random.split(jax.random.key(0, impl="rbg"), 5))) == 80

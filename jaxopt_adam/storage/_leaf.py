@@ -129,7 +129,7 @@ class LeafStorage:
             if first not in self._initial:
                 mu, nu = (jnp.asarray(self._declared[index].initial, jnp.float32) for index in self._pair)
                 self._initial[first] = packed(mu, nu, jnp.asarray(NEAREST), jnp.asarray(NEAREST))
-            entries[first] = jnp.full_like(param, self._initial[first], jnp.uint32)
+            entries[first] = _full_like(param, self._initial[first])
         return entries
 
     def _start(self, index: int, path: Path, param: Any) -> Any:
@@ -147,7 +147,7 @@ class LeafStorage:
         def full(shape: tuple[int, ...]) -> Array:
             # Like the parameter where it can be, since then it lies on the same devices.
             if shape == np.shape(param):
-                return jnp.full_like(param, initial, dtype)
+                return _full_like(param, initial)
             return jnp.full(shape, initial, dtype, device=sharding_of_axes(param, shape))
 
         shapes = self._shapes[index]
@@ -318,6 +318,13 @@ def _check_shape(path: Path, value: Any, before: Any, what: str) -> None:
 def array_texts(entry: Any) -> list[str]:
     """The dtype and the shape of each array of an entry."""
     return [f"{jnp.result_type(array)}{list(np.shape(array))}" for array in jax.tree.leaves(entry)]
+
+
+def _full_like(param: Any, value: Array) -> Array:
+    """An array of its own with the parameter's shape, full of `value`, in the dtype of that."""
+    full = jnp.full_like(param, value, value.dtype)
+    # That may be `value` itself, and a buffer cannot be donated twice.
+    return jnp.array(full) if value.shape == full.shape else full
 
 
 def _is_shape(value: Any) -> bool:
