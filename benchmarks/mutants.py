@@ -35,6 +35,7 @@ NEAREST = {
     "rules/soap": ["test_whole_leaf_rules.py", "test_family.py", "test_soap.py"],
     "rules/_matrices": ["test_whole_leaf_rules.py", "test_family.py", "test_soap.py"],
     "storage": ["test_storage.py", "test_moments.py", "test_bfloat16_moments.py", "test_sharding_moments.py"],
+    "storage/_codes": ["test_storage.py", "test_moments.py", "test_sharding_moments.py", "test_checks.py"],
     "storage/_kernel": ["test_kernel.py"],
     "storage/_pairs": ["test_bfloat16_moments.py"],
     "storage/_patterns": ["test_bfloat16_moments.py", "test_weights.py", "test_weights_small_steps.py"],
