@@ -1,4 +1,4 @@
-"""What was measured, as Markdown and as plots."""
+"""Measurements as Markdown and as plots."""
 
 import datetime
 import importlib.metadata
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 OTHERS = ("optax", "torch", "optimistix", "a ")
-"""How the names of contestants begin that are not of this library."""
+"""The first letters of the names of contestants that are not of this library."""
 LIBRARIES = ("jaxopt-adam", "jax", "jaxlib", "optax", "numpy", "torch", "optimistix")
 
 
@@ -43,7 +43,7 @@ def _versions() -> Iterator[tuple[str, str]]:
 
 
 def is_ours(contestant: str) -> bool:
-    """Whether a contestant is of this library."""
+    """True for a contestant of this library."""
     return not contestant.startswith(OTHERS)
 
 

@@ -157,9 +157,8 @@ class Number:
 
 @functools.lru_cache(maxsize=1024)
 def _is_allowed(check: Number, value: float, dtype: np.dtype) -> bool:
-    """Whether a number is allowed as it is computed in `dtype`. Each call of `init` and of `update` asks for it."""
-    with np.errstate(over="ignore", under="ignore"):
-        return bool(check._allows(np.asarray(value).astype(dtype)))
+    """True if a number is allowed where numbers are computed in `dtype`; each `init` and `update` asks for it."""
+    return bool(check._allows(_as_computed(value)))
 
 
 def _exact(value: Any) -> np.ndarray:

@@ -16,8 +16,9 @@ import optax
 from jax.core import Tracer
 
 from jaxopt_adam._arguments import Arguments
-from jaxopt_adam._eager import Compilable, compiled_step, on_one_device, parted
+from jaxopt_adam._eager import Compilable, compiled, on_one_device
 from jaxopt_adam._hyperparameters import Check, Number, Pair, is_number, scheduled
+from jaxopt_adam._layout import Layout
 from jaxopt_adam._notes import note
 from jaxopt_adam._trees import on_explicit_axes, placed, with_auto_axes, with_gradient
 
@@ -66,15 +67,14 @@ class Optimizer(optax.GradientTransformationExtraArgs):
 
     def __new__(cls, factory: Callable[..., "Optimizer"], arguments: Mapping[str, Any]) -> "Optimizer":
         """The optimizer that `factory` makes of `arguments`, which are taken as they are, unchecked."""
-        layout, leaves = _laid_out(arguments)
+        layout, leaves = Layout.of(arguments)
         return cls._unflatten((factory, *layout), leaves)
 
     @classmethod
     def _unflatten(cls, structure: tuple[Any, ...], leaves: Iterable[Any]) -> "Optimizer":
         # Transformations of trees put anything in place of a leaf (a tracer, None, an object()), so nothing here may
         # look at one, check it or run the rule: which leaves are numeric was settled when the optimizer was made.
-        factory, *rest = structure
-        layout, leaves = tuple(rest), tuple(leaves)
+        factory, layout, leaves = structure[0], Layout(*structure[1:]), tuple(leaves)
         function, name = rule_of(factory), factory.__name__
 
         # Functions over these, and no functools.partial: equinox, and with it optimistix, takes what local functions
@@ -86,11 +86,11 @@ class Optimizer(optax.GradientTransformationExtraArgs):
             updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None, **extra_args: Any
         ) -> tuple[optax.Updates, optax.OptState]:
             given = updates, state, with_gradient(updates, params)
-            compiled = None if extra_args else _compiled(function, layout, leaves, given)
-            return compiled or _step(function, layout, leaves, *given, **extra_args)
+            at_once = None if extra_args else _compiled_step(function, layout, leaves, *given)
+            return _step(function, layout, leaves, *given, **extra_args) if at_once is None else at_once
 
         self = tuple.__new__(cls, (init, update))
-        vars(self).update(_factory=factory, _arguments=_named(layout, leaves), _structure=structure, _leaves=leaves)
+        vars(self).update(_factory=factory, _arguments=layout.arguments(leaves), _structure=structure, _leaves=leaves)
         return self
 
     def __setattr__(self, name: str, value: Any) -> NoReturn:
@@ -253,38 +253,18 @@ class Optimizer(optax.GradientTransformationExtraArgs):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Whatever stands in place of a leaf now, a copy has a leaf there too.
-        factory, names, tree, numeric, static = self._structure
-        values = [0.0 if leaf else value for value, leaf in zip(static, numeric, strict=True)]
-        return _restore, (factory, dict(zip(names, jax.tree.unflatten(tree, values), strict=True)), self._leaves)
+        factory, *layout = self._structure
+        return _restore, (factory, Layout(*layout).arguments([0.0] * len(self._leaves)), self._leaves)
 
 
-def _laid_out(arguments: Mapping[str, Any]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """The layout of arguments: their names, their tree, which leaves are numbers, the others; and the numbers."""
-    values, tree = jax.tree.flatten(tuple(arguments.values()))
-    numeric = tuple(map(is_number, values))
-    static = tuple(None if leaf else value for value, leaf in zip(values, numeric, strict=True))
-    numbers = tuple(value for value, leaf in zip(values, numeric, strict=True) if leaf)
-    return (tuple(arguments), tree, numeric, static), numbers
-
-
-def _named(layout: tuple[Any, ...], leaves: Iterable[Any]) -> dict[str, Any]:
-    """The inverse of :func:`_laid_out`."""
-    names, tree, numeric, static = layout
-    rest = iter(leaves)
-    values = [next(rest) if leaf else value for value, leaf in zip(static, numeric, strict=True)]
-    return dict(zip(names, jax.tree.unflatten(tree, values), strict=True))
-
-
-def _made(
-    function: Callable[..., Any], layout: tuple[Any, ...], leaves: Iterable[Any]
-) -> optax.GradientTransformationExtraArgs:
-    """What the rule makes of the arguments."""
-    return function(**_used(function, _named(layout, leaves)))
+def _made(function: Callable[..., Any], layout: Layout, leaves: Iterable[Any]) -> optax.GradientTransformationExtraArgs:
+    """The transformation that a rule makes of its arguments."""
+    return function(**_used(function, layout.arguments(leaves)))
 
 
 def _step(
     function: Callable[..., Any],
-    layout: tuple[Any, ...],
+    layout: Layout,
     leaves: Iterable[Any],
     updates: Any,
     state: Any,
@@ -304,26 +284,22 @@ def _step(
     return step(*given)
 
 
-def _compiled(
-    function: Callable[..., Any], layout: tuple[Any, ...], leaves: Sequence[Any], given: tuple[Any, Any, Any]
+def _compiled_step(
+    function: Callable[..., Any], layout: Layout, leaves: Sequence[Any], updates: Any, state: Any, params: Any
 ) -> tuple[optax.Updates, optax.OptState] | None:
     """The same step as a compiled program, where nothing is traced; None where it has to be done otherwise."""
-    if not on_one_device(given) or not isinstance(_made(function, layout, leaves), Compilable):
+    arrays = updates, state, params, [leaf for leaf in leaves if isinstance(leaf, jax.Array)]
+    if not on_one_device(arrays) or not isinstance(_made(function, layout, leaves), Compilable):
         return None
-    arguments = _without_functions(_named(layout, leaves), *given[1:])
-    layout, leaves = _laid_out(arguments)
-    _, _, _, others = layout
-    # Another function may depend on more than its arguments, so it cannot be compiled in.
-    is_known = not any(callable(value) and not isinstance(value, type) for value in others)
-    parts = parted(leaves, _are_rates(layout)) if is_known else None
-    if parts is None:
-        return None
-    fixed, data = parts
+    layout, data = Layout.of(_without_functions(layout.arguments(leaves), state, params))
+    if any(callable(value) and not isinstance(value, type) for value in layout.static):
+        return None  # a function that is left may depend on more than its arguments, so it cannot be compiled in
+    layout, data = layout.fixed(data)
     try:
-        step = compiled_step(_step, function, layout, fixed)
+        step = compiled(_step, function, layout)
     except TypeError:  # something has no hash
         return None
-    return step(data, *given) if step.works else None
+    return step(data, updates, state, params)
 
 
 def _without_functions(arguments: dict[str, Any], state: Any, params: Any) -> dict[str, Any]:
@@ -337,24 +313,13 @@ def _without_functions(arguments: dict[str, Any], state: Any, params: Any) -> di
     return {name: known.get(name, value) for name, value in arguments.items()}
 
 
-@functools.lru_cache
-def _are_rates(layout: tuple[Any, ...]) -> tuple[bool, ...]:
-    """Of each numeric leaf, whether it is a learning rate."""
-    names, tree, numeric, _ = layout
-    paths, _ = jax.tree_util.tree_flatten_with_path(jax.tree.unflatten(tree, numeric))
-    return tuple(names[path[0].idx] == "learning_rate" for path, leaf in paths if leaf)
-
-
 def _restore(factory: Callable[..., Optimizer], arguments: Mapping[str, Any], leaves: Iterable[Any]) -> Optimizer:
     return Optimizer._unflatten(Optimizer(factory, arguments)._structure, leaves)
 
 
 def _flatten_with_keys(optimizer: Optimizer) -> tuple[list[tuple[Any, Any]], tuple[Any, ...]]:
-    _, names, tree, numeric, _ = optimizer._structure
-    paths, _ = jax.tree_util.tree_flatten_with_path(jax.tree.unflatten(tree, numeric))
-    keys = [
-        jax.tree_util.GetAttrKey(names[path[0].idx] + jax.tree_util.keystr(path[1:])) for path, leaf in paths if leaf
-    ]
+    paths = Layout(*optimizer._structure[1:]).paths()
+    keys = [jax.tree_util.GetAttrKey(name + jax.tree_util.keystr(path)) for name, path in paths]
     return list(zip(keys, optimizer._leaves, strict=True)), optimizer._structure
 
 

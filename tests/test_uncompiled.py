@@ -22,6 +22,16 @@ OPTIMIZERS = {
 }
 
 
+PARAMS = {"w": jnp.asarray(GRADS[0]), "b": jnp.asarray(GRADS[1, 0])}
+
+
+def compilations(caplog, function, *args):
+    caplog.clear()
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        result = function(*args)
+    return result, sum("Compiling" in record.getMessage() for record in caplog.records)
+
+
 def plainly(optimizer, grads, state):
     return optimizer.update(grads, state, grads)
 
@@ -42,27 +52,10 @@ def differentiated(optimizer, grads, state):
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_only_the_first_step_compiles(name, way, caplog):
     optimizer = OPTIMIZERS[name]
-
-    def compiled(function, *args):
-        caplog.clear()
-        with jax.log_compiles(), caplog.at_level(logging.WARNING):
-            result = function(*args)
-        return result, sum("Compiling" in record.getMessage() for record in caplog.records)
-
     state = (jax.vmap(optimizer.init) if way is in_a_batch else optimizer.init)(GRADS)
-    (_, state), _ = compiled(way, optimizer, GRADS, state)
-    assert compiled(way, optimizer, GRADS, state)[1] == 0
-    assert compiled(jax.jit(lambda x: x), 1.0)[1] == 1  # as it would be counted
-
-
-PARAMS = {"w": jnp.asarray(GRADS[0]), "b": jnp.asarray(GRADS[1, 0])}
-
-
-def compilations(caplog, function, *args):
-    caplog.clear()
-    with jax.log_compiles(), caplog.at_level(logging.WARNING):
-        result = function(*args)
-    return result, sum("Compiling" in record.getMessage() for record in caplog.records)
+    _, state = way(optimizer, GRADS, state)
+    assert compilations(caplog, way, optimizer, GRADS, state)[1] == 0
+    assert compilations(caplog, jax.jit(lambda x: x), 1.0)[1] == 1  # as it would be counted
 
 
 def stepped(made, steps=3):
@@ -79,7 +72,8 @@ def test_a_step_is_one_program_and_rounds_as_one(name, caplog):
     found, programs = compilations(caplog, made.update, PARAMS, state, PARAMS)
     # The learning rate is an argument here and a constant there, so its products may differ by a rounding.
     expected = jax.jit(made.update)(PARAMS, state, PARAMS)
-    chex.assert_trees_all_close(found, expected, rtol=2e-6, atol=1e-6)
+    # In muon's chain of matrix products a rounding grows.
+    chex.assert_trees_all_close(found, expected, rtol=2e-6, atol=1e-6 if name == "muon" else 1e-8)
     if name in ("adam", "adamw", "lamb", "lion", "rmsprop", "sgd"):
         assert programs == 1
 
@@ -162,6 +156,25 @@ def test_a_rule_that_looks_at_its_values():
         updates, state = made.update(grads, state)
         np.testing.assert_allclose(updates["w"], [-0.5, -1.0])
     assert calls == [True, False, False]
+
+
+@pytest.mark.parametrize("extra", [bytearray(b"no hash"), np.arange(3.0)], ids=["bytearray", "array"])
+def test_a_rule_with_an_argument_that_has_no_hash(extra):
+    @optimizer
+    def with_extra(learning_rate, extra=None, moments="float32"):
+        def first(grad, old, step):
+            return old
+
+        def second(grad, old, new, step):
+            return -step.rate * len(extra) * grad
+
+        return leafwise(
+            optax.ScaleByLionState, first, second, storage=moments, learning_rate=learning_rate, mu=Moment()
+        )
+
+    made = with_extra(0.5, extra=extra)
+    updates, _ = made.update(PARAMS, made.init(PARAMS))
+    np.testing.assert_allclose(updates["w"], -0.5 * len(extra) * PARAMS["w"], rtol=1e-6)
 
 
 def test_what_is_wrong_is_said_as_before():

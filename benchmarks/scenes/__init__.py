@@ -1,4 +1,4 @@
-"""What is measured: a scene a file."""
+"""The scenes, each in a file."""
 
 from benchmarks.contest import Scene
 from benchmarks.scenes import compilation, dispatch, growth, rules, step, storage, sweeps, wrappers
