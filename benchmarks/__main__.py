@@ -4,9 +4,9 @@ Every scene runs in several processes, one at a time. In each the contestants ta
 the median of a contestant is divided by that of the reference. What is shown is the median of this ratio over the
 processes, and its range. Contestants whose library is not installed are left out with a word.
 
-The whole takes about ten minutes on two cores, and --quick less than two. --tables writes docs/tables/speed.json, and
-of it the tables and the plot of docs/benchmarks.md. The accuracy of what is stored in fewer bits is measured by the
-other files of this folder, each a script: they take longer, and their results do not depend on the machine.
+The whole takes about ten minutes on two cores, and --quick less than two. --tables writes docs/tables/speed.json and,
+for each scene that was run, a table for docs/benchmarks.md. The accuracy of what is stored in fewer bits is measured by
+the other files of this folder, each a script: they take longer, and their results do not depend on the machine.
 """
 
 import argparse
@@ -78,28 +78,26 @@ def main() -> None:
             parser.error(f"--only must be one of {', '.join(SCENES)}, got {name}")
     if given.processes is not None and given.processes < 1:
         parser.error(f"--processes must be at least 1, got {given.processes}")
-    if given.tables and (given.only or given.quick):
-        parser.error("--tables needs all scenes, and not quick ones")
-    begin = time.perf_counter()
-    whole: dict[str, Any] = report.about() | {"quick": given.quick, "scenes": {}}
+    if given.tables and given.quick:
+        parser.error("--tables needs scenes that are not quick")
+    scenes: dict[str, Any] = {}
     for name in given.only or SCENES:
         scene = SCENES[name]
         processes = given.processes or (2 if given.quick else scene.processes)
         start = time.perf_counter()
-        whole["scenes"][name] = {
+        scenes[name] = report.about() | {
             "title": scene.title,
             "text": scene.text,
             "processes": processes,
             "cases": run(name, processes, given.quick),
+            "seconds": round(time.perf_counter() - start),
         }
-        print(report.section(whole["scenes"][name]), flush=True)
-        print(f"({name}: {time.perf_counter() - start:.0f} s)\n", flush=True)
-    whole["seconds"] = round(time.perf_counter() - begin)
-    print(report.losses(whole["scenes"]))
+        print(f"{report.section(scenes[name])}\n({name}: {scenes[name]['seconds']} s)\n", flush=True)
+    print(report.losses(scenes))
     if given.json:
-        given.json.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+        given.json.write_text(json.dumps(scenes, indent=1) + "\n", encoding="utf-8")
     if given.tables:
-        report.write(whole, ROOT / "docs")
+        report.write(scenes, ROOT / "docs")
 
 
 if __name__ == "__main__":

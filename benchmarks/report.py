@@ -54,6 +54,11 @@ def ratios(case: dict[str, Any], contestant: str, part: str = "step") -> list[fl
 
 
 def section(scene: dict[str, Any]) -> str:
+    """A scene's title, text and table."""
+    return f"### {scene['title']}\n\n{scene['text']}\n\n{tables(scene)}"
+
+
+def tables(scene: dict[str, Any]) -> str:
     """The table of a scene."""
     cases = scene["cases"].items()
     parted = any(len(each["seconds"]) > 1 for _, case in cases for each in case["contestants"].values())
@@ -78,7 +83,7 @@ def section(scene: dict[str, Any]) -> str:
                 temporaries = found["counts"].get("temporaries")
                 row.append("" if temporaries is None else f"{temporaries / 2**20:.1f} MiB")
             rows.append(row)
-    return f"### {scene['title']}\n\n{scene['text']}\n\n{table(head, rows)}"
+    return table(head, rows)
 
 
 def losses(scenes: dict[str, Any]) -> str:
@@ -159,17 +164,15 @@ def plot(scene: dict[str, Any], target: Path) -> None:
     figure.savefig(target, dpi=150)
 
 
-def write(whole: dict[str, Any], docs: Path) -> None:
-    """Write the measurements, their tables and plots below the folder of the documentation."""
-    (docs / "tables" / "speed.json").write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
-    scenes = whole["scenes"]
-    versions = ", ".join(f"{name} {version}" for name, version in whole["versions"].items())
-    head = f"Measured on {whole['date']} in {whole['seconds'] / 60:.0f} minutes: {whole['machine']}; {versions}.\n"
-    sections = [head, losses(scenes)]
+def write(scenes: dict[str, Any], docs: Path) -> None:
+    """Write scenes below the folder of the documentation: measurements, tables and plots. Other scenes stay."""
+    kept = docs / "tables" / "speed.json"
+    known = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
+    kept.write_text(json.dumps(known | scenes, indent=1) + "\n", encoding="utf-8")
     for name, scene in scenes.items():
-        sections.append(section(scene))
+        versions = ", ".join(f"{library} {version}" for library, version in scene["versions"].items())
+        parts = [f"On {scene['date']}, {scene['machine']}; {versions}; {scene['processes']} processes.", tables(scene)]
         if name == "growth":
-            sections.append(exponents(scene))
+            parts.append(exponents(scene))
             plot(scene, docs / "images" / "growth.png")
-            sections.append("```{image} images/growth.png\n:alt: Time of a step as parameters and leaves grow\n```\n")
-    (docs / "tables" / "speed.md").write_text("\n".join(sections), encoding="utf-8")
+        (docs / "tables" / f"speed_{name}.md").write_text("\n\n".join(parts), encoding="utf-8")
