@@ -60,6 +60,8 @@ class Scene:
         text: what is measured, for readers.
         cases: the cases of a process; quick ones are smaller.
         processes: how many processes are enough.
+        devices: on how many virtual devices, where there is no accelerator.
+        cached: whether programs that a process has compiled serve the next ones too; not where compiling is measured.
     """
 
     name: str
@@ -67,15 +69,19 @@ class Scene:
     text: str
     cases: Callable[[bool], Iterator[Case]]
     processes: int = 5
+    devices: int = 1
+    cached: bool = True
 
 
 def measured(case: Case, seed: int) -> dict[str, dict[str, Any]]:
-    """The medians of one process, and the counts, by contestant.
+    """The medians of one process: seconds, and times relative to each other contestant; and the counts.
 
-    Contestants take turns in another order in each round, because one leaves memory and caches to the next.
+    Contestants take turns in another order in each round, because one leaves memory and caches to the next. They are
+    prepared in turn too: from process to process each moves on by one place. The arrays of the first one lie in memory
+    in which the same step takes up to a fifth longer.
     """
     order = random.Random(seed)
-    prepared = dict(_prepared(case, order))
+    prepared = dict(_prepared(case, seed))
     names = [name for name in case.contestants if name in prepared]
     found: dict[str, list[Parts]] = {name: [] for name in names}
     if case.warm:
@@ -85,17 +91,25 @@ def measured(case: Case, seed: int) -> dict[str, dict[str, Any]]:
     while min(map(len, found.values())) < case.rounds or (case.rounds > 1 and time.perf_counter() < end):
         for name in order.sample(names, len(names)):
             found[name].append(prepared[name].run())
+    steps = {name: [each["step"] for each in rounds] for name, rounds in found.items()}
     return {
         name: {
             "seconds": {part: statistics.median(each[part] for each in rounds) for part in rounds[0]},
+            # By rounds, since a machine may be half as fast a moment later.
+            "beside": {
+                other: statistics.median(one / each for one, each in zip(steps[name], steps[other], strict=True))
+                for other in names
+            },
             "counts": dict(prepared[name].counts),
         }
         for name, rounds in found.items()
     }
 
 
-def _prepared(case: Case, order: random.Random) -> Iterator[tuple[str, Prepared]]:
-    for name in order.sample(list(case.contestants), len(case.contestants)):
+def _prepared(case: Case, seed: int) -> Iterator[tuple[str, Prepared]]:
+    names = list(case.contestants)
+    first = seed % len(names)
+    for name in names[first:] + names[:first]:
         try:
             yield name, case.contestants[name]()
         except ImportError as error:

@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 
-OTHERS = ("optax", "torch", "optimistix", "a ")
+from benchmarks.scenes import SCENES
+
+OTHERS = ("optax", "torch", "bitsandbytes", "optimistix", "a ")
 """The first letters of the names of contestants that are not of this library."""
-LIBRARIES = ("jaxopt-adam", "jax", "jaxlib", "optax", "numpy", "torch", "optimistix")
+LIBRARIES = ("jaxopt-adam", "jax", "jaxlib", "optax", "numpy", "torch", "torchao", "bitsandbytes", "optimistix")
 
 
 def about() -> dict[str, Any]:
@@ -47,10 +49,9 @@ def is_ours(contestant: str) -> bool:
     return not contestant.startswith(OTHERS)
 
 
-def ratios(case: dict[str, Any], contestant: str, part: str = "step") -> list[float]:
-    """The time relative to the reference's, for each process."""
-    own, reference = (case["contestants"][name]["seconds"][part] for name in (contestant, case["reference"]))
-    return [one / other for one, other in zip(own, reference, strict=True)]
+def ratios(case: dict[str, Any], contestant: str, beside: str | None = None) -> list[float]:
+    """The time relative to that of another contestant, or of the reference, for each process."""
+    return case["contestants"][contestant]["beside"][beside or case["reference"]]
 
 
 def section(scene: dict[str, Any]) -> str:
@@ -91,18 +92,28 @@ def losses(scenes: dict[str, Any]) -> str:
     rows = []
     for scene in scenes.values():
         for name, case in scene["cases"].items():
-            for contestant in case["contestants"]:
-                if not is_ours(contestant) or contestant == case["reference"]:
-                    continue
-                relative = ratios(case, contestant)
-                median, most = statistics.median(relative), case["most"].get(contestant)
-                if median > (1.0 if most is None and not is_ours(case["reference"]) else most or np.inf):
-                    limit = "" if most is None else f"{most:.2f}"
-                    row = [scene["title"], name, contestant, case["reference"], f"{median:.2f}"]
-                    rows.append((median, [*row, f"{min(relative):.2f}–{max(relative):.2f}", limit]))
+            for ours, beside in _pairs(case):
+                relative = ratios(case, ours, beside)
+                median, most = statistics.median(relative), case["most"].get(ours)
+                most = most if beside == case["reference"] else None
+                if round(median, 2) > (most or 1.0):
+                    spread = f"{min(relative):.2f}–{max(relative):.2f}"
+                    row = [scene["title"], name, ours, beside, f"{median:.2f}", spread]
+                    rows.append((median, [*row, f"{most:.2f}" if most else ""]))
     head = ["scene", "work", "ours", "beside", "relative", "range", "meant to be at most"]
     rows = [row for _, row in sorted(rows, key=lambda pair: -pair[0])]
     return "### Where it is slower\n\n" + (table(head, rows) if rows else "Nowhere.\n")
+
+
+def _pairs(case: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Each contestant of ours with each of other libraries, and with the reference where there is a limit for it."""
+    for ours in filter(is_ours, case["contestants"]):
+        for beside in case["contestants"]:
+            if beside == case["reference"] and is_ours(beside):
+                if ours in case["most"]:
+                    yield ours, beside
+            elif not is_ours(beside) and not beside.startswith("a "):
+                yield ours, beside
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
@@ -131,7 +142,7 @@ def curves(scene: dict[str, Any]) -> dict[str, dict[str, tuple[list[int], list[f
     return found
 
 
-FITTED_FROM = {"parameters": 10**6, "leaves": 16}
+FITTED_FROM = {"parameters": 10**6, "leaves": 16, "devices": 1}
 
 
 def exponents(scene: dict[str, Any]) -> str:
@@ -151,12 +162,18 @@ def plot(scene: dict[str, Any], target: Path) -> None:
     from matplotlib.figure import Figure
 
     found = curves(scene)
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure = Figure(figsize=(10, 3.4), layout="constrained")
     for axes, (what, contestants) in zip(np.atleast_1d(figure.subplots(1, len(found))), found.items(), strict=True):
         for (contestant, (numbers, times)), (colour, marker) in zip(
             contestants.items(), (("#0072b2", "o"), ("#d55e00", "s")), strict=False
         ):
             axes.loglog(numbers, np.multiply(times, 1e3), marker=marker, color=colour, label=contestant)
+        if what == "devices":  # few, and as quick
+            numbers = next(iter(contestants.values()))[0]
+            axes.set_xticks(numbers, [f"{number}" for number in numbers])
+            axes.minorticks_off()
+            axes.set_yscale("linear")
+            axes.set_ylim(0, 1.15 * axes.get_ylim()[1])
         axes.set_xlabel(what)
         axes.set_ylabel("time of a step in ms")
         axes.grid(alpha=0.3)
@@ -165,14 +182,23 @@ def plot(scene: dict[str, Any], target: Path) -> None:
 
 
 def write(scenes: dict[str, Any], docs: Path) -> None:
-    """Write scenes below the folder of the documentation: measurements, tables and plots. Other scenes stay."""
+    """Write the measurements, the page and the plots below the folder of the documentation. Other scenes stay."""
     kept = docs / "tables" / "speed.json"
     known = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
-    kept.write_text(json.dumps(known | scenes, indent=1) + "\n", encoding="utf-8")
+    known = {name: scene for name in SCENES if (scene := scenes.get(name) or known.get(name))}
+    kept.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+    (docs / "tables" / "speed.md").write_text(page(known), encoding="utf-8")
+    if "growth" in scenes:
+        plot(scenes["growth"], docs / "images" / "growth.png")
+
+
+def page(scenes: dict[str, Any]) -> str:
+    """All scenes for readers, with what is slower first."""
+    parts = [losses(scenes)]
     for name, scene in scenes.items():
         versions = ", ".join(f"{library} {version}" for library, version in scene["versions"].items())
-        parts = [f"On {scene['date']}, {scene['machine']}; {versions}; {scene['processes']} processes.", tables(scene)]
+        parts.append(section(scene))
         if name == "growth":
             parts.append(exponents(scene))
-            plot(scene, docs / "images" / "growth.png")
-        (docs / "tables" / f"speed_{name}.md").write_text("\n\n".join(parts), encoding="utf-8")
+        parts.append(f"On {scene['date']}, {scene['machine']}; {versions}; {scene['processes']} processes.\n")
+    return "\n".join(parts)

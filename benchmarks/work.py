@@ -1,5 +1,6 @@
 """The trees and the steps that scenes have in common."""
 
+import importlib
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -57,12 +58,13 @@ def stepped(optimizer: Any, params: Any, state: Any, grads: Any) -> tuple[Any, A
     return optax.apply_updates(params, updates), state
 
 
-def step(optimizer: optax.GradientTransformation, shapes: Shapes, dtype: Any = jnp.float32) -> Callable[[], Prepared]:
+def step(
+    optimizer: optax.GradientTransformation, shapes: Shapes, dtype: Any = jnp.float32, sharding: Any = None
+) -> Callable[[], Prepared]:
     """A contestant: a compiled step whose old arrays are donated."""
 
     def prepare() -> Prepared:
-        params = numbers(shapes, dtype)
-        grads = numbers(shapes, dtype, seed=1)
+        params, grads = (jax.device_put(numbers(shapes, dtype, seed), sharding) for seed in (0, 1))
         # Copied, since a state may start as the parameters themselves, which can be donated once only.
         carry: Any = params, jax.tree.map(jnp.array, optimizer.init(params))
         function = jax.jit(lambda params, state, grads: stepped(optimizer, params, state, grads), donate_argnums=(0, 1))
@@ -110,16 +112,16 @@ def copy(shapes: Shapes, arrays: int = 7) -> Callable[[], Prepared]:
     return prepare
 
 
-def torch_step(fused: bool, shapes: Shapes) -> Callable[[], Prepared]:
-    """A contestant: PyTorch's Adam, with its fused loop or its loops over lists of tensors."""
+def torch_step(make: Callable[[Any], Any], shapes: Shapes) -> Callable[[], Prepared]:
+    """A contestant: a step of an optimizer of PyTorch, which `make` makes of a list of parameters."""
 
     def prepare() -> Prepared:
         import torch  # pyright: ignore[reportMissingImports]
 
         params = [torch.from_numpy(np.array(each)).requires_grad_() for each in numbers(shapes).values()]
-        for param in params:
-            param.grad = torch.ones_like(param)
-        optimizer = torch.optim.Adam(params, 1e-3, fused=fused, foreach=not fused)
+        for param, grad in zip(params, numbers(shapes, seed=1).values(), strict=True):
+            param.grad = torch.from_numpy(np.array(grad))
+        optimizer = make(params)
 
         def run() -> Parts:
             start = time.perf_counter()
@@ -129,6 +131,22 @@ def torch_step(fused: bool, shapes: Shapes) -> Callable[[], Prepared]:
         return Prepared(run)
 
     return prepare
+
+
+def torch_adam(fused: bool) -> Callable[[Any], Any]:
+    """PyTorch's Adam, with its fused loop or with its loops over lists of tensors."""
+
+    def make(params: Any) -> Any:
+        import torch  # pyright: ignore[reportMissingImports]
+
+        return torch.optim.Adam(params, 1e-3, fused=fused, foreach=not fused)
+
+    return make
+
+
+def of_module(module: str, name: str) -> Callable[[Any], Any]:
+    """An optimizer for PyTorch, from another library."""
+    return lambda params: getattr(importlib.import_module(module), name)(params, lr=1e-3)
 
 
 def compilation(optimizer: Any, shapes: Shapes) -> Callable[[], Prepared]:

@@ -113,4 +113,5 @@ SCENE = Scene(
     "The time in which a step is traced, lowered and compiled, with empty caches; the first step after a changed "
     "learning rate, compilation included where there is one; and the time of the import in a new process.",
     cases,
+    cached=False,
 )

@@ -23,11 +23,11 @@ def cases(quick: bool) -> Iterator[Case]:
         contestants = {
             "adam": work.step(jaxopt_adam.adam(1e-3), shapes),
             "optax.adam": work.step(optax.adam(1e-3), shapes),
-            "torch.optim.Adam, fused": work.torch_step(True, shapes),
-            "torch.optim.Adam, foreach": work.torch_step(False, shapes),
+            "torch.optim.Adam, fused": work.torch_step(work.torch_adam(fused=True), shapes),
+            "torch.optim.Adam, foreach": work.torch_step(work.torch_adam(fused=False), shapes),
             "a plain loop over the same bytes": work.copy(shapes),
         }
-        yield Case(name, contestants, "optax.adam", seconds=1 if quick else 4, most={"adam": 1.0})
+        yield Case(name, contestants, "optax.adam", seconds=1 if quick else 3, most={"adam": 1.0})
 
 
 SCENE = Scene(

@@ -18,6 +18,7 @@ def cases(quick: bool) -> Iterator[Case]:
         contestants = {
             "adamw": work.step(adamw, shapes),
             "observe(adamw, every=1)": work.step(jaxopt_adam.observe(adamw, every=1), shapes),
+            "observe(adamw)": work.step(jaxopt_adam.observe(adamw), shapes),
             "checked(adamw), off": work.step(jaxopt_adam.checked(adamw), shapes),
             "cautious(adamw)": work.step(jaxopt_adam.cautious(adamw), shapes),
         }
@@ -33,6 +34,6 @@ def cases(quick: bool) -> Iterator[Case]:
 SCENE = Scene(
     "wrappers",
     "Wrappers",
-    "A step with a wrapper beside the bare step.",
+    "A step with a wrapper beside the bare step. Without `every` most steps are not observed if a leaf is large.",
     cases,
 )
