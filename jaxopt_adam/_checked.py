@@ -18,7 +18,8 @@ from jax.typing import ArrayLike
 
 from jaxopt_adam import _hyperparameters as kinds
 from jaxopt_adam._averages import bias_correction, debias, ema, most_squarable
-from jaxopt_adam._optimizer import Optimizer, _same, optimizer
+from jaxopt_adam._data import same
+from jaxopt_adam._optimizer import Optimizer, optimizer
 from jaxopt_adam._trees import arithmetic_dtype, leaf_name
 
 # The moments that are averages, sums or maxima of magnitudes or of their squares, as the rules here and optax name
@@ -284,7 +285,7 @@ class _Layout:
         return jax.tree.unflatten(self.tree, [next(rest) if leaf is _ARRAY else leaf for leaf in self.leaves])
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Layout) and self.tree == other.tree and all(map(_same, self.leaves, other.leaves))
+        return isinstance(other, _Layout) and self.tree == other.tree and all(map(same, self.leaves, other.leaves))
 
     def __hash__(self) -> int:
         return hash(self.tree)

@@ -6,7 +6,7 @@ A rule names the kind of each of its arguments in their annotations (``b1: Decay
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Protocol, TypeGuard
 
 import jax
@@ -234,6 +234,39 @@ class Pair:
         return tuple(self.each.used(f"{name}[{index}]", entry) for index, entry in enumerate(value))
 
 
+def real(name: str, value: Any) -> Any:
+    """A check for real numbers of any size and sign."""
+    if not is_real(value):
+        raise TypeError(f"{name} must be a real number, got {value!r} ({type(value).__name__})")
+    if not isinstance(value, Tracer) and np.isnan(_exact(value)).any():
+        raise ValueError(f"{name} must be a real number, got {value!r}")
+    return value if isinstance(value, jax.Array) or np.ndim(value) else float(value)
+
+
+def _optional_real(name: str, value: Any) -> Any:
+    """A check for real numbers and None."""
+    return None if value is None else real(name, value)
+
+
+def _boundaries(name: str, value: Any) -> Any:
+    """A check for boundaries with scales: a dictionary or pairs; the result is pairs, sorted if they are known."""
+    if value is None:
+        return ()
+    pairs = list(value.items()) if isinstance(value, Mapping) else value
+    if not isinstance(pairs, (list, tuple)) or not all(
+        isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in pairs
+    ):
+        raise TypeError(f"{name} must be a dictionary of boundaries and scales, pairs of them or None, got {value!r}")
+    checked = []
+    for boundary, scale in pairs:
+        number = real(f"{name}[{boundary!r}]", scale)
+        if not isinstance(number, Tracer) and not np.all(_exact(number) >= 0):
+            raise ValueError(f"{name}[{boundary!r}] must be a scale ≥ 0, got {scale!r}")
+        checked.append((real(f"a boundary in {name}", boundary), number))
+    is_known = not any(isinstance(boundary, Tracer) or np.ndim(boundary) for boundary, _ in checked)
+    return tuple(sorted(checked, key=lambda pair: float(pair[0])) if is_known else checked)
+
+
 def choice(*names: str) -> Check:
     """A check for one of a few words."""
 
@@ -341,6 +374,16 @@ NonNegative = Annotated[ArrayLike, Number("a number ≥ 0")]
 """A number ≥ 0."""
 OptionalNonNegative = Annotated[ArrayLike | None, Number("a number ≥ 0 or None", optional=True)]
 ScheduledNonNegative = Annotated[_Rate, Number("a number ≥ 0 or a schedule", schedule=True)]
+_Number = float | np.floating | np.integer | np.ndarray | jax.Array
+Real = Annotated[_Number, real]
+"""A real number."""
+OptionalReal = Annotated[_Number | None, _optional_real]
+Steps = Annotated[_Number, real]
+"""A number of steps."""
+PositiveSteps = Annotated[_Number, Number("a number of steps > 0", positive=True)]
+"""A number of steps above zero."""
+Boundaries = Annotated[Mapping[Any, Any] | Sequence[tuple[Any, Any]] | None, _boundaries]
+"""Boundaries with scales: a dictionary, pairs or None."""
 Size = Annotated[int, whole(1)]
 """A whole number ≥ 1 that shapes the program, and is therefore not a leaf."""
 OptionalSize = Annotated[int | None, whole(1, optional=True)]

@@ -1,23 +1,19 @@
 """An optimizer is data: the pair `init`, `update` that is also a pytree of its hyperparameters."""
 
-import functools
 import inspect
 import itertools
-import operator
-import types
-import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NoReturn, ParamSpec, Unpack, overload
+from typing import Any, ParamSpec, Self, Unpack, overload
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.core import Tracer
 
 from jaxopt_adam._arguments import Arguments
+from jaxopt_adam._data import Data, checks, factory_of, register, result_of, rule_of
 from jaxopt_adam._eager import Compilable, compiled, on_one_device
-from jaxopt_adam._hyperparameters import Check, Number, Pair, is_number, scheduled
+from jaxopt_adam._hyperparameters import scheduled
 from jaxopt_adam._layout import Layout
 from jaxopt_adam._notes import note
 from jaxopt_adam._trees import on_explicit_axes, placed, with_auto_axes, with_gradient
@@ -25,7 +21,7 @@ from jaxopt_adam._trees import on_explicit_axes, placed, with_auto_axes, with_gr
 P = ParamSpec("P")
 
 
-class Optimizer(optax.GradientTransformationExtraArgs):
+class Optimizer(Data, optax.GradientTransformationExtraArgs):
     """A pair of pure functions, `init` and `update`, that is also a pytree of its numeric hyperparameters.
 
     It is an :class:`optax.GradientTransformationExtraArgs` and works wherever one works. Its leaves are the
@@ -60,20 +56,10 @@ class Optimizer(optax.GradientTransformationExtraArgs):
         [1.01, 1.1]
     """
 
-    _factory: Callable[..., "Optimizer"]
-    _arguments: dict[str, Any]
-    _structure: tuple[Any, ...]
-    _leaves: tuple[Any, ...]
-
-    def __new__(cls, factory: Callable[..., "Optimizer"], arguments: Mapping[str, Any]) -> "Optimizer":
-        """The optimizer that `factory` makes of `arguments`, which are taken as they are, unchecked."""
-        layout, leaves = Layout.of(arguments)
-        return cls._unflatten((factory, *layout), leaves)
+    _kind = "an optimizer"
 
     @classmethod
-    def _unflatten(cls, structure: tuple[Any, ...], leaves: Iterable[Any]) -> "Optimizer":
-        # Transformations of trees put anything in place of a leaf (a tracer, None, an object()), so nothing here may
-        # look at one, check it or run the rule: which leaves are numeric was settled when the optimizer was made.
+    def _unflatten(cls, structure: tuple[Any, ...], leaves: Iterable[Any]) -> Self:
         factory, layout, leaves = structure[0], Layout(*structure[1:]), tuple(leaves)
         function, name = rule_of(factory), factory.__name__
 
@@ -90,91 +76,13 @@ class Optimizer(optax.GradientTransformationExtraArgs):
             return _step(function, layout, leaves, *given, **extra_args) if at_once is None else at_once
 
         self = tuple.__new__(cls, (init, update))
-        vars(self).update(_factory=factory, _arguments=layout.arguments(leaves), _structure=structure, _leaves=leaves)
+        self._keep(structure, leaves)
         return self
-
-    def __setattr__(self, name: str, value: Any) -> NoReturn:
-        raise AttributeError(f"an optimizer cannot be changed; replace({name}=...) makes another")
 
     @classmethod
     def _make(cls, iterable: Iterable[Any]) -> optax.GradientTransformationExtraArgs:  # pyright: ignore
         # A pair with another init or update, as from _replace, is no longer what the factory makes.
         return optax.GradientTransformationExtraArgs(*iterable)
-
-    @property
-    def hyperparameters(self) -> Mapping[str, Any]:
-        """Every argument of the factory by its name, in the factory's order; read-only."""
-        return types.MappingProxyType(self._arguments)
-
-    def replace(self, **changes: Any) -> "Optimizer":
-        """The same optimizer with some hyperparameters changed.
-
-        Args:
-            **changes: new values by name. Numbers in place of numbers keep the structure, and so the trace. A wrapper
-                passes on names that it does not have to its inner optimizer.
-
-        Returns:
-            A new optimizer. It can continue from the state of the old one as long as the structure is the same.
-
-        Raises:
-            TypeError: if a name is not an argument of the factory, or a value has the wrong type.
-            ValueError: if a value is out of range.
-
-        Example:
-            >>> from jaxopt_adam import adam
-            >>> adam(1e-3, b2=0.99).replace(learning_rate=0.01)
-            adam(learning_rate=0.01, b2=0.99)
-        """
-        unknown = changes.keys() - self._arguments.keys()
-        within = [name for name, value in self._arguments.items() if isinstance(value, Optimizer)]
-        if unknown and len(within) == 1 and within[0] not in changes and unknown <= self._names():
-            inner = self._arguments[within[0]].replace(**{name: changes.pop(name) for name in unknown})
-            return self.replace(**changes, **{within[0]: inner})
-        if unknown:
-            raise TypeError(
-                f"{self._factory.__name__} has no hyperparameter {', '.join(sorted(unknown))}; it has "
-                f"{', '.join(self._arguments)}"
-            )
-        return Optimizer(self._factory, self._arguments | _checked(self._factory, changes))
-
-    def row(self, index: int) -> "Optimizer":
-        """One optimizer of a batch that :func:`grid` or :func:`jax.vmap` has made.
-
-        Args:
-            index: the number of the row, from 0; negative numbers count from the last row, −1.
-
-        Returns:
-            The optimizer, whose leaves are arrays with one axis fewer than those of the batch.
-
-        Raises:
-            TypeError: if `index` is not a whole number, or is traced.
-            ValueError: if this is not a batch: if it has no leaves, or they do not all have a first axis of the
-                same length.
-            IndexError: if the batch has no such row.
-
-        Example:
-            >>> from jaxopt_adam import grid, sgd
-            >>> optimizers, table = grid(sgd, learning_rate=[0.25, 0.5])
-            >>> print(optimizers.row(1).hyperparameters["learning_rate"])
-            0.5
-        """
-        try:
-            number = operator.index(index)
-        except TypeError:
-            raise TypeError(f"row: index must be a whole number that is not traced, got {index!r}") from None
-        paths = jax.tree.leaves_with_path(self)
-        shapes = {jax.tree_util.keystr(path).lstrip("."): np.shape(leaf) for path, leaf in paths}
-        lengths = {shape[:1] for shape in shapes.values()}
-        if len(lengths) != 1 or () in lengths:
-            found = ", ".join(f"{name} {shape}" for name, shape in shapes.items()) or "none"
-            raise ValueError(
-                "row: in a batch of optimizers all hyperparameters have a first axis of one length; the shapes of this "
-                f"{self._factory.__name__} are: {found}"
-            )
-        (length,) = lengths.pop()
-        if not -length <= number < length:
-            raise IndexError(f"row: index {number} is out of range for a batch of {length} optimizers")
-        return jax.tree.map(lambda leaf: leaf[number], self)
 
     def _gives_direction(self) -> str | None:
         """The name of this rule, or of one inside, if its learning rate is None and it gives the direction alone."""
@@ -183,14 +91,9 @@ class Optimizer(optax.GradientTransformationExtraArgs):
             within = (value._gives_direction() for value in wrapped if isinstance(value, Optimizer))
             return next(filter(None, within), None)
         # Not all rules mean that by None; those that do say so by the kind of the argument.
-        means_direction = getattr(_checks(self._factory).get("learning_rate"), "direction", False)
+        means_direction = getattr(checks(self._factory).get("learning_rate"), "direction", False)
         has_none = self._arguments.get("learning_rate", 0.0) is None
         return self._factory.__name__ if means_direction and has_none else None
-
-    def _names(self) -> set[str]:
-        """The names of the hyperparameters, including those of an inner optimizer."""
-        within = [value for value in self._arguments.values() if isinstance(value, Optimizer)]
-        return set(self._arguments).union(within[0]._names() if len(within) == 1 else ())
 
     def current_learning_rate(self, state: optax.OptState) -> Any:
         """The learning rate that the next update will use; a schedule is evaluated at the state's `count`.
@@ -232,34 +135,10 @@ class Optimizer(optax.GradientTransformationExtraArgs):
             lambda rate: jnp.asarray(rate(counts[0]) if callable(rate) else rate), learning_rate, is_leaf=callable
         )
 
-    def __repr__(self) -> str:
-        defaults = {name: each.default for name, each in inspect.signature(self._factory).parameters.items()}
-        given = (
-            f"{name}={_text(value)}" for name, value in self._arguments.items() if not _same(value, defaults[name])
-        )
-        return f"{self._factory.__name__}({', '.join(given)})"
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Optimizer):
-            return False
-        return self._structure == other._structure and all(map(_same, self._leaves, other._leaves))
-
-    def __ne__(self, other: object) -> bool:
-        return not self == other
-
-    def __hash__(self) -> int:
-        # Arrays have no hash; optimizers that differ in a number alone share theirs.
-        return hash(self._structure)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Whatever stands in place of a leaf now, a copy has a leaf there too.
-        factory, *layout = self._structure
-        return _restore, (factory, Layout(*layout).arguments([0.0] * len(self._leaves)), self._leaves)
-
 
 def _made(function: Callable[..., Any], layout: Layout, leaves: Iterable[Any]) -> optax.GradientTransformationExtraArgs:
     """The transformation that a rule makes of its arguments."""
-    return function(**_used(function, layout.arguments(leaves)))
+    return result_of(function, layout.arguments(leaves))
 
 
 def _step(
@@ -307,28 +186,15 @@ def _without_functions(arguments: dict[str, Any], state: Any, params: Any) -> di
     count, rate, mask = getattr(state, "count", None), arguments.get("learning_rate"), arguments.get("mask")
     known = {}
     if count is not None:
-        known["learning_rate"] = jax.tree.map(lambda each: scheduled(each, count, "learning_rate"), rate)
+        known["learning_rate"] = jax.tree.map(
+            lambda each: scheduled(each, count, "learning_rate"), rate, is_leaf=callable
+        )
     if callable(mask) and params is not None:
         known["mask"] = mask(params)
     return {name: known.get(name, value) for name, value in arguments.items()}
 
 
-def _restore(factory: Callable[..., Optimizer], arguments: Mapping[str, Any], leaves: Iterable[Any]) -> Optimizer:
-    return Optimizer._unflatten(Optimizer(factory, arguments)._structure, leaves)
-
-
-def _flatten_with_keys(optimizer: Optimizer) -> tuple[list[tuple[Any, Any]], tuple[Any, ...]]:
-    paths = Layout(*optimizer._structure[1:]).paths()
-    keys = [jax.tree_util.GetAttrKey(name + jax.tree_util.keystr(path)) for name, path in paths]
-    return list(zip(keys, optimizer._leaves, strict=True)), optimizer._structure
-
-
-jax.tree_util.register_pytree_with_keys(
-    Optimizer,
-    _flatten_with_keys,
-    Optimizer._unflatten,
-    lambda optimizer: (optimizer._leaves, optimizer._structure),
-)
+register(Optimizer)
 
 
 def optimizer(rule: Callable[P, optax.GradientTransformationExtraArgs]) -> Callable[P, Optimizer]:
@@ -360,24 +226,7 @@ def optimizer(rule: Callable[P, optax.GradientTransformationExtraArgs]) -> Calla
         >>> clipped_sgd(0.1, limit=2.0).hyperparameters["limit"]
         2.0
     """
-    signature = inspect.signature(rule)
-    for parameter in signature.parameters.values():
-        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-            raise TypeError(f"{rule.__name__}: every hyperparameter must have a name of its own, got {parameter}")
-
-    @functools.wraps(rule)
-    def factory(*args: P.args, **kwargs: P.kwargs) -> Optimizer:
-        try:
-            bound = signature.bind(*args, **kwargs)
-        except TypeError as error:
-            raise TypeError(f"{rule.__name__}: {error}") from None
-        bound.apply_defaults()
-        return Optimizer(factory, _checked(factory, bound.arguments))
-
-    # What help() shows: the kinds of the arguments are long to print.
-    bare = [parameter.replace(annotation=parameter.empty) for parameter in signature.parameters.values()]
-    factory.__signature__ = inspect.Signature(bare)  # pyright: ignore
-    return factory
+    return factory_of(rule, Optimizer)
 
 
 # A type checker can hold the names of the axes against the factory's, but not know that lists of its values are meant.
@@ -457,55 +306,3 @@ def _checked_factory(factory: Any, axes: Mapping[str, Any]) -> str:
     if unknown and not any(each.kind is each.VAR_KEYWORD for each in parameters):
         raise TypeError(f"grid: {name} has no argument {', '.join(unknown)}; it has {', '.join(names)}")
     return name
-
-
-def rule_of(factory: Callable[..., Optimizer]) -> Callable[..., optax.GradientTransformationExtraArgs]:
-    """The function that a factory was made of, for a rule that is another one with some arguments fixed.
-
-    The arguments that such a rule hands on have been checked, and need not be again.
-    """
-    return factory.__wrapped__  # pyright: ignore[reportFunctionMemberAccess]
-
-
-@functools.cache
-def _checks(factory: Callable[..., Any]) -> dict[str, Check]:
-    hints = typing.get_type_hints(factory, include_extras=True)
-    return {name: hint.__metadata__[0] for name, hint in hints.items() if hasattr(hint, "__metadata__")}
-
-
-def _checked(factory: Callable[..., Optimizer], arguments: Mapping[str, Any]) -> dict[str, Any]:
-    checks = _checks(factory)
-    return {
-        name: checks[name](f"{factory.__name__}: {name}", value) if name in checks else value
-        for name, value in arguments.items()
-    }
-
-
-def _used(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments as the rule computes with them, see :meth:`~jaxopt_adam._hyperparameters.Number.used`."""
-    checks = _checks(function)
-    return {
-        name: check.used(f"{function.__name__}: {name}", value)
-        if isinstance(check := checks.get(name), (Number, Pair))
-        else value
-        for name, value in arguments.items()
-    }
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, np.dtype):
-        return repr(value.name)
-    return getattr(value, "__name__", repr(value)) if callable(value) else repr(value)
-
-
-def _same(one: object, other: object) -> bool:
-    if one is other:
-        return True
-    if isinstance(one, Tracer) or isinstance(other, Tracer):
-        return False
-    if is_number(one) and is_number(other):
-        return np.array_equal(np.asarray(one), np.asarray(other))
-    (ones, tree), (others, other_tree) = jax.tree.flatten(one), jax.tree.flatten(other)
-    if jax.tree_util.treedef_is_leaf(tree):
-        return isinstance(one, type(other)) and one == other
-    return tree == other_tree and all(map(_same, ones, others))

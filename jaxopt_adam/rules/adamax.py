@@ -2,8 +2,9 @@
 
 import optax
 
+from jaxopt_adam._data import rule_of
 from jaxopt_adam._hyperparameters import Decay, LearningRate, Moments, NonNegative
-from jaxopt_adam._optimizer import optimizer, rule_of
+from jaxopt_adam._optimizer import optimizer
 from jaxopt_adam.rules.adamaxw import adamaxw
 
 

@@ -2,6 +2,7 @@
 
 import optax
 
+from jaxopt_adam._data import rule_of
 from jaxopt_adam._hyperparameters import (
     Decay,
     Flag,
@@ -12,7 +13,7 @@ from jaxopt_adam._hyperparameters import (
     OptionalDtype,
     WeightDecay,
 )
-from jaxopt_adam._optimizer import optimizer, rule_of
+from jaxopt_adam._optimizer import optimizer
 from jaxopt_adam.rules.adamw import adamw
 
 

@@ -1,0 +1,313 @@
+"""What optimizers and schedules have in common: each is made by a factory, and is a pytree of the factory's numbers."""
+
+import functools
+import inspect
+import operator
+import types
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NoReturn, ParamSpec, Self, TypeVar
+
+import jax
+import numpy as np
+from jax.core import Tracer
+
+from jaxopt_adam._hyperparameters import Check, Number, Pair, is_number
+from jaxopt_adam._layout import Layout
+
+P = ParamSpec("P")
+D = TypeVar("D", bound="Data")
+
+
+class Data:
+    """What a factory has made of its arguments, as a pytree whose leaves are those arguments that are numbers.
+
+    Arguments that are no numbers are its structure. An argument may be an optimizer or a schedule itself, or a tree of
+    them. Their numbers are leaves too.
+    """
+
+    # The factory; its arguments by name; the factory and the layout of the arguments; the numbers.
+    _factory: Callable[..., Any]
+    _arguments: dict[str, Any]
+    _structure: tuple[Any, ...]
+    _leaves: tuple[Any, ...]
+    _kind = "value"
+
+    @classmethod
+    def _of(cls, factory: Callable[..., Any], arguments: Mapping[str, Any]) -> Self:
+        """What `factory` makes of `arguments`, which are taken as they are, unchecked."""
+        layout, leaves = Layout.of(arguments)
+        return cls._unflatten((factory, *layout), leaves)
+
+    @classmethod
+    def _unflatten(cls, structure: tuple[Any, ...], leaves: Iterable[Any]) -> Self:
+        # Transformations of trees put anything in place of a leaf (a tracer, None, an object()), so nothing here may
+        # look at one, check it or run the rule: which leaves are numeric was settled when the factory was called.
+        raise NotImplementedError
+
+    def _keep(self, structure: tuple[Any, ...], leaves: tuple[Any, ...]) -> None:
+        arguments = Layout(*structure[1:]).arguments(leaves)
+        vars(self).update(_factory=structure[0], _arguments=arguments, _structure=structure, _leaves=leaves)
+
+    def __setattr__(self, name: str, value: Any) -> NoReturn:
+        raise AttributeError(f"{self._kind} cannot be changed; replace({name}=...) makes another")
+
+    @property
+    def hyperparameters(self) -> Mapping[str, Any]:
+        """Every argument of the factory by its name, in the factory's order; read-only.
+
+        One that is an optimizer or a schedule has hyperparameters itself.
+        """
+        return types.MappingProxyType(self._arguments)
+
+    def replace(self, **changes: Any) -> Self:
+        """The same with some hyperparameters changed.
+
+        Args:
+            **changes: new values by name. Numbers in place of numbers keep the structure, and so the trace. The name
+                may also be that of a hyperparameter of an optimizer or a schedule inside. Where several have it, it is
+                told by its path, the names from the outermost to its own with dots between them, or by the end of the
+                path: ``replace(**{"adamw.learning_rate.peak_value": 1e-3})``.
+
+        Returns:
+            The changed optimizer or schedule. An optimizer can continue from the state of the old one as long as the
+            structure is the same.
+
+        Raises:
+            TypeError: if a name is not an argument of the factory, nor that of exactly one hyperparameter inside, or a
+                value has the wrong type.
+            ValueError: if a value is out of range.
+
+        Example:
+            >>> from jaxopt_adam import adam
+            >>> from jaxopt_adam.schedules import linear_schedule
+            >>> adam(1e-3, b2=0.99).replace(learning_rate=0.01)
+            adam(learning_rate=0.01, b2=0.99)
+            >>> adam(linear_schedule(1e-3, 0.0, 100)).replace(init_value=0.01).hyperparameters["learning_rate"]
+            linear_schedule(init_value=0.01, end_value=0.0, transition_steps=100.0)
+        """
+        own = _checked(self._factory, {name: changes[name] for name in changes if name in self._arguments})
+        places = {name: self._places(name) for name in changes if name not in own}
+        if unknown := sorted(name for name, found in places.items() if not found):
+            names = ", ".join(".".join(filter(None, path)) for path in self._paths())
+            raise TypeError(f"{self._factory.__name__} has no hyperparameter {', '.join(unknown)}; it has {names}")
+        inside: dict[str, dict[str, Any]] = {}
+        for name, found in places.items():
+            if len(found) > 1:
+                paths = ", ".join(map(".".join, found))
+                raise TypeError(f"{self._factory.__name__} has several hyperparameters {name}, so give a path: {paths}")
+            ((head, rest),) = found
+            inside.setdefault(head, {})[rest] = changes[name]
+        arguments = self._arguments | own
+        for head, given in inside.items():
+            if head.partition("[")[0] in own:
+                raise TypeError(f"{self._factory.__name__}: replace either {head} or what is inside")
+            arguments = _with_part(arguments, head, lambda part, given=given: part.replace(**given))
+        return self._of(self._factory, arguments)
+
+    def _places(self, name: str) -> list[tuple[str, str]]:
+        """The hyperparameters inside that have a name, a path or the end of a path, as :meth:`_paths` gives them."""
+        paths = [path for path in self._paths() if path[1]]
+        exact = [path for path in paths if ".".join(path) == name]
+        return exact or [path for path in paths if ("." + ".".join(path)).endswith("." + name)]
+
+    def _paths(self) -> Iterator[tuple[str, str]]:
+        """For each hyperparameter its name, or the part that it is inside of, and its path within the part, or ""."""
+        for name, value in self._arguments.items():
+            parts = list(_parts(value))
+            if not parts:
+                yield name, ""
+            for where, part in parts:
+                for path in part._paths():
+                    yield name + where, ".".join(filter(None, path))
+
+    def row(self, index: int) -> Self:
+        """One row of a batch that :func:`~jaxopt_adam.grid` or :func:`jax.vmap` has made.
+
+        Args:
+            index: the number of the row, from 0; negative numbers count from the last row, −1.
+
+        Returns:
+            The optimizer or schedule, whose leaves are arrays with one axis fewer than those of the batch.
+
+        Raises:
+            TypeError: if `index` is not a whole number, or is traced.
+            ValueError: if this is not a batch: if it has no leaves, or they do not all have a first axis of the
+                same length.
+            IndexError: if the batch has no such row.
+
+        Example:
+            >>> from jaxopt_adam import grid, sgd
+            >>> optimizers, table = grid(sgd, learning_rate=[0.25, 0.5])
+            >>> print(optimizers.row(1).hyperparameters["learning_rate"])
+            0.5
+        """
+        try:
+            number = operator.index(index)
+        except TypeError:
+            raise TypeError(f"row: index must be a whole number that is not traced, got {index!r}") from None
+        paths = jax.tree.leaves_with_path(self)
+        shapes = {jax.tree_util.keystr(path).lstrip("."): np.shape(leaf) for path, leaf in paths}
+        lengths = {shape[:1] for shape in shapes.values()}
+        if len(lengths) != 1 or () in lengths:
+            found = ", ".join(f"{name} {shape}" for name, shape in shapes.items()) or "none"
+            raise ValueError(
+                f"row: in a batch of {self._kind.split()[-1]}s all hyperparameters have a first axis of one length; "
+                f"the shapes of this {self._factory.__name__} are: {found}"
+            )
+        (length,) = lengths.pop()
+        if not -length <= number < length:
+            kind = self._kind.split()[-1]
+            raise IndexError(f"row: index {number} is out of range for a batch of {length} {kind}s")
+        return jax.tree.map(lambda leaf: leaf[number], self)
+
+    def __repr__(self) -> str:
+        parameters = inspect.signature(self._factory).parameters
+        given = (
+            f"{name}={text(value)}"
+            for name, value in self._arguments.items()
+            if name not in parameters or not same(value, parameters[name].default)
+        )
+        return f"{self._factory.__name__}({', '.join(given)})"
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return False
+        return self._structure == other._structure and all(map(same, self._leaves, other._leaves))
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        # Arrays have no hash; what differs in a number alone has the same hash.
+        return hash(self._structure)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Whatever stands in place of a leaf now, a copy has a leaf there too.
+        factory, *layout = self._structure
+        return _restored, (type(self), factory, Layout(*layout).arguments([0.0] * len(self._leaves)), self._leaves)
+
+
+def _restored(
+    kind: type[Data], factory: Callable[..., Any], arguments: Mapping[str, Any], leaves: Iterable[Any]
+) -> Data:
+    return kind._unflatten(kind._of(factory, arguments)._structure, leaves)
+
+
+def _flatten_with_keys(value: Data) -> tuple[list[tuple[Any, Any]], tuple[Any, ...]]:
+    paths = Layout(*value._structure[1:]).paths()
+    keys = [jax.tree_util.GetAttrKey(name + jax.tree_util.keystr(path)) for name, path in paths]
+    return list(zip(keys, value._leaves, strict=True)), value._structure
+
+
+def register(kind: type[Data]) -> None:
+    """Make a subclass a pytree of its numbers."""
+    jax.tree_util.register_pytree_with_keys(
+        kind, _flatten_with_keys, kind._unflatten, lambda value: (value._leaves, value._structure)
+    )
+
+
+def factory_of(rule: Callable[P, Any], kind: type[D]) -> Callable[P, D]:
+    """A factory that makes a `kind` of the arguments of a rule, with the rule's name, signature and documentation."""
+    signature = inspect.signature(rule)
+    for parameter in signature.parameters.values():
+        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            raise TypeError(f"{rule.__name__}: every hyperparameter must have a name of its own, got {parameter}")
+
+    @functools.wraps(rule)
+    def factory(*args: P.args, **kwargs: P.kwargs) -> D:
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{rule.__name__}: {error}") from None
+        bound.apply_defaults()
+        return kind._of(factory, _checked(factory, bound.arguments))
+
+    # What help() shows: the kinds of the arguments are long to print.
+    bare = [parameter.replace(annotation=parameter.empty) for parameter in signature.parameters.values()]
+    factory.__signature__ = inspect.Signature(bare)  # pyright: ignore
+    return factory
+
+
+def rule_of(factory: Callable[..., Any]) -> Callable[..., Any]:
+    """The function that a factory was made of, for a rule that is another one with some arguments fixed.
+
+    The arguments that such a rule hands on have been checked, and need not be again.
+    """
+    return factory.__wrapped__  # pyright: ignore[reportFunctionMemberAccess]
+
+
+def result_of(function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+    """The result of a rule for its arguments as it computes with them."""
+    return function(**_used(function, arguments))
+
+
+@functools.cache
+def checks(factory: Callable[..., Any]) -> dict[str, Check]:
+    """The checks of a factory's arguments by name."""
+    hints = typing.get_type_hints(factory, include_extras=True)
+    return {name: hint.__metadata__[0] for name, hint in hints.items() if hasattr(hint, "__metadata__")}
+
+
+def _checked(factory: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    known = checks(factory)
+    return {
+        name: known[name](f"{factory.__name__}: {name}", value) if name in known else value
+        for name, value in arguments.items()
+    }
+
+
+def _used(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments as the rule computes with them, see :meth:`~jaxopt_adam._hyperparameters.Number.used`."""
+    known = checks(function)
+    return {
+        name: check.used(f"{function.__name__}: {name}", value)
+        if isinstance(check := known.get(name), (Number, Pair))
+        else value
+        for name, value in arguments.items()
+    }
+
+
+def _parts(value: Any) -> Iterator[tuple[str, Data]]:
+    """Optimizers and schedules in an argument, with where they are in it."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(value, is_leaf=lambda node: isinstance(node, Data)):
+        if isinstance(leaf, Data):
+            yield jax.tree_util.keystr(path), leaf
+
+
+def _with_part(arguments: Mapping[str, Any], place: str, change: Callable[[Data], Data]) -> dict[str, Any]:
+    """The arguments with the part at a place changed."""
+
+    def one(name: str, path: Any, leaf: Any) -> Any:
+        is_meant = isinstance(leaf, Data) and name + jax.tree_util.keystr(path) == place
+        return change(leaf) if is_meant else leaf
+
+    return {
+        name: jax.tree_util.tree_map_with_path(
+            functools.partial(one, name), value, is_leaf=lambda node: isinstance(node, Data)
+        )
+        if place.partition("[")[0] == name
+        else value
+        for name, value in arguments.items()
+    }
+
+
+def text(value: Any) -> str:
+    """The text of an argument, as in a call of its factory."""
+    if isinstance(value, np.dtype):
+        return repr(value.name)
+    return getattr(value, "__name__", repr(value)) if callable(value) else repr(value)
+
+
+def same(one: object, other: object) -> bool:
+    """True for equal arguments; numbers are equal by their values, functions only if they are the same."""
+    if one is other:
+        return True
+    if isinstance(one, Tracer) or isinstance(other, Tracer):
+        return False
+    if is_number(one) and is_number(other):
+        return np.array_equal(np.asarray(one), np.asarray(other))
+    (ones, tree), (others, other_tree) = jax.tree.flatten(one), jax.tree.flatten(other)
+    if jax.tree_util.treedef_is_leaf(tree):
+        return isinstance(one, type(other)) and one == other
+    return tree == other_tree and all(map(same, ones, others))
