@@ -8,6 +8,10 @@ from jaxopt_adam._averages import debias as debias
 from jaxopt_adam._averages import ema as ema
 from jaxopt_adam._cautious import cautious as cautious
 from jaxopt_adam._checked import checked as checked
+from jaxopt_adam._compose import chain as chain
+from jaxopt_adam._compose import masked as masked
+from jaxopt_adam._compose import named_chain as named_chain
+from jaxopt_adam._compose import partition as partition
 from jaxopt_adam._describe import Description as Description
 from jaxopt_adam._describe import LeafDescription as LeafDescription
 from jaxopt_adam._describe import describe as describe

@@ -162,6 +162,8 @@ class Data:
         return jax.tree.map(lambda leaf: leaf[number], self)
 
     def __repr__(self) -> str:
+        if written := getattr(self._factory, "written", None):
+            return f"{self._factory.__name__}({written(self._arguments)})"
         parameters = inspect.signature(self._factory).parameters
         given = (
             f"{name}={text(value)}"

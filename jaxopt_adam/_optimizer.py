@@ -103,7 +103,9 @@ class Optimizer(Data, optax.GradientTransformationExtraArgs):
 
         Returns:
             A scalar array (batched, if the optimizer or the state is); a tree of them if the learning rate is a tree;
-            None for an optimizer without a learning rate. For a wrapper it is that of the inner optimizer.
+            None for an optimizer without a learning rate. For a wrapper it is that of the inner optimizer, and for a
+            chain that of its only part that has one. Where several parts have one, as in a partition, it is a
+            dictionary of the rates by the names or the labels of the parts.
 
         Raises:
             ValueError: if the learning rate is a schedule and `state` has no `count`, or several.
@@ -117,10 +119,9 @@ class Optimizer(Data, optax.GradientTransformationExtraArgs):
             >>> print(optimizer.current_learning_rate(state))
             0.75
         """
-        within = [value for value in self._arguments.values() if isinstance(value, Optimizer)]
-        if "learning_rate" not in self._arguments and len(within) == 1:
-            return within[0].current_learning_rate(state)
-        learning_rate = self._arguments.get("learning_rate")
+        if "learning_rate" not in self._arguments:
+            return self._inner_learning_rate(state)
+        learning_rate = self._arguments["learning_rate"]
         if learning_rate is None:
             return None
         if not any(map(callable, jax.tree.leaves(learning_rate, is_leaf=callable))):
@@ -134,6 +135,28 @@ class Optimizer(Data, optax.GradientTransformationExtraArgs):
         return jax.tree.map(
             lambda rate: jnp.asarray(rate(counts[0]) if callable(rate) else rate), learning_rate, is_leaf=callable
         )
+
+    def _inner_learning_rate(self, state: optax.OptState) -> Any:
+        """The learning rate of the optimizer inside; of several parts the only one, or all by name."""
+        states = getattr(self._factory, "states", None)
+        if states is None:
+            within = [value for value in self._arguments.values() if isinstance(value, Optimizer)]
+            return within[0].current_learning_rate(inner_state(state)) if len(within) == 1 else None
+        rates = {
+            name: rate
+            for name, (part, its_state) in states(self._arguments, state).items()
+            if isinstance(part, Optimizer) and (rate := part.current_learning_rate(its_state)) is not None
+        }
+        is_one = len(rates) == 1 and "transforms" not in self._arguments
+        return next(iter(rates.values())) if is_one else rates or None
+
+
+def inner_state(state: Any, is_right: Callable[[Any], bool] = lambda state: False) -> Any:
+    """The state inside the states of wrappers: the first that is right, or the innermost."""
+    names = ("inner_state", "inner_opt_state", "fast_state")
+    while not is_right(state) and (name := next((name for name in names if hasattr(state, name)), None)):
+        state = getattr(state, name)
+    return state
 
 
 def _made(function: Callable[..., Any], layout: Layout, leaves: Iterable[Any]) -> optax.GradientTransformationExtraArgs:
