@@ -16,7 +16,7 @@ from jax.core import Tracer
 import jaxopt_adam
 from jaxopt_adam._hyperparameters import is_number
 from jaxopt_adam._optimizer import Optimizer
-from jaxopt_adam._trees import Path, leaf_name
+from jaxopt_adam._trees import Path, broadcast_prefix, leaf_name
 
 Fields = dict[str, Any]
 """Parts of a state by the names that they have here, without the count."""
@@ -134,7 +134,9 @@ def from_optax(state: optax.OptState, optimizer: Optimizer) -> Any:
             ``MultiSteps``, ``masked``, ...). State of the wrappers themselves, such as accumulated gradients, is
             dropped. Several rules share ``ScaleByAdamState``; it cannot be checked which of them made it.
         optimizer: the optimizer that is to continue, with the hyperparameters that optax's had. Where the rules of the
-            two libraries differ (the documentation of the rule says so), the run differs from here on.
+            two libraries differ (the documentation of the rule says so), the run differs from here on. For a
+            :func:`~jaxopt_adam.chain`, a partition and the like `state` is that of optax's composition of as many
+            parts. What is lifted from optax goes on with its own state.
 
     Returns:
         The state, with the structure and the dtypes that ``optimizer.init`` gives: what optax keeps in the parameters'
@@ -159,6 +161,8 @@ def from_optax(state: optax.OptState, optimizer: Optimizer) -> Any:
         >>> print(state.count)
         2
     """
+    if _is_composition(optimizer):
+        return _through(state, optimizer, None, lambda inner, part, _: from_optax(inner, part))
     counterpart = _counterpart(optimizer)
     states = list(_states(state))
     found = [(path, node) for path, node in states if counterpart.fields(node)]
@@ -190,7 +194,8 @@ def to_optax(state: Any, optimizer: Optimizer, params: optax.Params | None = Non
 
     Args:
         state: the state of `optimizer`.
-        optimizer: the optimizer that stopped; optax's has the same hyperparameters.
+        optimizer: the optimizer that stopped; optax's has the same hyperparameters. It may be a
+            :func:`~jaxopt_adam.chain`, a partition or the like, as optax's then is.
         params: the parameters, or :class:`jax.ShapeDtypeStruct` for them, of which only the tree and the dtypes matter.
             With them the moments get the dtypes that optax would give them, those of the parameters: half precision for
             such parameters, and complex for complex ones. Without `params` the moments keep their dtypes, and nothing
@@ -215,6 +220,8 @@ def to_optax(state: Any, optimizer: Optimizer, params: optax.Params | None = Non
         >>> jax.tree.structure(state) == jax.tree.structure(optax.adam(0.1).init(params))
         True
     """
+    if _is_composition(optimizer):
+        return _through(state, optimizer, params, to_optax)
     counterpart = _counterpart(optimizer)
     for name, value in _rates(optimizer).items():
         if _is_tree(value):
@@ -249,6 +256,56 @@ def to_optax(state: Any, optimizer: Optimizer, params: optax.Params | None = Non
         return _fitted(part, fields[name], f"state.{name}", cast)
 
     return fill(jax.eval_shape(_transformation(optimizer).init, like))
+
+
+_COMPOSITIONS = jaxopt_adam.chain, jaxopt_adam.named_chain, jaxopt_adam.partition, jaxopt_adam.masked
+
+
+def _is_composition(optimizer: Any) -> bool:
+    return isinstance(optimizer, Optimizer) and optimizer._factory in _COMPOSITIONS
+
+
+def _through(state: Any, optimizer: Optimizer, params: Any, convert: Callable[[Any, Optimizer, Any], Any]) -> Any:
+    """The state of a composition, with those of its parts that have a rule of this library converted."""
+    arguments, factory = optimizer.hyperparameters, optimizer._factory
+
+    def converted(inner: Any, part: Any, params: Any = params) -> Any:
+        module = part._factory.__module__ if isinstance(part, Optimizer) else ""
+        # What is lifted from optax, and a user's own, has the same state in both.
+        is_ours = module.startswith("jaxopt_adam.") and module != "jaxopt_adam.lifted"
+        return convert(inner, part, params) if is_ours else inner
+
+    def within(masked_state: Any, part: Any, chosen: Callable[[Any], bool], labels: Any) -> Any:
+        labels = labels(params) if callable(labels) and params is not None else labels
+        seen = params if params is None else _chosen(labels, params, chosen)
+        return masked_state._replace(inner_state=converted(masked_state.inner_state, part, seen))
+
+    try:
+        if factory is jaxopt_adam.chain:
+            return tuple(converted(*pair) for pair in zip(state, arguments.values(), strict=True))
+        if factory is jaxopt_adam.named_chain:
+            return type(state)((name, converted(state[name], part)) for name, part in arguments.items())
+        if factory is jaxopt_adam.masked:
+            return within(state, arguments["inner"], bool, arguments["mask"])
+        parts = arguments["transforms"].items()
+        labels = arguments["param_labels"]
+        states = {
+            label: within(state.inner_states[label], part, lambda each, label=label: each == label, labels)
+            for label, part in parts
+        }
+        return state._replace(inner_states=states)
+    except (AttributeError, KeyError, TypeError) as error:
+        if isinstance(error, TypeError) and "state" in str(error):
+            raise
+        raise ValueError(f"state must be that of {optimizer!r}, got {_name(state)}") from error
+
+
+def _chosen(labels: Any, params: Any, is_chosen: Callable[[Any], bool]) -> Any:
+    """The parameters as a masked transformation sees them."""
+    entries = broadcast_prefix(labels, params, "the labels", is_leaf=lambda each: isinstance(each, (str, bool)))
+    leaves, tree = jax.tree.flatten(params)
+    pairs = zip(leaves, entries, strict=True)
+    return jax.tree.unflatten(tree, [leaf if is_chosen(entry) else optax.MaskedNode() for leaf, entry in pairs])
 
 
 _OURS_ALONE: Mapping[str, Mapping[str, Any]] = {

@@ -15,6 +15,7 @@ from jaxopt_adam import (
     adam,
     adamw,
     chain,
+    from_optax,
     grid,
     masked,
     master_weights,
@@ -23,6 +24,7 @@ from jaxopt_adam import (
     optimizer,
     partition,
     sgd,
+    to_optax,
 )
 from jaxopt_adam.schedules import linear_schedule, warmup_cosine_decay_schedule
 
@@ -254,3 +256,44 @@ def test_errors(make, error, message):
 def test_state_of_another_chain():
     with pytest.raises(ValueError, match="states"):
         recipe().update(GRADS, chain(sgd(0.1)).init(PARAMS), PARAMS)
+
+
+class TestStatesOfOptax:
+    """States taken over from optax's compositions, and back, part by part."""
+
+    def pairs(self):
+        schedule, theirs = linear_schedule(0.1, 0.0, 10), optax.linear_schedule(0.1, 0.0, 10)
+        yield (
+            chain(clip_by_global_norm(1.0), adamw(schedule)),
+            optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(theirs)),
+        )
+        yield (
+            named_chain(("a", optax.trace(0.9)), ("b", adamw(schedule))),
+            optax.named_chain(("a", optax.trace(0.9)), ("b", optax.adamw(theirs))),
+        )
+        yield (
+            partition({"body": adamw(schedule), "head": chain(sgd(schedule, momentum=0.9))}, LABELS),
+            optax.partition(
+                {"body": optax.adamw(theirs), "head": optax.chain(optax.sgd(theirs, momentum=0.9))}, LABELS
+            ),
+        )
+        yield masked(adam(schedule), lambda params: MASK), optax.masked(optax.adam(theirs), lambda params: MASK)
+
+    def test_goes_on(self):
+        for ours, theirs in self.pairs():
+            mine, other = ours.init(PARAMS), theirs.init(PARAMS)
+            for _ in range(2):
+                _, mine = ours.update(GRADS, mine, PARAMS)
+                _, other = theirs.update(GRADS, other, PARAMS)
+            taken = from_optax(other, ours)
+            chex.assert_trees_all_close(taken, mine, rtol=1e-6)
+            for params in (None, PARAMS):
+                back = to_optax(mine, ours, params)
+                chex.assert_trees_all_close(back, other, rtol=1e-6)
+            expected, _ = theirs.update(GRADS, to_optax(mine, ours), PARAMS)
+            chex.assert_trees_all_close(ours.update(GRADS, taken, PARAMS)[0], expected, rtol=1e-5)
+
+    def test_other_states(self):
+        for ours, _ in self.pairs():
+            with pytest.raises(ValueError, match="state must be that of"):
+                from_optax(3, ours)
