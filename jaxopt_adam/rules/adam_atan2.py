@@ -5,6 +5,7 @@ import math
 import jax.numpy as jnp
 import optax
 
+from jaxopt_adam._arc_tangent import atan2
 from jaxopt_adam._averages import abs_sq, bias_correction, ema
 from jaxopt_adam._hyperparameters import Decay, LearningRate, Mask, Moments, NonNegative, WeightDecay
 from jaxopt_adam._optimizer import optimizer
@@ -68,7 +69,7 @@ def adam_atan2(
         return old._replace(mu=ema(old.mu, grad, b1), nu=ema(old.nu, abs_sq(grad), b2))
 
     def second(grad, old, new, step):
-        return step.scale * jnp.arctan2(new.mu, step.weight_of_root * jnp.sqrt(new.nu))
+        return step.scale * atan2(new.mu, step.weight_of_root * jnp.sqrt(new.nu))
 
     return leafwise(
         AdamState,
