@@ -10,7 +10,7 @@ Dividing by the factor (:func:`debias`) makes it a proper average from the first
 
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxopt_adam._trees import arithmetic_dtype, real_dtype
-from jaxopt_adam._xla import divisor
+from jaxopt_adam._xla import divisor, fused_sum, quick_or_careful
 
 
 class Shares(NamedTuple):
@@ -276,27 +276,94 @@ def abs_sq(value: ArrayLike) -> Array:
     return jnp.minimum(jnp.square(value), jnp.finfo(value.dtype).max)
 
 
-def norm(value: ArrayLike) -> Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def norm(value: ArrayLike, bounded: bool = False) -> Array:
     """The root of the sum of |value|², real; it neither overflows nor underflows where a square would.
 
     At zero its derivative is zero. The norm of an empty array is 0, and that of an array with an infinite element is
     infinite.
+
+    Args:
+        value: an array of any shape, real or complex.
+        bounded: whether to take the norm of ``squarable(value)``, which is then not kept in memory.
     """
-    value = jnp.asarray(value)
-    # A unit in which to measure, so no derivative goes through it. Its reciprocal must be a normal number, as compilers
-    # multiply by that.
-    largest = jnp.max(jnp.abs(jax.lax.stop_gradient(value)), initial=0)
+
+    def careful(value: Array) -> Array:
+        return _careful_norm(value, bounded)
+
+    return quick_or_careful(_quick_norm, careful, jnp.asarray(value))
+
+
+@norm.defjvp
+def _(bounded: bool, primals: tuple[ArrayLike], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (value,) = map(jnp.asarray, primals)
+    size = norm(value, bounded)
+    direction = (squarable(value) if bounded else value) / jnp.where(size > 0, size, 1)
+    return size, jnp.sum(jnp.real(jnp.conj(direction) * tangents[0]))
+
+
+def _quick_norm(value: Array) -> tuple[Array, Array]:
+    """The norm from the squares themselves; false where one is too large, or so small that it may have underflowed."""
+    squares = jnp.sum(_plain_abs_sq(value))
+    limits = jnp.finfo(squares.dtype)
+    least = value.size * (float(limits.tiny) / float(limits.eps))
+    return jnp.sqrt(squares), (squares >= least) & _are_squarable(squares)
+
+
+def _careful_norm(value: Array, bounded: bool) -> Array:
+    parts = [value.real, value.imag] if jnp.iscomplexobj(value) else [value]
+    # Of both ends, since an array of sizes would have to be kept in memory.
+    ends = [end for part in parts for end in (jnp.max(part, initial=0), -jnp.min(part, initial=0))]
+    largest = functools.reduce(jnp.maximum, ends)
+    if bounded:
+        largest, value = squarable(largest), squarable(value)
     is_size = (largest > 0) & jnp.isfinite(largest)
+    # A unit in which to measure. Its reciprocal must be a normal number, as compilers multiply by that.
     unit = jnp.where(is_size, jnp.minimum(largest, 2.0 ** (jnp.finfo(largest.dtype).maxexp - 3)), 1)
-    squares = jnp.sum(abs_sq(value / unit))
-    return jnp.where(is_size, unit, largest) * jnp.sqrt(jnp.maximum(squares, jnp.finfo(largest.dtype).tiny))
+    return jnp.where(is_size, unit, largest) * jnp.sqrt(fused_sum(abs_sq(value / unit)))
 
 
-def mean_square(value: Array, axis: int | tuple[int, ...] | None = None) -> Array:
-    """The mean of |value|² over `axis`, real; it overflows no sooner than one of the squares, and is 0 if empty."""
-    squares = abs_sq(value)
-    axes = range(squares.ndim) if axis is None else np.atleast_1d(axis)
-    return jnp.sum(squares * (1 / max(math.prod(squares.shape[each] for each in axes), 1)), axis)
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def mean_square(value: Array, axis: int | tuple[int, ...] | None = None, bounded: bool = False) -> Array:
+    """The mean of |value|² over `axis`, real; it overflows no sooner than one of the squares, and is 0 if empty.
+
+    With `bounded` it is the mean of ``|squarable(value)|²``; that array is then not kept in memory.
+    """
+    share = _share_of_one(value, axis)
+
+    def quick(value: Array) -> tuple[Array, Array]:
+        squares = jnp.sum(_plain_abs_sq(value), axis)
+        return squares * share, jnp.all(_are_squarable(squares))
+
+    def careful(value: Array) -> Array:
+        return fused_sum(abs_sq(squarable(value) if bounded else value) * share, axis)
+
+    return quick_or_careful(quick, careful, value)
+
+
+@mean_square.defjvp
+def _(axis: Any, bounded: bool, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (value,) = primals
+    twice = 2 * (squarable(value) if bounded else value) * _share_of_one(value, axis)
+    return mean_square(value, axis, bounded), jnp.sum(jnp.real(jnp.conj(twice) * tangents[0]), axis)
+
+
+def _are_squarable(squares: Array) -> Array:
+    """Whether sums of squares are those of numbers that :func:`squarable` leaves as they are; false for NaN."""
+    return squares <= most_squarable(squares.dtype) ** 2
+
+
+def _share_of_one(value: Array, axis: int | tuple[int, ...] | None) -> float:
+    """The weight of an element in a mean over `axis`."""
+    axes = range(value.ndim) if axis is None else np.atleast_1d(axis)
+    return 1 / max(math.prod(value.shape[each] for each in axes), 1)
+
+
+def _plain_abs_sq(value: Array) -> Array:
+    """|value|², infinite where it overflows."""
+    if jnp.iscomplexobj(value):
+        return jnp.square(value.real) + jnp.square(value.imag)
+    return jnp.square(value)
 
 
 # A decay below this has decay**1 == 0 next to one, in float64 too; it stands in for zero, which has no logarithm.

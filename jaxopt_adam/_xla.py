@@ -51,6 +51,16 @@ def add_zero(tree: Any, zero: Array) -> Any:
     return jax.tree.unflatten(structure, [array + zero.astype(jnp.result_type(array)) for array in arrays])
 
 
+def again(tree: Any, count: Array) -> Any:
+    """The same arrays; to the compiler they are others, so what is computed of them is not kept for a second use.
+
+    Args:
+        tree: a pytree of arrays.
+        count: a count of steps, which is not negative.
+    """
+    return add_zero(tree, hidden_zero(count)) if is_staged() else tree
+
+
 @jax.custom_jvp
 def fence(step: Array, arrays: Any) -> Any:
     """The same arrays, written to memory before anything reads them.
@@ -129,6 +139,55 @@ def in_place(zero: Array, function: Callable[[Any, Any], Any], old: Any, operand
     turns, new = jax.lax.platform_dependent(zero, old, operands, cpu=loop, default=plain)
     # One turn is done, so this is zero again.
     return turns >> 1, new
+
+
+def quick_or_careful(quick: Callable[[Any], tuple[Any, Array]], careful: Callable[[Any], Any], value: Array) -> Any:
+    """The result of ``careful(value)``, taken from ``quick(value)`` where that says that it is right.
+
+    Problem: XLA's CPU backend has a fast loop for the sum of the squares of an array in memory, and for its extremes.
+    For a sum of anything else it writes what it adds up to memory first.
+
+    Cure, on a CPU: `careful`, which scales the squares or bounds them, is computed only where the squares as they are
+    do not do. With this and a :func:`fence` a step of LAMB on 1,024² elements takes half the time, and has 4 bytes an
+    element of temporaries in place of 16 (JAX 0.10.2). On other platforms, which fuse the sum with what it adds up,
+    `careful` is always computed.
+
+    Args:
+        quick: from `value` to the result and whether it is right.
+        careful: from `value` to the result.
+        value: an array.
+    """
+    if not is_staged():
+        return careful(value)
+
+    def on_cpu(value: Array) -> Any:
+        result, is_right = quick(value)
+        return jax.lax.cond(is_right, lambda value: result, careful, value)
+
+    return jax.lax.platform_dependent(value, cpu=on_cpu, default=careful)
+
+
+def fused_sum(value: Array, axis: int | tuple[int, ...] | None = None) -> Array:
+    """The sum of `value` over `axis`, with no array in memory for `value`, if it is computed for the sum only.
+
+    XLA's CPU backend fuses a reduction with what it reduces only if it has two results at least. Such a reduction is
+    slower than one of an array in memory.
+    """
+    axes = tuple(range(value.ndim) if axis is None else (each % value.ndim for each in np.atleast_1d(axis).tolist()))
+    if not axes or not is_staged():
+        return jnp.sum(value, axes)
+
+    def on_cpu(value: Array) -> Array:
+        # Over the last axis that is not of one element first. Different threads compute different results of it.
+        *others, last = sorted(sorted(axes), key=lambda axis: value.shape[axis] > 1)
+        whole, half = jax.lax.reduce([value, 0.5 * value], [np.zeros([], value.dtype)] * 2, _sums, (last,))
+        return jnp.sum(0.5 * whole + half, tuple(other - (other > last) for other in others))
+
+    return jax.lax.platform_dependent(value, cpu=on_cpu, default=lambda value: jnp.sum(value, axes))
+
+
+def _sums(one: Any, other: Any) -> list[Array]:
+    return list(map(jnp.add, one, other))
 
 
 def largest_of_blocks(measures: Any) -> Any:

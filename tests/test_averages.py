@@ -10,7 +10,7 @@ import pytest
 
 import jaxopt_adam
 from jaxopt_adam import bias_correction, debias, ema
-from jaxopt_adam._averages import norm
+from jaxopt_adam._averages import mean_square, norm, squarable
 
 DECAYS = (0.0, 0.5, 0.9, 0.95, 0.99, 0.999, 0.9999, 0.99999, 0.999999)
 LAST_STEP = 2**31 - 1
@@ -379,3 +379,38 @@ def test_norm_of_the_largest_and_the_smallest_numbers():
     assert norm(jnp.float32([])) == norm(jnp.zeros(3)) == 0
     assert norm(jnp.float32([1, -np.inf])) == np.inf
     assert np.isnan(norm(jnp.float32([1, np.nan])))
+
+
+@pytest.mark.parametrize("is_compiled", [True, False])
+@pytest.mark.parametrize("shape", [(), (7,), (5, 6, 7)])
+@pytest.mark.parametrize("imaginary", [0, 1j])
+def test_norms_and_means_of_squares_of_every_size(shape, imaginary, is_compiled):
+    generator = np.random.default_rng(9)
+    unit = generator.normal(size=shape) + imaginary * generator.normal(size=shape)
+    compile_or_not = jax.jit if is_compiled else (lambda function, **_: function)
+    for size in (0.0, 1e-36, 1e-25, 1e-12, 1.0, 1e15, 1e18, 1e22, 1e37):
+        value = jnp.asarray(size * unit, jnp.complex64 if imaginary else jnp.float32)
+        exact = np.asarray(value, np.complex128 if imaginary else np.float64)
+        bounded = np.asarray(squarable(value), exact.dtype)
+        for right, given in ((exact, False), (bounded, True)):
+            found = compile_or_not(norm, static_argnums=1)(value, given)
+            np.testing.assert_allclose(found, np.linalg.norm(right), rtol=1e-6)
+            if 1e-15 < size < 1e18 or given:
+                for axis in {None, len(shape) - 1, 0} - ({-1, 0} if not shape else set()):
+                    found = compile_or_not(mean_square, static_argnums=(1, 2))(value, axis, given)
+                    np.testing.assert_allclose(found, np.mean(np.abs(right) ** 2, axis), rtol=1e-5, atol=1e-37)
+    for function in (norm, lambda value, given: mean_square(value, None, given)):
+        for given in (True, False):
+            assert np.isnan(compile_or_not(function, static_argnums=1)(jnp.full(shape, np.nan), given))
+        assert np.isnan(compile_or_not(function, static_argnums=1)(jnp.full(shape, np.inf), True))
+
+
+def test_the_derivatives_of_norms_and_of_means_of_squares():
+    value = jnp.asarray(np.random.default_rng(10).normal(size=(4, 5)), jnp.float32)
+    for scale in (1e-30, 1.0, 1e25):
+        slope = jax.jit(jax.grad(norm))(scale * value)
+        np.testing.assert_allclose(slope, value / np.linalg.norm(value), rtol=1e-5)
+    np.testing.assert_array_equal(jax.grad(norm)(jnp.zeros(3)), 0)
+    np.testing.assert_allclose(jax.jit(jax.grad(mean_square))(value), 2 * value / 20, rtol=1e-6)
+    hessian = jax.jit(jax.hessian(norm))(jnp.float32([3, 4]))
+    np.testing.assert_allclose(hessian, np.array([[16, -12], [-12, 9]]) / 125, rtol=1e-5)
