@@ -7,6 +7,7 @@ from jaxopt_adam._averages import Denominator, abs_sq, bias_correction, debiasin
 from jaxopt_adam._hyperparameters import Decay, LearningRate, Mask, Moments, NonNegative, WeightDecay
 from jaxopt_adam._optimizer import optimizer
 from jaxopt_adam._rule import AdamState, Moment, leafwise
+from jaxopt_adam._xla import fence
 
 
 @optimizer
@@ -73,6 +74,8 @@ def lamb(
 
     def second(grad, old, new, step):
         direction = weighted(new.mu, grad, *step.weights) / step.denominator(new.nu) + step.decay
+        # In memory, where it is read twice: for its length and for the update.
+        direction = fence(step.count, direction)
         size, length = norm(step.param), norm(direction)
         ratio = jnp.where((size > 0) & (length > 0), size / jnp.where(length > 0, length, 1), 1)
         return -step.rate * ratio * direction
