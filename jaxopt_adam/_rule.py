@@ -63,6 +63,7 @@ class Step(types.SimpleNamespace):
         rate: the learning rate α; −1 where it is None, so that −α times a direction is the direction.
         state: for `scalars` and `finish` only: the `others` by name, as they are before the step.
         path: for the halves only, as what follows is: the path of the leaf.
+        grad: the gradient as it came. What the halves get is bounded in size if a moment is made of squares.
         param: the parameter θ in the dtype of the arithmetic, or None where `update` got no parameters or the rule does
             not see to weight decay itself.
         decay: λθ, or 0.0 where the leaf does not decay. No compiler can merge its multiplication with an addition.
@@ -303,7 +304,7 @@ def _halves_of_leaf(rule: _Rule, path: Path, has_squares: bool, scalars_tree: An
         value, theta, decay, scalars = inputs
         grad = squarable(value) if has_squares else value
         term = 0.0 if decay is None else finite_product(decay, theta)
-        return grad, Step(**jax.tree.unflatten(scalars_tree, scalars), path=path, param=theta, decay=term)
+        return grad, Step(**jax.tree.unflatten(scalars_tree, scalars), path=path, grad=value, param=theta, decay=term)
 
     def first(inputs: Any, old: Sequence[Any]) -> list[Any]:
         grad, step = grad_and_step(inputs)

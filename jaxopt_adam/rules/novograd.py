@@ -81,15 +81,12 @@ def novograd(
         share = jnp.sqrt(jnp.where(step.count == 1, 1, 1 - b2))
         return {"b1": b1, "eps_root": eps_root, "eps": eps, "share": share}
 
-    def direction(grad, nu, step):
-        scale = jnp.maximum(root(nu, step.eps_root), step.share * norm(grad)) + step.eps
-        return grad / scale + step.decay
-
     def first(grad, old, step):
-        size = norm(grad)
+        size = norm(step.grad, bounded=True)
         square = jnp.minimum(jnp.square(size), jnp.finfo(size.dtype).max)
         nu = jnp.where(step.count == 1, square, ema(old.nu, square, b2))
-        return old._replace(mu=accumulate(old.mu, direction(grad, nu, step), step.b1), nu=nu)
+        scale = jnp.maximum(root(nu, step.eps_root), step.share * size) + step.eps
+        return old._replace(mu=accumulate(old.mu, grad / scale + step.decay, step.b1), nu=nu)
 
     def second(grad, old, new, step):
         return -step.rate * new.mu
