@@ -56,10 +56,13 @@ def checked_blocks(blocks: BlocksOfLeaf, path: Path, shape: tuple[int, ...]) -> 
     return tuple(map(int, numbers))
 
 
-def mean_square_of_blocks(value: Array, numbers: tuple[int, ...]) -> Array:
-    """The mean of |value|² over each block, for `numbers` of blocks along the axes; of the shape `numbers`."""
-    split = _split(value.shape, numbers)
-    return mean_square(value.reshape(split), tuple(range(1, len(split), 2)))
+def mean_square_of_blocks(grad: Array, numbers: tuple[int, ...]) -> Array:
+    """The mean of |grad|² over each block, for `numbers` of blocks along the axes; of the shape `numbers`.
+
+    It is that of the gradient bounded in size.
+    """
+    split = _split(grad.shape, numbers)
+    return mean_square(grad.reshape(split), tuple(range(1, len(split), 2)), True)
 
 
 def spread(moment: Array, shape: tuple[int, ...]) -> Array:
@@ -86,10 +89,13 @@ def factored_moments(least: int | None) -> dict[str, Any]:
     return {name: moment(name) for name in ("v_row", "v_col", "v")}
 
 
-def mean_squares(value: Array) -> tuple[Array, Array]:
-    """The means of |value|² over the largest axis (those of a wide matrix's rows), and over the second largest."""
-    second, largest = _two_axes(value.shape)
-    return mean_square(value, largest), mean_square(value, second)
+def mean_squares(grad: Array) -> tuple[Array, Array]:
+    """The means of |grad|² over the largest axis (those of a wide matrix's rows), and over the second largest.
+
+    They are those of the gradient bounded in size.
+    """
+    second, largest = _two_axes(grad.shape)
+    return mean_square(grad, largest, True), mean_square(grad, second, True)
 
 
 def over_factored_root(value: Array, rows: Array, columns: Array) -> Array:

@@ -10,6 +10,7 @@ from jaxopt_adam import _hyperparameters as kinds
 from jaxopt_adam._averages import abs_sq, ema, mean_square, root
 from jaxopt_adam._optimizer import optimizer
 from jaxopt_adam._rule import Moment, leafwise
+from jaxopt_adam._xla import fence
 from jaxopt_adam.rules._blocks import factored_moments, mean_squares, over_factored_root
 
 
@@ -104,6 +105,8 @@ def adafactor(
     def direction(grad, moments, step):
         factored = moments.v is None
         update = over_factored_root(grad, moments.v_row, moments.v_col) if factored else grad / root(moments.v)
+        # In memory, where it is read twice: for its mean square and for the update.
+        update = fence(step.count, update)
         limit = 1
         if step.threshold is not None:
             limit = step.threshold / jnp.maximum(step.threshold, root(mean_square(update)))
@@ -112,7 +115,7 @@ def adafactor(
 
     def first(grad, old, step):
         if old.v is None:
-            rows, columns = mean_squares(grad)
+            rows, columns = mean_squares(step.grad)
             new = old._replace(
                 v_row=ema(rows + step.eps, old.v_row, step.share), v_col=ema(columns + step.eps, old.v_col, step.share)
             )

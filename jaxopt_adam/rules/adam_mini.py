@@ -97,7 +97,7 @@ def adam_mini(
         return {"eps": eps * root_of_c2, "weights": debiasing_weights(-step.rate * root_of_c2, b1, step.count)}
 
     def first(grad, old, step):
-        nu = ema(old.nu, mean_square_of_blocks(grad, old.nu.shape), b2)
+        nu = ema(old.nu, mean_square_of_blocks(step.grad, old.nu.shape), b2)
         return old._replace(mu=ema(old.mu, grad, b1), nu=nu)
 
     def second(grad, old, new, step):
