@@ -11,11 +11,13 @@ from jaxopt_adam._averages import (
     ema,
     mean_square,
     root,
+    squarable,
     weighted,
 )
 from jaxopt_adam._hyperparameters import Decay, LearningRate, Mask, Moments, NonNegative, WeightDecay
 from jaxopt_adam._optimizer import optimizer
 from jaxopt_adam._rule import AdamState, Moment, leafwise
+from jaxopt_adam._xla import again, fence
 
 
 @optimizer
@@ -77,9 +79,11 @@ def stable_adamw(
         return old._replace(mu=ema(old.mu, grad, b1), nu=ema(old.nu, abs_sq(grad), b2))
 
     def second(grad, old, new, step):
-        deviation = root(new.nu)
-        rms = step.root_of_c2 * root(mean_square(grad / jnp.maximum(deviation, step.eps)))
-        direction = weighted(new.mu, grad, *step.weights) / (deviation + step.eps) + step.decay
+        # One array of the leaf's size, the ratio, is kept in memory for its mean. The rest is computed anew.
+        grad, other_nu = squarable(again(step.grad, step.count)), again(new.nu, step.count)
+        ratio = fence(step.count, grad / jnp.maximum(root(new.nu), step.eps))
+        rms = step.root_of_c2 * root(mean_square(ratio))
+        direction = weighted(new.mu, grad, *step.weights) / (root(other_nu) + step.eps) + step.decay
         return -step.rate / jnp.maximum(rms, 1) * direction
 
     return leafwise(
