@@ -32,7 +32,7 @@ from jaxopt_adam._trees import (
     real_scalars,
     scalar_like,
 )
-from jaxopt_adam._xla import fence, is_staged
+from jaxopt_adam._xla import again, fence, is_staged
 from jaxopt_adam.storage._fields import entries_of, field_of
 from jaxopt_adam.storage._leaf import UNROUNDED, LeafStorage
 from jaxopt_adam.storage._leaves import storage_of_leaves
@@ -64,6 +64,11 @@ class Step(types.SimpleNamespace):
         state: for `scalars` and `finish` only: the `others` by name, as they are before the step.
         path: for the halves only, as what follows is: the path of the leaf.
         grad: the gradient as it came. What the halves get is bounded in size if a moment is made of squares.
+        keep: ``keep(arrays)``: the same arrays, written to memory before anything reads them, as with
+            :func:`~jaxopt_adam._xla.fence`; for new moments that are read twice. It does nothing, and nor does `again`,
+            where moments are rounded, because then other fences are there.
+        again: ``again(array, count)``: the same array, which the compiler takes for another, as with
+            :func:`~jaxopt_adam._xla.again`. With a count that was kept with moments, it comes after them.
         param: the parameter θ in the dtype of the arithmetic, or None where `update` got no parameters or the rule does
             not see to weight decay itself.
         decay: λθ, or 0.0 where the leaf does not decay. No compiler can merge its multiplication with an addition.
@@ -285,7 +290,7 @@ def _step_of_leaf(
     theta = None if theta is None else theta.astype(storage.compute)
     decay = None if decay is None or theta is None else scalar_like(path, grad, decay, storage.real)
     inputs = value, *((theta, decay) if rule.sees_to_decay else (None, None)), scalars
-    halves = _halves_of_leaf(rule, path, storage.has_squares, scalars_tree)
+    halves = _halves_of_leaf(rule, path, storage, scalars_tree)
     try:
         change, after = storage.step(halves, path, inputs, entries, step, rounded=is_rounded)
     except (TypeError, ValueError) as error:
@@ -297,14 +302,18 @@ def _step_of_leaf(
     return [array_like(path, grad, change, storage.compute, "the update").astype(storage.dtype), *after]
 
 
-def _halves_of_leaf(rule: _Rule, path: Path, has_squares: bool, scalars_tree: Any) -> Halves:
+def _halves_of_leaf(rule: _Rule, path: Path, storage: LeafStorage, scalars_tree: Any) -> Halves:
     """The two halves as functions of all arrays that they read, and of lists of moments."""
 
     def grad_and_step(inputs: Any) -> tuple[Array, Step]:
         value, theta, decay, scalars = inputs
-        grad = squarable(value) if has_squares else value
+        grad = squarable(value) if storage.has_squares else value
         term = 0.0 if decay is None else finite_product(decay, theta)
-        return grad, Step(**jax.tree.unflatten(scalars_tree, scalars), path=path, grad=value, param=theta, decay=term)
+        step = Step(**jax.tree.unflatten(scalars_tree, scalars), path=path, grad=value, param=theta, decay=term)
+        is_plain = storage.is_plain
+        step.keep = functools.partial(fence, step.count) if is_plain else lambda arrays: arrays
+        step.again = again if is_plain else lambda array, count: array
+        return grad, step
 
     def first(inputs: Any, old: Sequence[Any]) -> list[Any]:
         grad, step = grad_and_step(inputs)

@@ -9,6 +9,7 @@ from jaxopt_adam._averages import (
     debiasing_weights,
     ema,
     finite_quotient,
+    squarable,
     weighted,
 )
 from jaxopt_adam._hyperparameters import Decay, Flag, LearningRate, Moments, NonNegative
@@ -66,8 +67,9 @@ def adabelief(
         return {"weights": weights, "c2": c2, "eps_root": eps_root, "denominator": denominator}
 
     def first(grad, old, step):
-        mu = ema(old.mu, grad, b1)
-        return old._replace(mu=mu, nu=ema(old.nu, abs_sq(grad - mu), b2) + step.eps_root)
+        mu = step.keep(ema(old.mu, grad, b1))
+        surprise = squarable(step.again(step.grad, step.count)) - mu
+        return old._replace(mu=mu, nu=step.keep(ema(old.nu, abs_sq(surprise), b2) + step.eps_root))
 
     def second(grad, old, new, step):
         return weighted(new.mu, grad, *step.weights) / step.denominator(finite_quotient(new.nu, step.c2))

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxopt_adam._averages import Denominator, abs_sq, bias_correction, ema, finite_product, finite_quotient
+from jaxopt_adam._averages import Denominator, abs_sq, bias_correction, ema, finite_product, finite_quotient, squarable
 from jaxopt_adam._hyperparameters import Decay, LearningRate, Mask, Moments, NonNegative, WeightDecay
 from jaxopt_adam._optimizer import optimizer
 from jaxopt_adam._rule import Moment, leafwise
@@ -101,12 +101,11 @@ def adan(
 
     def first(grad, old, step):
         difference = jnp.where(step.count > 1, grad - old.g, 0)
-        return old._replace(
-            m=ema(old.m, grad, b1),
-            v=ema(old.v, difference, b2),
-            n=ema(old.n, abs_sq(grad + finite_product(step.b2, difference)), b3),
-            g=grad,
-        )
+        m, v = ema(old.m, grad, b1), ema(old.v, difference, b2)
+        n = ema(old.n, abs_sq(grad + finite_product(step.b2, difference)), b3)
+        # The new g, written over the old one, comes last.
+        count, v, n = step.keep((step.count, v, n))
+        return old._replace(m=m, v=v, n=n, g=squarable(step.again(step.grad, count)))
 
     def second(grad, old, new, step):
         direction = finite_product(step.weight_of_m, new.m) + finite_product(step.weight_of_v, new.v)

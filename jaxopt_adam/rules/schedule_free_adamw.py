@@ -11,7 +11,7 @@ from jax.core import Tracer
 from optax.transforms import MonitorState, SnapshotState
 
 from jaxopt_adam import _hyperparameters as kinds
-from jaxopt_adam._averages import Denominator, abs_sq, bias_correction, ema, finite_product, finite_quotient
+from jaxopt_adam._averages import Denominator, abs_sq, bias_correction, ema, finite_product, finite_quotient, squarable
 from jaxopt_adam._optimizer import optimizer
 from jaxopt_adam._rule import Moment, leafwise
 from jaxopt_adam._trees import Path, arithmetic_dtype, inexact_dtype, leaf_name, real_dtype, scalar_like
@@ -104,7 +104,7 @@ def schedule_free_adamw(
             "max_learning_rate": largest,
             "weight_sum": weight_sum,
             "share": share,
-            "weight": 1 - b1 + b1 * share,
+            "weight": (1 - b1) * (1 - share),
             "c2": bias_correction(b2, step.count),
             "denominator": Denominator(eps),
         }
@@ -113,14 +113,19 @@ def schedule_free_adamw(
         return finite_product(-step.rate, grad / step.denominator(finite_quotient(nu, step.c2)) + step.decay)
 
     def first(grad, old, step):
-        nu = ema(old.nu, abs_sq(grad), b2)
-        return old._replace(nu=nu, z=old.z + move_of_z(grad, nu, step))
+        count, nu = step.keep((step.count, ema(old.nu, abs_sq(grad), b2)))
+        return old._replace(nu=nu, z=old.z + move_of_z(squarable(step.again(step.grad, count)), nu, step))
 
     def second(grad, old, new, step):
-        # The difference of y with x written in y and z, so that what is common to both is not there to be rounded.
+        # The difference of y with x written in y and z, so that what is common to both is not there to be rounded. Of z
+        # it has the new one, so that the old one need not outlive it.
         # In fewer bits z moves by what is stored, as x is found from that.
-        move = move_of_z(grad, new.nu, step) if state_dtype is None else new.z - old.z
-        return finite_product(step.weight, move) + finite_product(step.share, old.z - step.param)
+        if state_dtype is None:
+            grad, nu = squarable(step.again(step.grad, step.count)), step.again(new.nu, step.count)
+            move = move_of_z(grad, nu, step)
+        else:
+            move = new.z - old.z
+        return finite_product(step.weight, move) + finite_product(step.share, new.z - step.param)
 
     def finish(step, grads, params, moments):
         return {

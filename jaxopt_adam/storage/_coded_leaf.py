@@ -29,7 +29,7 @@ class CodedLeafStorage(LeafStorage):
     def __init__(self, coded: Mapping[int, Blockwise], *of_leaf: Any):
         super().__init__(*of_leaf)
         self._encoded = self._coded = coded
-        self._is_elementwise = False
+        self.is_plain = self._is_elementwise = False
         longest = min(storage.longest(math.prod(self.shape)) for storage in coded.values())
         self._packing = Packing(tuple(map(self._member, range(len(self.names)))), self.shape, longest)
 

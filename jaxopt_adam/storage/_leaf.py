@@ -55,6 +55,7 @@ class LeafStorage:
         compute: the dtype of the arithmetic.
         real: that of its real numbers.
         has_squares: whether one of the moments is made of squares.
+        is_plain: whether all moments are stored as they are computed.
     """
 
     def __init__(
@@ -90,7 +91,8 @@ class LeafStorage:
         # What moments start as, which leaves that are alike share.
         self._initial: dict[Any, Array] = {}
         is_shared = any(shape != self.shape for shape in self._shapes)
-        self._is_elementwise = not (self._pair or self._rounded or is_shared)
+        self.is_plain = not (self._pair or self._rounded)
+        self._is_elementwise = self.is_plain and not is_shared
 
     def _found_pair(self, in_bfloat16: Collection[int]) -> tuple[int, int] | None:
         """The indices of the first moment that shares an array with its second moment, and of that."""
