@@ -353,6 +353,33 @@ def _are_squarable(squares: Array) -> Array:
     return squares <= most_squarable(squares.dtype) ** 2
 
 
+@jax.custom_jvp
+def bounded_product(value: Array, end: Array, start: Array) -> Array:
+    """Re⟨squarable(value), end - start⟩ of like arrays; neither of the two is kept in memory."""
+
+    def quick(given: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        value, end, start = given
+        return _inner_product(value, end - start), _are_squarable(jnp.sum(_plain_abs_sq(value)))
+
+    def careful(given: tuple[Array, Array, Array]) -> Array:
+        value, end, start = given
+        return fused_sum(jnp.real(jnp.conj(squarable(value)) * (end - start)))
+
+    return quick_or_careful(quick, careful, (value, end, start))
+
+
+@bounded_product.defjvp
+def _(primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+    value, end, start = primals
+    of_value = _inner_product(tangents[0], end - start)
+    return bounded_product(*primals), of_value + _inner_product(squarable(value), tangents[1] - tangents[2])
+
+
+def _inner_product(one: Array, other: Array) -> Array:
+    # Not as a dot product, for which arrays that are sharded would be gathered, and accelerators round to fewer digits.
+    return jnp.sum(jnp.real(jnp.conj(one) * other))
+
+
 def _share_of_one(value: Array, axis: int | tuple[int, ...] | None) -> float:
     """The weight of an element in a mean over `axis`."""
     axes = range(value.ndim) if axis is None else np.atleast_1d(axis)

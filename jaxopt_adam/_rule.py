@@ -62,6 +62,9 @@ class Step(types.SimpleNamespace):
         count: the number of the step, from 1, int32.
         rate: the learning rate α; −1 where it is None, so that −α times a direction is the direction.
         state: for `scalars` and `finish` only: the `others` by name, as they are before the step.
+        grads: likewise, the tree of the gradients.
+        params: likewise, the tree of the parameters, or None.
+        moments: likewise, the moments by name, as they are in the state before the step.
         path: for the halves only, as what follows is: the path of the leaf.
         grad: the gradient as it came. What the halves get is bounded in size if a moment is made of squares.
         keep: ``keep(arrays)``: the same arrays, written to memory before anything reads them, as with
@@ -205,36 +208,46 @@ def leafwise(
         storages = storage_of_leaves(present, storage, grads)
         paths = [path for path, _ in grads]
         columns = [entries_of(tree, field, name, storages, paths) for name, field in zip(present, stored, strict=True)]
+        entries = [leaf.checked(path, own) for leaf, path, *own in zip(storages, paths, *columns, strict=True)]
         step = jnp.asarray(optax.safe_increment(count))
-        before = types.SimpleNamespace(**dict(zip(extra, values, strict=True)))
+        whole = {
+            "state": types.SimpleNamespace(**dict(zip(extra, values, strict=True))),
+            "grads": updates,
+            "params": params,
+            "moments": types.SimpleNamespace(**dict(zip(present, stored, strict=True))),
+        }
 
         def step_of(rate: Any) -> Step:
-            return _step(scalars, count=step, rate=rate, state=before)
+            return _step(scalars, count=step, rate=rate, **whole)
 
         rates = _rates(learning_rate, updates, count)
-        steps = _once_for_same(step_of, rates)
         thetas, decays = thetas_and_decays(grads, tree, params, count, rates)
+        steps = _once_for_same(step_of, rates)
         shared = _once_for_same(_cast_scalars, steps, [leaf.real for leaf in storages])
         is_compiled = is_staged()
         kinds: dict[Any, Callable[..., list[Any]]] = {}
         rows = []
-        for (path, grad), leaf, theta, decay, (scalars_tree, numbers), *entries in zip(
-            grads, storages, thetas, decays, shared, *columns, strict=True
+        for (path, grad), leaf, theta, decay, (scalars_tree, numbers), own in zip(
+            grads, storages, thetas, decays, shared, entries, strict=True
         ):
             kind = id(leaf), id(numbers)
             if kind not in kinds or not is_compiled:
                 run = functools.partial(_step_of_leaf, rule, path, leaf, scalars_tree, UNROUNDED not in extra_args)
                 # So leaves that are alike share a trace and a lowering.
                 kinds[kind] = jax.jit(run) if is_compiled else run
-            rows.append(kinds[kind](grad, theta, decay, numbers, leaf.checked(path, entries), step))
+            rows.append(kinds[kind](grad, theta, decay, numbers, own, step))
         new_updates, *new_moments = ([row[i] for row in rows] for i in range(1 + len(present)))
-        after = {name: field_of(tree, entries) for name, entries in zip(present, new_moments, strict=True)}
+        after = {name: field_of(tree, column) for name, column in zip(present, new_moments, strict=True)}
         if finish is not None:
             of_step = steps[0] if steps else step_of(scheduled(learning_rate, count, "learning_rate"))
             after |= finish(of_step, updates, params, types.SimpleNamespace(**after))
         return jax.tree.unflatten(tree, new_updates), state_type(count=step, **after)
 
     return Compilable(init, transform)
+
+
+_WHOLE = "state", "grads", "params", "moments"
+"""The attributes of a step that are not for the halves."""
 
 
 class _Rule(NamedTuple):
@@ -344,7 +357,7 @@ def _cast_scalars(step: Step, dtype: np.dtype) -> tuple[Any, list[Any]]:
     def cast(value: Any) -> Any:
         return jnp.asarray(value, dtype) if jnp.issubdtype(jnp.result_type(value), jnp.floating) else value
 
-    numbers, tree = jax.tree.flatten({name: value for name, value in vars(step).items() if name != "state"})
+    numbers, tree = jax.tree.flatten({name: value for name, value in vars(step).items() if name not in _WHOLE})
     numbers = list(map(cast, numbers))
     computed = [index for index, value in enumerate(numbers) if isinstance(value, Tracer) and not value.ndim]
     for index, value in zip(computed, fence(step.count, [numbers[index] for index in computed]), strict=True):

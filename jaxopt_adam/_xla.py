@@ -141,7 +141,7 @@ def in_place(zero: Array, function: Callable[[Any, Any], Any], old: Any, operand
     return turns >> 1, new
 
 
-def quick_or_careful(quick: Callable[[Any], tuple[Any, Array]], careful: Callable[[Any], Any], value: Array) -> Any:
+def quick_or_careful(quick: Callable[[Any], tuple[Any, Array]], careful: Callable[[Any], Any], value: Any) -> Any:
     """The result of ``careful(value)``, taken from ``quick(value)`` where that says that it is right.
 
     Problem: XLA's CPU backend has a fast loop for the sum of the squares of an array in memory, and for its extremes.
@@ -155,12 +155,12 @@ def quick_or_careful(quick: Callable[[Any], tuple[Any, Array]], careful: Callabl
     Args:
         quick: from `value` to the result and whether it is right.
         careful: from `value` to the result.
-        value: an array.
+        value: a pytree of arrays.
     """
     if not is_staged():
         return careful(value)
 
-    def on_cpu(value: Array) -> Any:
+    def on_cpu(value: Any) -> Any:
         result, is_right = quick(value)
         return jax.lax.cond(is_right, lambda value: result, careful, value)
 

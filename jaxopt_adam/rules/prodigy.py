@@ -8,10 +8,11 @@ import optax
 
 from jaxopt_adam import _averages as averages
 from jaxopt_adam import _hyperparameters as kinds
-from jaxopt_adam._averages import abs_sq, ema, finite_product, root, squarable
+from jaxopt_adam._averages import abs_sq, bounded_product, ema, finite_product, root, squarable
 from jaxopt_adam._optimizer import optimizer
 from jaxopt_adam._rule import Moment, leafwise
-from jaxopt_adam._trees import arithmetic_dtype, inner_product
+from jaxopt_adam._trees import arithmetic_dtype
+from jaxopt_adam._xla import fence
 
 
 class ProdigyState(NamedTuple):
@@ -98,7 +99,11 @@ def prodigy(
         if bias_correction:
             rate = rate * jnp.sqrt(averages.bias_correction(b2, step.count)) / averages.bias_correction(b1, step.count)
         growth = distance / kinds.single(estim_lr0, "estim_lr0")
+        change = optax.tree.sum(jax.tree.map(_product_with_way, step.grads, step.moments.params0, step.params))
+        # The update, which needs the rate, then comes after the parameters are read here. It may overwrite them.
+        rate, change = fence(step.count, (rate, change))
         return {
+            "change": change,
             "rate": rate,
             "distance": distance,
             "growth": growth,
@@ -108,7 +113,7 @@ def prodigy(
         }
 
     def first(grad, old, step):
-        scaled = squarable(step.distance * grad)
+        scaled = squarable(step.distance * step.grad)
         return old._replace(
             mu=ema(old.mu, scaled, b1),
             nu=ema(old.nu, abs_sq(scaled), b2),
@@ -119,9 +124,7 @@ def prodigy(
         return -step.rate * (new.mu / (root(new.nu) + step.eps) + step.decay)
 
     def finish(step, grads, params, moments):
-        way = jax.tree.map(jnp.subtract, moments.params0, params)
-        change = inner_product(jax.tree.map(_squarable, grads), way)
-        numerator = b3 * step.state.numerator_weighted + step.growth * step.rate * change
+        numerator = b3 * step.state.numerator_weighted + step.growth * step.rate * step.change
         size = optax.tree.sum(jax.tree.map(jnp.abs, moments.grad_sum))
         estimate = kinds.single(estim_lr_coef, "estim_lr_coef") * numerator / jnp.where(size == 0, jnp.inf, size)
         return {"estim_lr": jnp.maximum(step.distance, estimate), "numerator_weighted": numerator}
@@ -145,5 +148,6 @@ def prodigy(
     )
 
 
-def _squarable(grad: jax.Array) -> jax.Array:
-    return squarable(jnp.asarray(grad, arithmetic_dtype(jnp.result_type(grad))))
+def _product_with_way(grad: jax.Array, start: jax.Array, param: jax.Array) -> jax.Array:
+    """Re⟨grad, start - param⟩ for a leaf, of the gradient bounded in size."""
+    return bounded_product(jnp.asarray(grad, arithmetic_dtype(jnp.result_type(grad))), start, param)
