@@ -37,7 +37,7 @@ def is_number(value: object) -> bool:
     """True for a number or an array of numbers, NumPy's and JAX's included, and so a leaf of an optimizer."""
     if is_array(value):
         return jnp.issubdtype(value.dtype, np.number)
-    return isinstance(value, (int, float, complex)) and not isinstance(value, (bool, Whole))
+    return isinstance(value, (int, float, complex)) and not isinstance(value, (bool, Whole, Fixed))
 
 
 def is_real(value: object) -> bool:
@@ -73,6 +73,10 @@ def single(value: Any, name: str) -> Any:
 
 class Whole(int):
     """A whole number that shapes the program, as a size or a number of rounds does: never a leaf, never traced."""
+
+
+class Fixed(float):
+    """A number at whose value a rule looks when it is made: never a leaf, never traced."""
 
 
 @dataclasses.dataclass(frozen=True)
