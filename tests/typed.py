@@ -22,6 +22,7 @@ from jaxopt_adam import (
     cautious,
     checked,
     grid,
+    lifted,
     master_weights,
     minimize,
     muon,
@@ -130,6 +131,11 @@ def correct(array: Array) -> None:
     muon(0.1, ns_coeffs="dion", adam_learning_rate=warmup, preconditioning="aol")
     adam_mini(0.1, blocks=one_block)
     adam_mini(0.1, blocks=lambda path, shape: shape[:1])
+    # Those of optax.
+    lifted.clip_by_global_norm(array)
+    lifted.scale_by_schedule(warmup)
+    lifted.MultiSteps(lifted.lars(0.1, weight_decay_mask=is_kernel), every_k_schedule=4)
+    lifted.apply_if_finite(adam(0.1), 3).replace(learning_rate=0.2)
     # Wrappers and chains.
     made = checked(master_weights(cautious(adamw(1e-3, moments="int8")), bits=24))
     observe(optax.chain(optax.clip(1.0), adam(None)))
@@ -192,6 +198,9 @@ def mistakes() -> None:
     grid(clipped, rates=np.array([1e-3]))  # mistake
     minimize(parabola, 1.0, adam)  # mistake
     minimize(parabola, 1.0, "adam")  # mistake
+    lifted.clip_by_global_norm(max_delta=1.0)  # mistake
+    lifted.clip("far")  # mistake
+    lifted.apply_if_finite(adam, 3)  # mistake
     cautious(adam)  # mistake
     checked("adam")  # mistake
     master_weights(adam(1e-3), bits="24")  # mistake
