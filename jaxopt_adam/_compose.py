@@ -156,8 +156,8 @@ def partition(
         >>> from jaxopt_adam import adam, partition, sgd
         >>> recipe = partition({"body": adam(1e-3), "head": sgd(0.1)}, {"w": "body", "b": "head"})
         >>> state = recipe.init({"w": jnp.ones(2), "b": jnp.ones(2)})
-        >>> {label: float(rate.round(4)) for label, rate in recipe.current_learning_rate(state).items()}
-        {'body': 0.001, 'head': 0.1}
+        >>> {label: str(rate) for label, rate in recipe.current_learning_rate(state).items()}
+        {'body': '0.001', 'head': '0.1'}
     """
     return optax.partition(transforms, param_labels, mask_compatible_extra_args=mask_compatible_extra_args)  # pyright: ignore
 

@@ -20,7 +20,6 @@ import numpy as np
 import optax
 import optax.contrib
 from jax.core import Tracer
-from jax.extend.core.primitives import convert_element_type_p
 from jax.typing import DTypeLike
 
 from jaxopt_adam._hyperparameters import (
@@ -239,7 +238,8 @@ def _like_python(value: Any) -> Any:
         if not is_array(leaf) or not is_real(leaf):
             return leaf
         leaf = jnp.asarray(at_least_float32(leaf))
-        return convert_element_type_p.bind(leaf, new_dtype=leaf.dtype, weak_type=True, sharding=None)
+        like = 1.0 if jnp.issubdtype(leaf.dtype, jnp.floating) else 1
+        return leaf if leaf.ndim else jax.lax.full_like(like, leaf)
 
     return value if callable(value) else jax.tree.map(one, value, is_leaf=callable)
 
