@@ -121,7 +121,7 @@ class TestReference:
 
 def raised(function):
     """The names of the exceptions that the body of a function raises itself, without those of functions in it."""
-    tree = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
+    tree = ast.parse(textwrap.dedent(inspect.getsource(function.__code__))).body[0]
     found, rest = set(), list(tree.body)
     while rest:
         node = rest.pop()
