@@ -29,7 +29,7 @@ def imported(module: str) -> Callable[[], Prepared]:
 
 
 def changed(make: Callable[[float], Any], as_argument: bool) -> Callable[[], Prepared]:
-    """A contestant: the first step after the learning rate was changed."""
+    """A contestant: the first step after the number that `make` takes was changed."""
     shapes = work.transformer(2, 64)
 
     def prepare() -> Prepared:
