@@ -10,6 +10,7 @@ from jax import Array
 from jaxopt_adam._hyperparameters import NonNegative, Positive, transformation
 from jaxopt_adam._optimizer import Optimizer, optimizer
 from jaxopt_adam._trees import arithmetic_dtype, array_like, inexact_dtype, leaves_like, scalar_like
+from jaxopt_adam._xla import counts
 from jaxopt_adam.rules.schedule_free_adamw import schedule_free_adamw
 
 
@@ -81,8 +82,8 @@ def cautious(
             signs = jnp.sign(change), jnp.sign(jnp.asarray(grad, change.dtype))
             agrees = jnp.real(signs[0].conj() * signs[1]) < 0
             real = change.real.dtype
-            counting = jnp.sum((signs[0] != 0) & (signs[1] != 0), dtype=real)
-            share = jnp.sum(agrees, dtype=real) / jnp.maximum(counting, 1)
+            agreeing, counting = counts(agrees, (signs[0] != 0) & (signs[1] != 0), dtype=real)
+            share = agreeing / jnp.maximum(counting, 1)
             added, largest = (jnp.asarray(scalar_like(path, grad, each, real)) for each in (eps, max_scale))
             scale = jnp.where(share > 0, jnp.minimum(1 / (share + added), largest), 1)
             # What is no number stays none: as a zero, nobody would see that the element is lost.

@@ -211,3 +211,21 @@ def largest_of_blocks(measures: Any) -> Any:
 def _larger(one: Any, other: Any) -> list[Array]:
     # Not within the function above: JAX knows a reduction that it has compiled by its function.
     return list(map(jnp.maximum, one, other))
+
+
+def counts(*masks: Array, dtype: Any) -> list[Array]:
+    """The number of true elements of each of some masks of one shape, as numbers of `dtype`, all in one pass.
+
+    XLA's CPU backend fuses a reduction with what it reduces only if it has two results at least. In such a loop it
+    vectorizes sums of integers, but not of floating-point numbers. Of 4,096² elements of float32
+    :func:`~jaxopt_adam.stalled_fraction` reads 8 bytes each and has 48 KiB of temporaries, where counts one by one
+    access 28 bytes and have 130 MiB (JAX 0.10.2).
+    """
+    rows = [jnp.atleast_1d(mask).astype(np.int32) for mask in masks]
+    # Row by row, since float32 counts only to 2²⁴ and int32 only to 2³¹.
+    rows = jax.lax.reduce(rows, [np.int32(0)] * len(rows), _sum, [rows[0].ndim - 1])
+    return [jnp.sum(row, dtype=dtype) for row in rows]
+
+
+def _sum(one: Any, other: Any) -> list[Array]:
+    return list(map(jnp.add, one, other))

@@ -1,11 +1,14 @@
 """`cautious` where gradients are sparse, and the largest factor by which it scales an update."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from agreement import deviation, library_updates
+from compiling import FUSED_AS_FOR_USERS
 from oracles import ORACLES, walk
 
 from jaxopt_adam import adam, cautious, lion, sgd
@@ -98,3 +101,18 @@ def test_a_decay_of_one_is_not_hidden():
         jnp.float32(jnp.nan)
     )[0]
     assert jnp.isnan(updates).all()
+
+
+@pytest.mark.parametrize("rule", [adam, lion])
+def test_nothing_full_size_is_kept_but_the_update(rule):
+    params = jnp.zeros((256, 1024))
+
+    def step(params, state, grads):
+        updates, state = cautious(rule(0.1)).update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    state = jax.eval_shape(rule(0.1).init, params)
+    compiled = jax.jit(step, donate_argnums=(0, 1)).lower(params, state, params).compile(FUSED_AS_FOR_USERS)
+    assert compiled.memory_analysis().temp_size_in_bytes <= params.nbytes + 2**14
+    # The counts are one pass over the gradient and the update.
+    assert len(re.findall(r"= \(s32\[256\]\S*, s32\[256\]\S*\) fusion", compiled.as_text())) == 1

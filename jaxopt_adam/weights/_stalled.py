@@ -6,6 +6,7 @@ import optax
 from jax import Array
 
 from jaxopt_adam._trees import leaf_name
+from jaxopt_adam._xla import counts
 from jaxopt_adam.storage._patterns import is_low_precision, to_bits
 
 
@@ -34,7 +35,7 @@ def stalled_fraction(params: optax.Params, updates: optax.Updates) -> Array:
         >>> print(f"{stalled_fraction(params, jnp.array([1e-3, 1e-3, 1e-3, 0.0])):.2f}")
         0.33
     """
-    counts = [jnp.zeros(2, jnp.float32)]  # of the lost and of all
+    pairs = [jnp.zeros(2, jnp.float32)]  # of the lost and of all
     leaves, tree = jax.tree_util.tree_flatten_with_path(params)
     try:
         changes = tree.flatten_up_to(updates)
@@ -44,8 +45,8 @@ def stalled_fraction(params: optax.Params, updates: optax.Updates) -> Array:
         if jnp.shape(param) != jnp.shape(change):
             raise ValueError(f"{leaf_name(path)}: updates must have shape {jnp.shape(param)}, got {jnp.shape(change)}")
         param, change = jnp.asarray(param), jnp.asarray(change)
-        counts.append(jnp.stack([_count(stays(param, change)), _count(change != 0)]))
-    stalled, moving = jnp.stack(counts).sum(0)
+        pairs.append(jnp.stack(counts(stays(param, change), change != 0, dtype=jnp.float32)))
+    stalled, moving = jnp.stack(pairs).sum(0)
     return stalled / jnp.maximum(moving, 1)
 
 
@@ -59,9 +60,3 @@ def stays(param: Array, change: Array) -> Array:
     else:
         same = after == param
     return same & (change != 0)
-
-
-def _count(these: Array) -> Array:
-    # Row by row first, since float32 counts only to 2²⁴ and integers only to 2³¹.
-    rows = jnp.sum(these, axis=-1, dtype=jnp.int32) if these.ndim else these
-    return jnp.sum(rows, dtype=jnp.float32)
