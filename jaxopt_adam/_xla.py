@@ -99,6 +99,17 @@ def _(primals: Any, tangents: Any) -> tuple[Any, Any]:
     return fence(*primals), tangents[1]
 
 
+def written(step: Array, array: Array) -> Array:
+    """The same array, written to memory on a CPU, for two results that are computed from it in one loop each.
+
+    XLA's CPU backend would compute it in both loops, after it has copied the old values of what the first one
+    overwrites (JAX 0.10.2). Other platforms compute both results in one loop, without the array.
+    """
+    if not is_staged():
+        return array
+    return jax.lax.platform_dependent(step, array, cpu=fence, default=lambda step, array: array)
+
+
 def in_place(zero: Array, function: Callable[[Any, Any], Any], old: Any, operands: Any) -> tuple[Array, Any]:
     """Replace `old` by ``function(old, operands)`` in the memory of `old`.
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from compiling import AS_USERS_DO
+from compiling import AS_USERS_DO, FUSED_AS_FOR_USERS
 from flax import nnx, serialization
 from flax.training.train_state import TrainState
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
@@ -755,6 +755,23 @@ class TestClients:
         assert compiled.memory_analysis().alias_size_in_bytes == sizes
         expected = stepper(optimizer)(params, state, grads)
         assert_identical(compiled(params, state, grads), expected)
+
+    @pytest.mark.parametrize(("name", "temporaries", "accessed"), [("master_24", 4, 24), ("master_32", 4, 26)])
+    def test_nothing_full_size_is_kept_but_the_sum(self, name, temporaries, accessed):
+        """In bytes an element: the sum takes 4, and both parts of a weight are made of it."""
+        params = jnp.ones((256, 1024), jnp.bfloat16)
+        figures = []
+        for optimizer in (adamw(0.1), WRAPPERS[name](adamw(0.1))):
+            state = jax.eval_shape(optimizer.init, params)
+            step = jax.jit(stepper(optimizer).__wrapped__, donate_argnums=(0, 1))
+            program = step.lower(params, state, params).compile(FUSED_AS_FOR_USERS)
+            counts = program.memory_analysis().temp_size_in_bytes, program.cost_analysis()["bytes accessed"]
+            figures.append(np.array(counts) / params.size)
+        bare, wrapped = figures
+        assert wrapped[0] <= temporaries + 0.1
+        # The correction is read and written, and the sum is written and read by each of two loops. The loop that never
+        # turns counts as one.
+        assert wrapped[1] - bare[1] <= accessed + 0.5
 
     @each_kind
     def test_learning_rate_is_that_of_the_optimizer_within(self, wrap):

@@ -28,9 +28,7 @@ def spacing_below(value, dtype, dropped):
 @functools.cache
 def summed(dtype, dropped):
     return jax.jit(
-        lambda weight, change, threshold: from_pattern(
-            rounded_sum(weight, change, dtype, 1 << dropped, threshold), dtype
-        )
+        lambda weight, change, threshold: from_pattern(rounded_sum(weight, change, dtype, dropped, threshold), dtype)
     )
 
 

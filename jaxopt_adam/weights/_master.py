@@ -12,6 +12,7 @@ from jax.typing import DTypeLike
 from jaxopt_adam._hyperparameters import Transformation, transformation, whole
 from jaxopt_adam._optimizer import optimizer
 from jaxopt_adam._trees import Path, fields, leaf_name
+from jaxopt_adam._xla import fence, written
 from jaxopt_adam.storage._patterns import (
     MAGNITUDE,
     SIGN,
@@ -141,9 +142,10 @@ def master_weights(inner: Transformation, bits: Annotated[int, _bits] = 24) -> o
         tree, moves, inner_state = update_within(
             "master_weights", wrapped, updates, inner_state, params, corrections, weight, extra_args
         )
+        step = jnp.asarray(step, jnp.uint32)
         pairs = [_step(move, dtype, step) if isinstance(move, Move) else (move, optax.MaskedNode()) for move in moves]
         new_updates, corrections = (jax.tree.unflatten(tree, [pair[i] for pair in pairs]) for i in range(2))
-        return new_updates, MasterWeightsState(inner_state, corrections, jnp.asarray(step, jnp.uint32) + np.uint32(1))
+        return new_updates, MasterWeightsState(inner_state, corrections, step + np.uint32(1))
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -250,31 +252,36 @@ def with_master_params(
 
 def _step(move: Move, dtype: np.dtype, step: Array) -> tuple[Array, Array]:
     """The update of one leaf, and its new correction."""
-    low = move.param.dtype
+    low, shape = move.param.dtype, move.param.shape
+    # Never negative, as `fence` asks of a count.
+    count = jax.lax.bitcast_convert_type(step >> 1, jnp.int32)
     pattern = to_pattern(move.weight + move.change, low)
     if dtype == jnp.int8:
-        pattern = rounded_sum(move.weight, move.change, low, _unit(pattern, low), _dither(step, move.param.shape))
-    bits, correction = _parts(pattern, dtype)
+        pattern = rounded_sum(move.weight, move.change, low, _shift(pattern, low), _dither(step, count, shape))
+    bits, correction = _parts(written(count, pattern), dtype)
     return move_to(bits, move.param), correction
 
 
-def _unit(pattern: Array, low: np.dtype) -> Array:
-    """The multiple to which a pattern is rounded, for a correction of 8 bits.
+def _shift(pattern: Array, low: np.dtype) -> Array:
+    """The number of last bits that rounding takes from a pattern, for a correction of 8 bits: 8, or 9.
 
-    It is doubled from 31/32 of a power of two up to that power, unless the pattern needs no rounding. The numbers are
-    then equally spaced on both sides of a power of two, where weights such as a normalization's scale start. If the
-    spacing changed there, the thresholds at which a weight crosses the power would be correlated with the next ones. A
-    weight that stays near would then drift: by 3 % of its distance at a rate of 1e-6.
+    It is 9 from 31/32 of a power of two up to that power, unless the pattern needs no rounding. The numbers are then
+    equally spaced on both sides of a power of two, where weights such as a normalization's scale start. If the spacing
+    changed there, the thresholds at which a weight crosses the power would be correlated with the next ones. A weight
+    that stays near would then drift: by 3 % of its distance at a rate of 1e-6.
     """
-    unit = np.uint32(1 << 8)
     behind = 23 if low == jnp.bfloat16 else 26
     near = (pattern >> (behind - 4) & 15) == 15
-    return jnp.where(near & ((pattern & (unit - np.uint32(1))) != 0), unit << 1, unit)
+    return jnp.where(near & ((pattern & np.uint32(0xFF)) != 0), np.uint32(9), np.uint32(8))
 
 
-def _dither(step: Array, shape: tuple[int, ...]) -> Array:
+def _dither(step: Array, count: Array, shape: tuple[int, ...]) -> Array:
     """The thresholds of one step, the same on any layout of devices."""
-    return sum(along_axes(phases(shape, _SALT), len(shape)), jnp.asarray(step, jnp.uint32) * _SILVER)
+    vectors = phases(shape, _SALT)
+    if len(shape) > 1:
+        # Otherwise the compiler would compute the hash of a position anew for each element.
+        vectors = fence(count, vectors)
+    return sum(along_axes(vectors, len(shape)), step * _SILVER)
 
 
 def _split(weight: Array, low: np.dtype, dtype: np.dtype) -> tuple[Array, Array]:

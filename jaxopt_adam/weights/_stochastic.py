@@ -112,5 +112,5 @@ def stochastic_rounding(
 def _step(move: Move, key: Array) -> Array:
     """The update of one leaf."""
     threshold = jax.random.bits(key, move.param.shape, jnp.uint32)
-    pattern = rounded_sum(move.weight, move.change, move.param.dtype, 1 << 16, threshold)
+    pattern = rounded_sum(move.weight, move.change, move.param.dtype, 16, threshold)
     return move_to((pattern >> 16).astype(jnp.uint16), move.param)
