@@ -29,6 +29,7 @@ from jaxopt_adam import (
     stochastic_rounding,
     with_master_params,
 )
+from jaxopt_adam.weights._stochastic import random_bits
 from jaxopt_adam.weights._within import move_to
 
 BFLOAT16, FLOAT16 = jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16)
@@ -478,6 +479,13 @@ class TestStochasticRounding:
         with jax.threefry_partitionable(False), jax.default_prng_impl("rbg"):
             assert_identical(optimizer.update(grads, optimizer.init(params), params), expected)
 
+    @pytest.mark.parametrize("shape", [(), (5,), (0, 3), (3, 7, 11), (300, 100)])
+    def test_the_bits_are_those_of_jax(self, shape):
+        key = jax.random.key(7, impl="threefry2x32")
+        with jax.threefry_partitionable(True):
+            expected = jax.random.bits(key, shape, jnp.uint32)
+        np.testing.assert_array_equal(random_bits(jax.random.key_data(key), shape), expected)
+
 
 class TestNotANumber:
     @every_wrapper
@@ -756,9 +764,11 @@ class TestClients:
         expected = stepper(optimizer)(params, state, grads)
         assert_identical(compiled(params, state, grads), expected)
 
-    @pytest.mark.parametrize(("name", "temporaries", "accessed"), [("master_24", 4, 24), ("master_32", 4, 26)])
+    @pytest.mark.parametrize(
+        ("name", "temporaries", "accessed"), [("master_24", 4, 24), ("master_32", 4, 26), ("stochastic", 0, 0)]
+    )
     def test_nothing_full_size_is_kept_but_the_sum(self, name, temporaries, accessed):
-        """In bytes an element: the sum takes 4, and both parts of a weight are made of it."""
+        """In bytes an element: the sum takes 4, and both parts of a weight are made of it; random bits take none."""
         params = jnp.ones((256, 1024), jnp.bfloat16)
         figures = []
         for optimizer in (adamw(0.1), WRAPPERS[name](adamw(0.1))):

@@ -1,9 +1,11 @@
 """Stochastic rounding of low-precision parameters."""
 
+import math
 from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 
@@ -13,6 +15,9 @@ from jaxopt_adam._trees import fields
 from jaxopt_adam.storage._patterns import from_bits, to_bits
 from jaxopt_adam.weights._sums import rounded_sum
 from jaxopt_adam.weights._within import Move, in_float32, move_to, update_within
+
+_ROTATIONS = (13, 15, 26, 6), (17, 29, 16, 24)
+"""The rotations of threefry's rounds, of each group of four and of the next."""
 
 
 class StochasticRoundingState(NamedTuple):
@@ -111,6 +116,31 @@ def stochastic_rounding(
 
 def _step(move: Move, key: Array) -> Array:
     """The update of one leaf."""
-    threshold = jax.random.bits(key, move.param.shape, jnp.uint32)
+    threshold = random_bits(jax.random.key_data(key), move.param.shape)
     pattern = rounded_sum(move.weight, move.change, move.param.dtype, 16, threshold)
     return move_to((pattern >> 16).astype(jnp.uint16), move.param)
+
+
+def random_bits(key: Array, shape: tuple[int, ...]) -> Array:
+    """The same uint32 as of :func:`jax.random.bits` for a partitionable threefry key, of which this is the data.
+
+    On a CPU that is a loop over arrays of 64 bits for each element, with copies of them. Here the compiler computes
+    the bits of an element where they are used.
+    """
+    size = math.prod(shape)
+    if size > 2**32:
+        return jax.random.bits(jax.random.wrap_key_data(key, impl="threefry2x32"), shape, jnp.uint32)
+    # The position of each element among all, whose upper half is 0.
+    last = jnp.zeros(shape, jnp.uint32)
+    for axis, length in enumerate(shape):
+        last = last * np.uint32(length) + jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
+    # Threefry-2×32 with 20 rounds (Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3, 2011).
+    keys = key[0], key[1], key[0] ^ key[1] ^ np.uint32(0x1BD11BDA)
+    first, last = keys[0], last + keys[1]
+    for group in range(5):
+        for rotation in _ROTATIONS[group % 2]:
+            first = first + last
+            last = first ^ (last << np.uint32(rotation) | last >> np.uint32(32 - rotation))
+        first = first + keys[(group + 1) % 3]
+        last = last + (keys[(group + 2) % 3] + np.uint32(group + 1))
+    return first ^ last
