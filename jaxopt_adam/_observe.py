@@ -1,7 +1,7 @@
 """Figures of a step (of its gradient, its update and its moments), for each leaf and for all leaves together."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, NamedTuple, get_args
 
 import jax
@@ -31,7 +31,7 @@ from jaxopt_adam._trees import (
     scalar_like,
     with_auto_axes,
 )
-from jaxopt_adam._xla import hidden_zero
+from jaxopt_adam._xla import hidden_zero, sums_of_rows
 from jaxopt_adam.rules.amsgrad import AmsgradState
 from jaxopt_adam.storage._leaf import UNROUNDED
 from jaxopt_adam.weights._stalled import stays
@@ -130,7 +130,8 @@ def observe(
 
     Observing a step of a large model computes the update a second time. On a CPU that takes as long as a few steps, and
     it needs room for one or two arrays of the size of the largest leaf. Large models are therefore observed only from
-    time to time. A step that is not observed costs next to nothing more.
+    time to time. A step that is not observed costs next to nothing more. If every step is observed, the update is kept
+    in memory instead, as large as the parameters.
 
     Put it around the rule itself, within :func:`optax.chain` or :func:`master_weights`, to see what the rule did. There
     the gradient is the clipped one, and the update has full precision. Put it around the chain or the wrapper to see
@@ -190,22 +191,28 @@ def observe(
         step = jnp.asarray(optax.safe_increment(state.updates))
         known = {name: _told(name, (hyperparameters or {}).get(name), inner, state) for name in _KNOWN}
 
-        def look(updates: Any, inner_state: Any, params: Any, done: Any, after: Any) -> tuple[Any, Figures]:
+        def look(
+            updates: Any, inner_state: Any, params: Any, done: Any, after: Any, kept: bool = True
+        ) -> tuple[list[Array], Any, Figures]:
             exact = None
             if _may_be_rounded(after):
                 exact, after = _unrounded(wrapped, (updates, inner_state, params), extra_args, after)
-            return _figures(updates, done, params, exact, after, **known)
+            return _figures(updates, done, params, exact, after, kept, **known)
 
         before = jax.lax.stop_gradient((updates, state.inner_state, params))
-        if each == 1 and not large:
+        # With codes the look takes the step from the old moments once more, so it has to come first in a large model.
+        if each == 1 and not (large and _may_be_rounded(state.inner_state)):
             done, inner_state = wrapped.update(updates, state.inner_state, params, **extra_args)
-            leaves, total = with_auto_axes(look, (*before, *jax.lax.stop_gradient((done, inner_state))))
+            zeros, leaves, total = with_auto_axes(look, (*before, *jax.lax.stop_gradient((done, inner_state))))
+            # The caller adds the update to parameters that the look reads. Lest these be copied, it waits for the look.
+            done = jax.tree.unflatten(tree, map(_held, leaves_like(tree, done, "the update"), zeros))
             # Each an array of its own, since no buffer can be donated twice.
             return done, ObserveState(inner_state, step, jnp.array(step), leaves, total)
 
         def seen(updates: Any, inner_state: Any, params: Any) -> tuple[Array, Any, Figures]:
             done, after = wrapped.update(updates, inner_state, params, **extra_args)
-            return step, *look(updates, inner_state, params, done, after)
+            _, leaves, total = look(updates, inner_state, params, done, after, kept=False)
+            return step, leaves, total
 
         def look_again(*before: Any) -> tuple[Array, Any, Figures]:
             return with_auto_axes(seen, before)
@@ -287,9 +294,22 @@ def _told(name: str, given: Any, inner: Any, state: ObserveState) -> Any:
 
 
 def _figures(
-    updates: Any, done: Any, params: Any, exact: Any, after: Any, *, learning_rate: Any, b1: Any, b2: Any, eps: Any
-) -> tuple[Any, Figures]:
-    """The figures of each leaf, and of all leaves together."""
+    updates: Any,
+    done: Any,
+    params: Any,
+    exact: Any,
+    after: Any,
+    kept: bool,
+    *,
+    learning_rate: Any,
+    b1: Any,
+    b2: Any,
+    eps: Any,
+) -> tuple[list[Array], Any, Figures]:
+    """A hidden zero that depends on the figures of a leaf, for each leaf; the figures of each leaf, and of all leaves.
+
+    `kept` is true if the update and the moments are in memory, and false if they are computed for the figures alone.
+    """
     grads, tree = jax.tree_util.tree_flatten_with_path(updates)
     nothing = [None] * len(grads)
     rates = nothing if learning_rate is None else broadcast_prefix(learning_rate, updates, "learning_rate")
@@ -302,7 +322,7 @@ def _figures(
     corrections = None
     if averages is not None and b1 is not None and b2 is not None:
         corrections = [bias_correction(decay, averages.count) for decay in (b1, b2)]
-    sums = []
+    sums, zeros = [], []
     for (path, grad), change, theta, unrounded, rate, mu, nu in zip(
         grads, leaves_like(tree, done, "the update"), thetas, exacts, rates, mus, nus, strict=True
     ):
@@ -311,25 +331,34 @@ def _figures(
         moved = change.astype(dtype)
         terms = {"gradient": _square(grad.astype(dtype)), "update": _square(moved)}
         if rate is not None:
-            terms["per_rate"] = _square(moved / jnp.asarray(scalar_like(path, grad, rate, real_dtype(dtype))))
+            rate = jnp.asarray(scalar_like(path, grad, rate, real_dtype(dtype)))
+            if rate.ndim:
+                terms["per_rate"] = _square(moved / rate)
         if theta is not None:
             theta = array_like(path, grad, theta, None, "the parameter")
             terms |= {"weight": _square(theta.astype(dtype)), "lost": stays(theta, change), "moving": change != 0}
         if corrections is not None:
-            c1, c2 = corrections
+            _, c2 = corrections
             size, deviation = jnp.abs(mu.astype(dtype)), jnp.sqrt(nu.astype(real_dtype(dtype)))
-            terms["signal"] = jnp.where(deviation > 0, size / deviation, 0) * (jnp.sqrt(c2) / c1)
+            terms["signal"] = jnp.where(deviation > 0, size / deviation, 0)
             if eps is not None:
                 terms["under"] = deviation < jnp.sqrt(c2) * eps
         if unrounded is not None:
             unrounded = unrounded.astype(dtype)
             terms |= {"error": _square(moved - unrounded), "exact": _square(unrounded)}
-        sums.append({"elements": float(grad.size)} | _sums(terms, grad.shape, real_dtype(dtype)))
+        of_leaf = _sums(terms, grad.shape, real_dtype(dtype), kept)
+        zeros.append(_zero_after(of_leaf.values()))
+        if rate is not None and not rate.ndim:
+            of_leaf["per_rate"] = jnp.square(jnp.sqrt(of_leaf["update"]) / rate)
+        if corrections is not None:
+            c1, c2 = corrections
+            of_leaf["signal"] = of_leaf["signal"] * (jnp.sqrt(c2) / c1)
+        sums.append({"elements": float(grad.size)} | of_leaf)
     # Of all leaves and then of each, in one array for each figure.
     columns = {name: jnp.stack([jnp.asarray(each[name]) for each in sums]) for name in (sums[0] if sums else ())}
     total = _of({name: jnp.sum(column) for name, column in columns.items()})
     rows = [jnp.unstack(figure) for figure in _of(columns)] if sums else [[]] * len(Figures._fields)
-    return Figures(*(jax.tree.unflatten(tree, row) for row in rows)), total
+    return zeros, Figures(*(jax.tree.unflatten(tree, row) for row in rows)), total
 
 
 def _of(sums: Mapping[str, Array]) -> Figures:
@@ -364,17 +393,27 @@ def _averages(state: Any, tree: Any) -> Any:
     return found[0] if len(found) == 1 and not _may_be_rounded(found) else None
 
 
-def _sums(terms: Mapping[str, Array], shape: tuple[int, ...], dtype: np.dtype) -> dict[str, Array]:
+def _sums(terms: Mapping[str, Array], shape: tuple[int, ...], dtype: np.dtype, kept: bool) -> dict[str, Array]:
     """The sum of each of some arrays of a shape, all in one pass over what they are computed from."""
+    values = [jax.lax.stop_gradient(jnp.broadcast_to(term, shape).astype(dtype)) for term in terms.values()]
+    # Where the update and the moments have to be computed in the same loop, it is too long to be unrolled.
+    of_rows = sums_of_rows(values) if kept else None
     last = shape[-1] if shape else 1
     width = last if last <= _LONGEST else math.gcd(last, _LONGEST)
-    values = [jax.lax.stop_gradient(jnp.broadcast_to(term, shape).astype(dtype)) for term in terms.values()]
-    if width >= _SHORTEST and math.prod(shape) > _LONGEST:
+    if of_rows is not None:
+        values = of_rows
+    elif width >= _SHORTEST and math.prod(shape) > _LONGEST:
         # The compiler makes one loop of a reduction of several arrays and what they are computed from. Long sums are
         # cut in pieces, as each addition rounds.
         rows = [value.reshape(*shape[:-1], last // width, width) for value in values]
         values = jax.lax.reduce(rows, [np.zeros([], dtype)] * len(rows), _add, [len(shape)])
     return {name: jnp.sum(value) for name, value in zip(terms, values, strict=True)}
+
+
+def _zero_after(sums: Iterable[Array]) -> Array:
+    """A hidden zero that depends on some sums that are not negative."""
+    together = jnp.abs(sum(each.astype(jnp.float32) for each in sums))
+    return hidden_zero(jax.lax.bitcast_convert_type(together, jnp.int32))
 
 
 def _square(value: Array) -> Array:
