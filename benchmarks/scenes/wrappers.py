@@ -27,6 +27,7 @@ def cases(quick: bool) -> Iterator[Case]:
     contestants = {
         "adamw": work.step(adamw, large, jnp.bfloat16),
         "master_weights(adamw)": work.step(jaxopt_adam.master_weights(adamw), large, jnp.bfloat16),
+        "stochastic_rounding(adamw)": work.step(jaxopt_adam.stochastic_rounding(adamw), large, jnp.bfloat16),
     }
     yield Case("around a step of bfloat16 weights", contestants, "adamw", seconds, most={"master_weights(adamw)": 1.3})
 
