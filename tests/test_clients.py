@@ -27,14 +27,18 @@ from jaxopt_adam import (
     adam,
     adamw,
     adan,
+    chain,
     lion,
     master_weights,
     observe,
+    partition,
     rmsprop,
+    schedules,
     sgd,
     soap,
     summary,
 )
+from jaxopt_adam.lifted import clip_by_global_norm
 from jaxopt_adam.storage import Blockwise
 
 pytestmark = pytest.mark.clients
@@ -49,6 +53,7 @@ RULES = {
     "adam": adam(0.1),
     "nadam": adam(0.1, nesterov=True),
     "scheduled": adam(optax.exponential_decay(0.2, 10, 0.9)),
+    "recipe": chain(clip_by_global_norm(100.0), adam(schedules.exponential_decay(0.2, 10, 0.9))),
 }
 every_rule = pytest.mark.parametrize("made", RULES.values(), ids=RULES)
 two_rules = pytest.mark.parametrize("made", [RULES["adam"], RULES["momentum"]], ids=["adam", "momentum"])
@@ -256,7 +261,7 @@ class TestOptax:
         state = made.init(start())
         mapped = optax.tree.map_params(made, lambda leaf: leaf + 1, state)
         assert jax.tree.structure(mapped) == jax.tree.structure(state)
-        assert mapped.count == state.count
+        assert optax.tree.get(mapped, "count") == optax.tree.get(state, "count")
         assert_same(
             mapped._replace(count=None), jax.tree.map(lambda leaf: leaf + 1, state._replace(count=None)), rtol=1e-6
         )
@@ -907,6 +912,13 @@ RESTORED = {
     "two kinds": adamw(0.05, moments=lambda path: STORED["nu" if "bias" in str(path) else "int8"]),
     "soap": soap(0.05),
     "observe": observe(adamw(0.05, moments=STORED["int8"])),
+    "recipe": chain(
+        clip_by_global_norm(1.0),
+        partition(
+            {"weights": adamw(schedules.warmup_cosine_decay_schedule(0.0, 0.05, 2, 10)), "rest": sgd(0.01)},
+            {"kernel": "weights", "bias": "rest", "scale": "rest"},
+        ),
+    ),
 }
 
 
