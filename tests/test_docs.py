@@ -186,6 +186,7 @@ class TestCode:
             "cost": cost,
             "params": {"w": jnp.zeros(3)},
             "batches": [jnp.ones(3)] * 3,
+            "matrices": lambda params: jax.tree.map(lambda leaf: jnp.ndim(leaf) > 1, params),
             "train": train,
             "rosenbrock": rosenbrock,
             "start": jnp.zeros(2),
