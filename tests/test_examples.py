@@ -2,23 +2,104 @@
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
-EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
+EXAMPLES = Path(__file__).parent.parent / "examples"
+WITH_ARGUMENTS = ("population",)
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_an_example_runs_and_learns(path):
-    done = subprocess.run(
-        [sys.executable, path], capture_output=True, text=True, timeout=300, check=False, env=os.environ
+def run(name, *arguments):
+    return subprocess.run(
+        [sys.executable, EXAMPLES / f"{name}.py", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env=os.environ,
     )
+
+
+def output(name, *arguments):
+    done = run(name, *arguments)
     assert done.returncode == 0, done.stderr[-3000:]
-    if path.stem == "sweep":
-        assert float(done.stdout.partition("%")[0]) > 85
-    else:
-        first, last = map(float, re.findall(r"\d\.\d+", done.stdout))
-        assert last < 0.1 * first
+    return done.stdout
+
+
+def test_each_example_is_tested_here():
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == {"sweep", "equinox_model", "flax_model", *WITH_ARGUMENTS}
+
+
+def test_a_sweep_finds_rates_that_learn():
+    assert float(output("sweep").partition("%")[0]) > 85
+
+
+@pytest.mark.parametrize("name", ["equinox_model", "flax_model"])
+def test_a_model_learns(name):
+    first, last = map(float, re.findall(r"\d\.\d+", output(name)))
+    assert last < 0.1 * first
+
+
+@pytest.mark.parametrize("name", WITH_ARGUMENTS)
+class TestArguments:
+    def test_help_says_what_an_example_does_and_what_it_takes(self, name):
+        told = output(name, "--help")
+        assert len(told.split()) > 50
+        assert "--quick" in told
+        assert "--figure FILE" in told
+
+    @pytest.mark.parametrize("wrong", [("--quik",), ("--figure",), ("--figure", "no/such/folder/figure.png")])
+    def test_wrong_arguments_are_told_in_a_line(self, name, wrong):
+        done = run(name, *wrong)
+        assert done.returncode == 2
+        assert re.fullmatch(rf"{name}\.py: error: .+\n", done.stderr)
+        assert not done.stdout
+
+
+class TestPopulation:
+    def test_the_quick_form_learns_in_one_trace(self, tmp_path):
+        text = output("population", "--quick", "--figure", tmp_path / "figure.png")
+        for name in ("population-based", "fixed hyperparameters"):
+            (accuracy,) = re.findall(rf"^{name} .*? ([\d.]+) ± [\d.]+ %$", text, re.MULTILINE)
+            assert 80 < float(accuracy) < 100
+        assert "traces of the program: 1\n" in text
+        assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+    def test_folders_without_data_are_told_in_a_line(self, tmp_path):
+        done = run("population", "--data", tmp_path)
+        assert done.returncode == 2
+        assert re.fullmatch(r"population\.py: error: .* has no IDX files.*\n", done.stderr)
+
+    def test_the_worst_quarter_becomes_the_best_with_other_numbers(self):
+        example = runpy.run_path(str(EXAMPLES / "population.py"))
+        old = example["population"](jax.random.key(0), pixels=3, steps=10)
+        # Members whose states differ, as after some steps.
+        number = lambda leaf: jnp.arange(16, dtype=leaf.dtype).reshape(-1, *[1] * (leaf.ndim - 1))
+        old = old._replace(state=jax.tree.map(lambda leaf: leaf + number(leaf), old.state))
+        costs = jnp.asarray(np.random.default_rng(0).permutation(16), jnp.float32).at[5].set(jnp.nan)
+        new = example["exploit_and_explore"](old, costs, jax.random.key(1))
+        order = np.argsort(np.asarray(costs))
+        assert order[-1] == 5
+        source = np.arange(16)
+        source[order[-4:]] = order[:4]
+        kept = np.setdiff1d(np.arange(16), order[-4:])
+        # The weights and the state are copied whole, and of the recipes all but four numbers.
+        for before, after in zip(jax.tree.leaves(old[:2]), jax.tree.leaves(new[:2]), strict=True):
+            np.testing.assert_array_equal(before[source], after)
+        changed = 0
+        for before, after in zip(jax.tree.leaves(old.recipes), jax.tree.leaves(new.recipes), strict=True):
+            np.testing.assert_array_equal(before[kept], after[kept])
+            changed += not np.array_equal(before[source], after)
+        assert changed == 4
+        before, after = example["numbers_of"](old.recipes), example["numbers_of"](new.recipes)
+        for name, (low, high) in example["RANGES"].items():
+            each = np.asarray(before[name])[order[:4], None] * np.array([0.8, 1.25])
+            nearest = np.abs(np.asarray(after[name])[order[-4:], None] / each.clip(low, high) - 1).min(axis=1)
+            assert nearest.max() < 1e-4  # 1 − b₁ has lost digits
