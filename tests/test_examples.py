@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-WITH_ARGUMENTS = ("population",)
+WITH_ARGUMENTS = ("population", "rl")
 
 
 def run(name, *arguments):
@@ -103,3 +103,35 @@ class TestPopulation:
             each = np.asarray(before[name])[order[:4], None] * np.array([0.8, 1.25])
             nearest = np.abs(np.asarray(after[name])[order[-4:], None] / each.clip(low, high) - 1).min(axis=1)
             assert nearest.max() < 1e-4  # 1 − b₁ has lost digits
+
+
+class TestReinforcementLearning:
+    def test_the_quick_form_learns(self, tmp_path):
+        text = output("rl", "--quick", "--figure", tmp_path / "figure.png")
+        low, high = (float(row.split()[2]) for row in text.splitlines()[-2:])
+        assert low < 100 < 150 < high <= 200
+        assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+    def test_the_cart_moves_as_lagrange_says(self):
+        pushed = runpy.run_path(str(EXAMPLES / "rl.py"))["pushed"]
+        cart = np.random.default_rng(0).normal(size=(20, 4))
+        actions = np.arange(20) % 2
+        moved = pushed(jnp.asarray(cart, jnp.float32), jnp.asarray(actions, jnp.float32))
+        for now, action, after in zip(cart, actions, moved, strict=True):
+            _, velocity, angle, spin = now
+            # A cart of 1 kg with a rod of 0.1 kg and 1 m, whose moment of inertia is 4/3 m l² around its lower end.
+            coupling = 0.1 * 0.5 * np.cos(angle)
+            inertia = [[1.1, coupling], [coupling, 4 / 3 * 0.1 * 0.5**2]]
+            forces = [10 * (2 * action - 1) + 0.1 * 0.5 * spin**2 * np.sin(angle), 0.1 * 9.8 * 0.5 * np.sin(angle)]
+            linear, angular = np.linalg.solve(inertia, forces)
+            np.testing.assert_allclose(after, now + 0.02 * np.array([velocity, linear, spin, angular]), atol=1e-5)
+
+    def test_gains_are_returns_compared_to_other_episodes(self):
+        gains = runpy.run_path(str(EXAMPLES / "rl.py"))["gains"]
+        lengths = np.random.default_rng(0).integers(1, 200, 16)
+        alive = (np.arange(200)[:, None] < lengths).astype(np.float32)
+        left = np.maximum(lengths - np.arange(200)[:, None], 0)
+        returns = (1 - 0.99**left) / (1 - 0.99)
+        expected = np.where(alive > 0, returns - returns.mean(axis=1, keepdims=True), 0)
+        expected /= np.sqrt((expected**2).sum() / alive.sum())
+        np.testing.assert_allclose(gains(jnp.asarray(alive)), expected, atol=1e-4)
