@@ -16,7 +16,7 @@ from jaxopt_adam._eager import Compilable, compiled, on_one_device
 from jaxopt_adam._hyperparameters import scheduled
 from jaxopt_adam._layout import Layout
 from jaxopt_adam._notes import note
-from jaxopt_adam._trees import on_explicit_axes, placed, with_auto_axes, with_gradient
+from jaxopt_adam._trees import entry_of, on_explicit_axes, placed, with_auto_axes, with_gradient
 
 P = ParamSpec("P")
 
@@ -124,7 +124,9 @@ class Optimizer(Data, optax.GradientTransformationExtraArgs):
         learning_rate = self._arguments["learning_rate"]
         if learning_rate is None:
             return None
-        if not any(map(callable, jax.tree.leaves(learning_rate, is_leaf=callable))):
+        # A state has moments like the parameters, and so like a tree of rates.
+        is_entry = entry_of(learning_rate, *(state if isinstance(state, tuple) else ()))
+        if not any(map(is_entry, jax.tree.leaves(learning_rate, is_leaf=is_entry))):
             return jax.tree.map(jnp.asarray, learning_rate)
         counts = [count for _, count in optax.tree.get_all_with_path(state, "count")]
         if len(counts) != 1:
@@ -133,7 +135,7 @@ class Optimizer(Data, optax.GradientTransformationExtraArgs):
                 f"it that belongs to {self!r}"
             )
         return jax.tree.map(
-            lambda rate: jnp.asarray(rate(counts[0]) if callable(rate) else rate), learning_rate, is_leaf=callable
+            lambda rate: jnp.asarray(rate(counts[0]) if callable(rate) else rate), learning_rate, is_leaf=is_entry
         )
 
     def _inner_learning_rate(self, state: optax.OptState) -> Any:
@@ -193,7 +195,7 @@ def _compiled_step(
     arrays = updates, state, params, [leaf for leaf in leaves if isinstance(leaf, jax.Array)]
     if not on_one_device(arrays) or not isinstance(_made(function, layout, leaves), Compilable):
         return None
-    layout, data = Layout.of(_without_functions(layout.arguments(leaves), state, params))
+    layout, data = Layout.of(_without_functions(layout.arguments(leaves), updates, state, params))
     if any(callable(value) and not isinstance(value, type) for value in layout.static):
         return None  # a function that is left may depend on more than its arguments, so it cannot be compiled in
     layout, data = layout.fixed(data)
@@ -204,13 +206,13 @@ def _compiled_step(
     return step(data, updates, state, params)
 
 
-def _without_functions(arguments: dict[str, Any], state: Any, params: Any) -> dict[str, Any]:
+def _without_functions(arguments: dict[str, Any], updates: Any, state: Any, params: Any) -> dict[str, Any]:
     """The arguments with numbers in place of schedules of the learning rate, and booleans in place of a mask."""
     count, rate, mask = getattr(state, "count", None), arguments.get("learning_rate"), arguments.get("mask")
     known = {}
     if count is not None:
         known["learning_rate"] = jax.tree.map(
-            lambda each: scheduled(each, count, "learning_rate"), rate, is_leaf=callable
+            lambda each: scheduled(each, count, "learning_rate"), rate, is_leaf=entry_of(rate, updates)
         )
     if callable(mask) and params is not None:
         known["mask"] = mask(params)

@@ -231,20 +231,34 @@ def leaves_like(tree: Any, other: Any, what: str) -> list[Any]:
     raise ValueError(f"the gradients must have the same tree as {what}, but {why[0]}")
 
 
+def is_schedule(node: Any) -> bool:
+    """True for a function of the count; a model that can be called is a tree, and not a schedule."""
+    is_leaf = jax.tree_util.all_leaves([node]) or isinstance(node, jax.tree_util.Partial)
+    return callable(node) and (is_leaf or hasattr(type(node), "is_schedule"))
+
+
+def entry_of(prefix: Any, *likes: Any) -> Callable[[Any], bool]:
+    """What the entries of a tree of numbers and schedules are, or of a prefix: `is_leaf` for the tree.
+
+    Functions are entries, unless the tree has the whole structure of one of `likes`, as a model has that can be called.
+    """
+    structure = jax.tree.structure(prefix, is_leaf=is_schedule)
+    return is_schedule if any(jax.tree.structure(like) == structure for like in likes) else callable
+
+
 def broadcast_prefix(prefix: Any, params: Any, what: str, is_leaf: Callable[[Any], bool] = callable) -> list[Any]:
     """The entry of `prefix` for each leaf of `params`; `prefix` must have the tree of `params`, or a prefix of it.
 
-    What `is_leaf` is true of is an entry. So functions are entries, unless `prefix` has the whole tree of `params`, as
-    a model has that can be called.
+    What `is_leaf` is true of is an entry. So functions are entries, see :func:`entry_of`.
     """
-    alike = jax.tree.structure(prefix) == jax.tree.structure(params)
+    is_entry = entry_of(prefix, params)
     entries: list[Any] = []
     try:
         jax.tree.map(
             lambda entry, part: entries.extend([entry] * len(jax.tree.leaves(part))),
             prefix,
             params,
-            is_leaf=None if alike else is_leaf,
+            is_leaf=is_leaf if is_entry is callable else is_entry,
         )
     except ValueError as error:
         heads = [path for path, _ in jax.tree_util.tree_leaves_with_path(prefix, is_leaf=is_leaf)]

@@ -60,6 +60,7 @@ class DataSchedule(Data):
     """
 
     _kind = "a schedule"
+    is_schedule = True
 
     @classmethod
     def _unflatten(cls, structure: tuple[Any, ...], leaves: Iterable[Any]) -> Self:

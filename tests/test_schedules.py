@@ -4,6 +4,7 @@ import copy
 import inspect
 import pickle
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -330,6 +331,33 @@ class TestInOptimizers:
         changed = optimizer.replace(init_value=2.0)
         assert changed.hyperparameters["learning_rate"]["a"](0) == 2.0
         assert changed == optimizer.replace(**{"learning_rate['a'].init_value": 2.0})
+
+    @pytest.mark.parametrize(
+        "make", [lambda: 0.1, lambda: linear_schedule(0.1, 0.1, 10), lambda: lambda count: 0.1], ids=["n", "s", "f"]
+    )
+    def test_model_of_rates(self, make):
+        """A tree of rates that is a model, which can be called, is no schedule; a module of one's own may be."""
+        model = eqx.filter(eqx.nn.MLP(2, 1, 4, 1, key=jax.random.key(0)), eqx.is_inexact_array)
+        gradients = jax.tree.map(jnp.ones_like, model)
+        optimizer = sgd(jax.tree.map(lambda _: make(), model))
+        state = optimizer.init(model)
+        for update in (optimizer.update, jax.jit(optimizer.update)):
+            updates, _ = update(gradients, state, model)
+            for leaf in jax.tree.leaves(updates):
+                np.testing.assert_allclose(leaf, -0.1, rtol=1e-6)
+        with_moments = adamw(jax.tree.map(lambda _: make(), model))
+        rates = with_moments.current_learning_rate(with_moments.init(model))
+        assert jax.tree.leaves(rates) == [np.float32(0.1)] * 4
+
+        class Falling(eqx.Module):
+            start: float
+
+            def __call__(self, count):
+                return self.start / (1 + count)
+
+        falling = sgd(Falling(0.1))
+        assert jax.tree.leaves(falling) == [0.1]
+        assert falling.current_learning_rate(falling.update(gradients, falling.init(model))[1]) == np.float32(0.05)
 
     def test_grid_over_its_numbers(self):
         def make(peak, warmup):
