@@ -64,8 +64,8 @@ def cases(quick: bool) -> Iterator[Case]:
     """Trace, lower, compile; a changed number; import."""
     leaves, few, many = (24, 24, 60) if quick else (264, 264, 1000)
     transformer = work.transformer(leaves // 12, 64)
-    # Codes need leaves of a certain size.
-    wide = work.transformer(leaves // 12, 128)
+    # Codes need leaves of a certain size, and take long to compile.
+    wide, wide_leaves = work.transformer(leaves // 36 or 1, 128), 12 * (leaves // 36 or 1)
     own = {str(index): (1 + index, 3) for index in range(few)}
     trees = {
         f"transformer, {leaves} leaves": transformer,
@@ -83,7 +83,9 @@ def cases(quick: bool) -> Iterator[Case]:
     stored |= {f"adamw, {name}": jaxopt_adam.adamw(1e-3, moments=name) for name in ("bfloat16", "int8", "int4")}
     contestants = {name: work.compilation(optimizer, wide) for name, optimizer in stored.items()}
     most = {"adamw, int8": 4.0, "adamw, int4": 4.0}
-    yield Case(f"moments in fewer bits, {leaves} leaves", contestants, "optax.adamw", rounds=1, warm=False, most=most)
+    yield Case(
+        f"moments in fewer bits, {wide_leaves} leaves", contestants, "optax.adamw", rounds=1, warm=False, most=most
+    )
     for moments in ("float32", "int8"):
         made = jaxopt_adam.adamw(1e-3, moments=moments)
         contestants = {
@@ -91,7 +93,7 @@ def cases(quick: bool) -> Iterator[Case]:
             f"observe(adamw), {moments}": work.compilation(jaxopt_adam.observe(made), wide),
         }
         yield Case(
-            f"observe, {moments}, {leaves} leaves",
+            f"observe, {moments}, {wide_leaves} leaves",
             contestants,
             f"adamw, {moments}",
             rounds=1,
@@ -113,5 +115,6 @@ SCENE = Scene(
     "The time in which a step is traced, lowered and compiled, with empty caches; the first step after a changed "
     "learning rate, compilation included where there is one; and the time of the import in a new process.",
     cases,
+    processes=3,
     cached=False,
 )

@@ -40,6 +40,6 @@ SCENE = Scene(
     "divided among more and more virtual devices, which share the cores. The fitted exponent is that of time in the "
     "number: of parameters from 10⁶ on, of leaves from 16 on.",
     cases,
-    processes=3,
+    processes=2,
     devices=8,
 )

@@ -62,7 +62,7 @@ def cases(quick: bool) -> Iterator[Case]:
             made = getattr(jaxopt_adam, name)(learning_rate=1e-3, **OPTIONS.get(name, {}))
             contestants = {name: work.step(made, shapes), label: work.step(theirs(), shapes)}
             most = {name: 1.05} if name in THEIRS else {key: MOST[key] for key in MOST if key == name}
-            yield Case(f"{name}, {size}", contestants, label, seconds=0.1 if quick else 0.5, rounds=3, most=most)
+            yield Case(f"{name}, {size}", contestants, label, seconds=0.1 if quick else 0.3, rounds=3, most=most)
 
 
 SCENE = Scene(
@@ -70,4 +70,5 @@ SCENE = Scene(
     "Every rule",
     "A step of each rule on one matrix, beside the same rule of optax, or beside `optax.adam` where optax has none.",
     cases,
+    processes=3,
 )

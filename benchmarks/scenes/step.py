@@ -27,7 +27,7 @@ def cases(quick: bool) -> Iterator[Case]:
             "torch.optim.Adam, foreach": work.torch_step(work.torch_adam(fused=False), shapes),
             "a plain loop over the same bytes": work.copy(shapes),
         }
-        yield Case(name, contestants, "optax.adam", seconds=1 if quick else 3, most={"adam": 1.0})
+        yield Case(name, contestants, "optax.adam", seconds=1, most={"adam": 1.0})
 
 
 SCENE = Scene(

@@ -18,7 +18,7 @@ MOMENTS: dict[StorageName, float | None] = {"float32": None, "bfloat16": 0.75, "
 def cases(quick: bool) -> Iterator[Case]:
     """AdamW on a matrix."""
     shapes = {"w": (1024, 4096) if quick else (4096, 4096)}
-    seconds = 1 if quick else 6
+    seconds = 1 if quick else 3
     contestants = {"optax.adamw": work.step(optax.adamw(1e-3), shapes)}
     contestants |= {f"adamw, {name}": work.step(jaxopt_adam.adamw(1e-3, moments=name), shapes) for name in MOMENTS}
     for bits in (8, 4):

@@ -174,5 +174,6 @@ SCENE = Scene(
     "loop that jits an optax step for each. Compilation is included, because the loop spends most of its time on it. "
     "And the minima of a function of two numbers from many starts.",
     cases,
+    processes=1,
     cached=False,
 )

@@ -13,7 +13,7 @@ def cases(quick: bool) -> Iterator[Case]:
     """Each wrapper beside the bare step."""
     adamw = jaxopt_adam.adamw(1e-3)
     small, large = {"w": (640, 1280)}, {"w": (1024, 4096) if quick else (4096, 4096)}
-    seconds = 0.5 if quick else 2.0
+    seconds = 0.5 if quick else 1.0
     for name, shapes, most in (("0.8 M", small, 1.25), ("4 M" if quick else "16.8 M", large, 1.5)):
         contestants = {
             "adamw": work.step(adamw, shapes),
