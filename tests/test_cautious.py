@@ -105,6 +105,8 @@ def test_a_decay_of_one_is_not_hidden():
 
 @pytest.mark.parametrize("rule", [adam, lion])
 def test_nothing_full_size_is_kept_but_the_update(rule):
+    if jax.__version_info__ < (0, 10):
+        pytest.skip("XLA fuses sums of int8 with what they add up since JAX 0.10")
     params = jnp.zeros((256, 1024))
 
     def step(params, state, grads):

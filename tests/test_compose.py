@@ -151,8 +151,10 @@ def test_grid_of_recipes():
     together = jax.jit(jax.vmap(trained))(optimizers)
     for index, row in enumerate(table):
         of_row = jax.tree.map(operator.itemgetter(index), together)
-        # Where a weight is near zero, of the steps that have led there.
-        chex.assert_trees_all_close(of_row, trained(recipe(**row)), rtol=1e-6, atol=1e-7)
+        alone = trained(recipe(**row))
+        # Where a weight is near zero, of the largest.
+        largest = max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(alone))
+        chex.assert_trees_all_close(of_row, alone, rtol=1e-6, atol=1e-6 * largest)
         if index % 16 == 0:
             chex.assert_trees_all_equal(trained(optimizers.row(index)), trained(recipe(**row)))
 

@@ -17,9 +17,14 @@ ARRAYS = {
 }
 
 
+WITH_SUMS = ("adafactor", "adam_mini", "lamb", "novograd", "prodigy", "stable_adamw")
+
+
 @pytest.mark.parametrize("name", ARRAYS)
 def test_a_step_makes_no_more_arrays_than_it_must(name):
     """With the parameters and the state donated, and the update added to the parameters."""
+    if jax.__version_info__ < (0, 10) and name in WITH_SUMS:
+        pytest.skip("XLA's fast sums of squares came with JAX 0.10")
     made = RULES[name](learning_rate=0.01)
     params = {"w": jax.ShapeDtypeStruct((SIZE, SIZE), jnp.float32)}
 
