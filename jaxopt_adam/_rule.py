@@ -67,11 +67,10 @@ class Step(types.SimpleNamespace):
         moments: likewise, the moments by name, as they are in the state before the step.
         path: for the halves only, as what follows is: the path of the leaf.
         grad: the gradient as it came. What the halves get is bounded in size if a moment is made of squares.
-        keep: ``keep(arrays)``: the same arrays, written to memory before anything reads them, as with
-            :func:`~jaxopt_adam._xla.fence`; for new moments that are read twice. It does nothing, and nor does `again`,
-            where moments are rounded, because then other fences are there.
-        again: ``again(array, count)``: the same array, which the compiler takes for another, as with
-            :func:`~jaxopt_adam._xla.again`. With a count that was kept with moments, it comes after them.
+        keep: ``keep(arrays)``: the same arrays, written to memory before anything reads them; for new moments that are
+            read twice. Where moments are rounded neither it nor `again` does anything, because they are written anyway.
+        again: ``again(array, count)``: the same array, which the compiler takes for another, and so computes anew rather
+            than keep. With a count that was kept with moments, it comes after them.
         param: the parameter θ in the dtype of the arithmetic, or None where `update` got no parameters or the rule does
             not see to weight decay itself.
         decay: λθ, or 0.0 where the leaf does not decay. No compiler can merge its multiplication with an addition.
