@@ -69,8 +69,8 @@ class Step(types.SimpleNamespace):
         grad: the gradient as it came. What the halves get is bounded in size if a moment is made of squares.
         keep: ``keep(arrays)``: the same arrays, written to memory before anything reads them; for new moments that are
             read twice. Where moments are rounded neither it nor `again` does anything, because they are written anyway.
-        again: ``again(array, count)``: the same array, which the compiler takes for another, and so computes anew rather
-            than keep. With a count that was kept with moments, it comes after them.
+        again: ``again(array, count)``: the same array, which the compiler takes for another, and so computes anew. With
+            a count that was kept with moments, it comes after them.
         param: the parameter θ in the dtype of the arithmetic, or None where `update` got no parameters or the rule does
             not see to weight decay itself.
         decay: λθ, or 0.0 where the leaf does not decay. No compiler can merge its multiplication with an addition.
