@@ -55,8 +55,9 @@ RULES = {
     "scheduled": adam(optax.exponential_decay(0.2, 10, 0.9)),
     "recipe": chain(clip_by_global_norm(100.0), adam(schedules.exponential_decay(0.2, 10, 0.9))),
 }
+SOME = ["adam", "momentum", "recipe"]
 every_rule = pytest.mark.parametrize("made", RULES.values(), ids=RULES)
-two_rules = pytest.mark.parametrize("made", [RULES["adam"], RULES["momentum"]], ids=["adam", "momentum"])
+some_rules = pytest.mark.parametrize("made", [RULES[name] for name in SOME], ids=SOME)
 
 INPUTS = np.asarray(jax.random.normal(jax.random.key(0), (32, 3)))
 TARGETS = INPUTS @ np.array([1.0, -2.0, 0.5], np.float32) + 1
@@ -121,7 +122,7 @@ class TestOptax:
     def test_alone(self, made):
         assert_learns(train(made)[-1])
 
-    @two_rules
+    @some_rules
     def test_chain(self, made):
         chained = optax.chain(optax.clip_by_global_norm(100.0), made, optax.scale(0.5), optax.scale(2.0))
         params, _, losses = train(chained)
@@ -134,7 +135,7 @@ class TestOptax:
         assert_learns(losses)
         assert state["adam"].count == 100
 
-    @two_rules
+    @some_rules
     def test_masked_leaves_alone_what_is_out(self, made):
         mask = {"weight": True, "bias": False}
         masked = optax.chain(
@@ -209,7 +210,7 @@ class TestOptax:
         assert_learns(losses)
         assert all(leaf.dtype == dtype for leaf in state.hyperparams.values())
 
-    @two_rules
+    @some_rules
     @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
     def test_narrow_parameters(self, made, dtype):
         params, state, losses = train(made, start(dtype))
@@ -219,7 +220,7 @@ class TestOptax:
         updates, _ = made.update(params, state, params)
         assert all(leaf.dtype == dtype for leaf in jax.tree.leaves(updates))
 
-    @two_rules
+    @some_rules
     def test_multi_steps(self, made):
         accumulated = optax.MultiSteps(made, every_k_schedule=2)
         params, state, losses = train(accumulated, steps=200)
@@ -272,7 +273,7 @@ class TestOptax:
             if getattr(state, name, None) is not None:
                 assert_identical(getattr(shaped, name), start())
 
-    @two_rules
+    @some_rules
     def test_conditionally_mask_and_skip(self, made):
         every_second = optax.transforms.conditionally_mask(made, lambda count, **_: count % 2 == 0)
         params, _, losses = train(every_second, steps=200)
@@ -362,12 +363,12 @@ class TestLoops:
         assert all(leaf.is_deleted() for leaf in jax.tree.leaves(first))
         assert_same(params, train(made)[0], rtol=1e-4, atol=1e-5)
 
-    @two_rules
+    @some_rules
     def test_vmap_over_an_ensemble(self, made):
         noise = jax.random.normal(jax.random.key(1), (4, 3))
         ensemble = {"weight": noise, "bias": {"value": jnp.arange(4.0)}}
         states = jax.vmap(made.init)(ensemble)
-        assert states.count.shape == (4,)
+        assert optax.tree.get(states, "count").shape == (4,)
         move = jax.jit(jax.vmap(functools.partial(step, made)))
         params, losses = ensemble, []
         for _ in range(100):
@@ -425,7 +426,7 @@ class TestNnx:
         move = nnx.jit(move) if jit else move
         return [float(move(model, holder)) for _ in range(steps)], holder, traces
 
-    @two_rules
+    @some_rules
     def test_in_jit(self, made):
         losses, holder, traces = self.learn(made)
         assert_learns(losses, 10)
@@ -613,7 +614,7 @@ def trainer(made):
 
 
 class TestEquinox:
-    @two_rules
+    @some_rules
     def test_model_of_other_things_too(self, made):
         traces = []
 
@@ -673,7 +674,7 @@ class TestEquinox:
 
 
 class TestNumpyro:
-    @two_rules
+    @some_rules
     def test_variational_inference(self, made):
         data = np.array([2.0, 3.0, 4.0])
 
@@ -694,8 +695,8 @@ class TestNumpyro:
 class TestOptimistix:
     @pytest.mark.parametrize(
         "made",
-        [adam(0.1), rmsprop(0.01), sgd(0.1, momentum=0.5), adam(0.1)._replace()],
-        ids=["adam", "rmsprop", "sgd", "plain"],
+        [adam(0.1), rmsprop(0.01), sgd(0.1, momentum=0.5), adam(0.1)._replace(), chain(RULES["recipe"])],
+        ids=["adam", "rmsprop", "sgd", "plain", "recipe"],
     )
     def test_minimise(self, made):
         solver = optx.OptaxMinimiser(made, rtol=1e-5, atol=1e-6)
@@ -860,6 +861,7 @@ class TestMomentsInCodes:
             (master_weights, adamw(1e-3, moments=STORED["int8"])),
             (None, soap(1e-3)),
             (None, adafactor(1e-3, min_dim_size_to_factor=1)),
+            (None, chain(clip_by_global_norm(1.0), adamw(schedules.linear_schedule(1e-3, 0.0, 10)))),
         ],
     )
     def test_the_types_of_nnx_are_kept_by_all_wrappers(self, around, made, wrapper):
