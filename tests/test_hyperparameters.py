@@ -15,8 +15,8 @@ from test_family import TABLE
 
 import jaxopt_adam
 from jaxopt_adam import adam, adamw, checked, grid
+from jaxopt_adam._data import checks
 from jaxopt_adam._hyperparameters import Number, Pair
-from jaxopt_adam._optimizer import _checks
 
 PARAMS = jnp.float32([1.0, -2.0, 0.5])
 GRADIENTS = jnp.float32([0.3, -0.1, 2.0])
@@ -28,11 +28,11 @@ STILL_AT_FIRST = {"adopt", "soap"}
 
 def numbers(rule):
     """The real numbers among a rule's hyperparameters by their names, and the names of the decays."""
-    checks = _checks(RULES[rule])
+    known = checks(RULES[rule])
     given = RULES[rule](learning_rate=0.1, **TABLE[rule].options).hyperparameters
-    values = {name: given[name] for name, check in checks.items() if isinstance(check, (Number, Pair))}
+    values = {name: given[name] for name, check in known.items() if isinstance(check, (Number, Pair))}
     values = {name: value for name, value in values.items() if isinstance(value, (float, tuple))}
-    return values, [name for name in values if getattr(checks[name], "below", np.inf) == 1]
+    return values, [name for name in values if getattr(known[name], "below", np.inf) == 1]
 
 
 def updates(optimizer, params=PARAMS, gradients=GRADIENTS, steps=STEPS):
@@ -198,7 +198,7 @@ def test_every_decay_has_the_check_of_a_decay():
     words |= {"shampoo_decay"}
     for rule in RULES:
         for name in words & set(parameters_of(rule)):
-            check = _checks(RULES[rule])[name]
+            check = checks(RULES[rule])[name]
             check = check.each if isinstance(check, Pair) else check
             assert isinstance(check, Number), (rule, name)
             assert check.below == 1, (rule, name)

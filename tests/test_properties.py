@@ -26,7 +26,7 @@ from optax.contrib import MuonDimensionNumbers
 from public import RULES
 
 import jaxopt_adam
-from jaxopt_adam._optimizer import _checks
+from jaxopt_adam._data import checks
 from jaxopt_adam.storage import Blockwise, Dense
 
 FACTORIES = list(RULES.values())
@@ -257,7 +257,7 @@ def arguments(draw, factory, params, *, tame=False, **given):
     """Arguments of a factory: all that it must have and some of the others."""
     for name, parameter in inspect.signature(factory).parameters.items():
         if name not in given and (parameter.default is parameter.empty or draw(st.booleans())):
-            given[name] = draw(good(_checks(factory)[name], params, tame))
+            given[name] = draw(good(checks(factory)[name], params, tame))
     if any(given.get(name) is not None for name in ("mu_dtype", "accumulator_dtype")):
         given.pop("moments", None)  # the two would say the same thing twice
     if given.get("matrix_axes") is not None:
@@ -268,7 +268,7 @@ def arguments(draw, factory, params, *, tame=False, **given):
 def make(factory, **given):
     """The optimizer of the arguments given, and simple ones for those that it must have besides."""
     must = [name for name, each in inspect.signature(factory).parameters.items() if each.default is each.empty]
-    simple = {name: 0.1 if kind(_checks(factory)[name])[0] == "number" else jaxopt_adam.adamw(0.1) for name in must}
+    simple = {name: 0.1 if kind(checks(factory)[name])[0] == "number" else jaxopt_adam.adamw(0.1) for name in must}
     return factory(**{**simple, **given})
 
 
@@ -484,15 +484,15 @@ BAD["inner"] = lambda: BAD["transformation"]() | faulty(jaxopt_adam.schedule_fre
 class TestBadHyperparameters:
     @every_factory
     def test_every_argument_has_a_kind(self, factory):
-        assert list(_checks(factory)) == list(inspect.signature(factory).parameters)
-        assert {kind(check)[0] for check in _checks(factory).values()} <= GOOD.keys() & BAD.keys()
+        assert list(checks(factory)) == list(inspect.signature(factory).parameters)
+        assert {kind(check)[0] for check in checks(factory).values()} <= GOOD.keys() & BAD.keys()
 
     @every_factory
     @examples(25)
     @given(st.data())
     def test_are_refused_when_the_optimizer_is_made(self, factory, data):
         name = data.draw(st.sampled_from(list(inspect.signature(factory).parameters)))
-        value, where = data.draw(bad(_checks(factory)[name]))
+        value, where = data.draw(bad(checks(factory)[name]))
         made = make(factory)
         within = data.draw(st.booleans())  # a traced function
 
@@ -511,7 +511,7 @@ class TestBadHyperparameters:
             return error is None
 
         for name, words in described.items():
-            maker, _ = kind(_checks(factory)[name])
+            maker, _ = kind(checks(factory)[name])
             put = {"pair": lambda value: (0.5, value), "whole": int}.get(maker, lambda value: value)
             if maker in ("number", "pair", "whole"):
                 assert not accepts(name, put(-1.0))
@@ -740,7 +740,7 @@ class TestBadTrees:
     @every_factory
     def test_parameters_matter_only_where_they_are_asked_for(self, factory):
         params = filled({"a": struct(()), "b": struct((2, 2))})
-        decays = [name for name, check in _checks(factory).items() if "decay" in name and "tree" in kind(check)[1]]
+        decays = [name for name, check in checks(factory).items() if "decay" in name and "tree" in kind(check)[1]]
         for chosen in [{}, dict.fromkeys(decays, 0.0)]:
             optimizer = make(factory, **{"inner": jaxopt_adam.sgd(0.1)} if factory is jaxopt_adam.cautious else chosen)
             state = optimizer.init(params)
@@ -817,7 +817,7 @@ def of_kind(maker, **options):
     """The arguments of this kind, as factories and names."""
     found = []
     for factory in FACTORIES:
-        for name, check in _checks(factory).items():
+        for name, check in checks(factory).items():
             made_by, made_of = kind(check)
             if made_by == maker and all(made_of.get(key, False) == value for key, value in options.items()):
                 found.append(pytest.param(factory, name, id=f"{factory.__name__}-{name}"))
@@ -827,7 +827,7 @@ def of_kind(maker, **options):
 def with_decay(factory, **given):
     """An optimizer in which what is given is used."""
     others = {"weight_decay": 0.1, "weight_decay_rate": 0.1, "momentum": 0.5, "bias_correction": True}
-    return make(factory, **{name: value for name, value in others.items() if name in _checks(factory)} | given)
+    return make(factory, **{name: value for name, value in others.items() if name in checks(factory)} | given)
 
 
 def attempt(how, optimizer, params=PARAMS):
