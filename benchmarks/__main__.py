@@ -114,11 +114,11 @@ def main() -> None:
             "seconds": round(time.perf_counter() - start),
         }
         print(f"{report.section(scenes[name])}\n({name}: {scenes[name]['seconds']} s)\n", flush=True)
+        if given.tables:  # after each, so that a run that is stopped loses only the scene that it was in
+            report.write({name: scenes[name]}, ROOT / "docs")
     print(report.losses(scenes))
     if given.json:
         given.json.write_text(json.dumps(scenes, indent=1) + "\n", encoding="utf-8")
-    if given.tables:
-        report.write(scenes, ROOT / "docs")
 
 
 if __name__ == "__main__":
