@@ -1,6 +1,7 @@
 """Compositions of transformations that are data: `chain`, `named_chain`, `partition` and `masked`, as in optax."""
 
 import inspect
+import itertools
 from collections.abc import Callable, Hashable, Mapping
 from typing import Annotated, Any
 
@@ -43,8 +44,8 @@ transition_steps=100.0), weight_decay=0.1))
     for index, part in enumerate(transforms):
         transformation(f"chain: transforms[{index}]", part)
         name = part._factory.__name__ if isinstance(part, Optimizer) else f"part_{index + 1}"
-        again = sum(each.rpartition("_")[0] == name or each == name for each in names)
-        names.append(f"{name}_{again + 1}" if name in names else name)
+        numbered = (f"{name}_{number}" for number in itertools.count(2))
+        names.append(next(each for each in itertools.chain([name], numbered) if each not in names))
     return Optimizer._of(chain, dict(zip(names, transforms, strict=True)))
 
 

@@ -43,7 +43,9 @@ class Data:
     def _unflatten(cls, structure: tuple[Any, ...], leaves: Iterable[Any]) -> Self:
         # Transformations of trees put anything in place of a leaf (a tracer, None, an object()), so nothing here may
         # look at one, check it or run the rule: which leaves are numeric was settled when the factory was called.
-        raise NotImplementedError
+        self = object.__new__(cls)
+        self._keep(structure, tuple(leaves))
+        return self
 
     def _keep(self, structure: tuple[Any, ...], leaves: tuple[Any, ...]) -> None:
         arguments = Layout(*structure[1:]).arguments(leaves)
@@ -87,39 +89,40 @@ class Data:
             linear_schedule(init_value=0.01, end_value=0.0, transition_steps=100.0)
         """
         own = _checked(self._factory, {name: changes[name] for name in changes if name in self._arguments})
-        places = {name: self._places(name) for name in changes if name not in own}
-        if unknown := sorted(name for name, found in places.items() if not found):
-            names = ", ".join(".".join(filter(None, path)) for path in self._paths())
+        found = {name: self._found(name) for name in changes if name not in own}
+        if unknown := sorted(name for name, places in found.items() if not places):
+            names = ", ".join(place.path for place in self._places())
             raise TypeError(f"{self._factory.__name__} has no hyperparameter {', '.join(unknown)}; it has {names}")
-        inside: dict[str, dict[str, Any]] = {}
-        for name, found in places.items():
-            if len(found) > 1:
-                paths = ", ".join(map(".".join, found))
+        inside: dict[tuple[str, str], dict[str, Any]] = {}
+        for name, places in found.items():
+            if len(places) > 1:
+                paths = ", ".join(place.path for place in places)
                 raise TypeError(f"{self._factory.__name__} has several hyperparameters {name}, so give a path: {paths}")
-            ((head, rest),) = found
-            inside.setdefault(head, {})[rest] = changes[name]
+            (place,) = places
+            if place.argument in own:
+                raise TypeError(f"{self._factory.__name__}: replace either {place.argument} or what is inside")
+            inside.setdefault((place.argument, place.where), {})[place.rest] = changes[name]
         arguments = self._arguments | own
-        for head, given in inside.items():
-            if head.partition("[")[0] in own:
-                raise TypeError(f"{self._factory.__name__}: replace either {head} or what is inside")
-            arguments = _with_part(arguments, head, lambda part, given=given: part.replace(**given))
+        for (argument, where), given in inside.items():
+            arguments[argument] = _with_part(
+                arguments[argument], where, lambda part, given=given: part.replace(**given)
+            )
         return self._of(self._factory, arguments)
 
-    def _places(self, name: str) -> list[tuple[str, str]]:
-        """The hyperparameters inside that have a name, a path or the end of a path, as :meth:`_paths` gives them."""
-        paths = [path for path in self._paths() if path[1]]
-        exact = [path for path in paths if ".".join(path) == name]
-        return exact or [path for path in paths if ("." + ".".join(path)).endswith("." + name)]
+    def _found(self, name: str) -> list["_Place"]:
+        """The hyperparameters inside that have a name, a path or the end of a path."""
+        places = [place for place in self._places() if place.rest]
+        exact = [place for place in places if place.path == name]
+        return exact or [place for place in places if f".{place.path}".endswith(f".{name}")]
 
-    def _paths(self) -> Iterator[tuple[str, str]]:
-        """For each hyperparameter its name, or the part that it is inside of, and its path within the part, or ""."""
+    def _places(self) -> Iterator["_Place"]:
+        """The places of all hyperparameters, those of optimizers and schedules inside among them."""
         for name, value in self._arguments.items():
             parts = list(_parts(value))
             if not parts:
-                yield name, ""
+                yield _Place(name, "", "")
             for where, part in parts:
-                for path in part._paths():
-                    yield name + where, ".".join(filter(None, path))
+                yield from (_Place(name, where, place.path) for place in part._places())
 
     def row(self, index: int) -> Self:
         """One row of a batch that :func:`~jaxopt_adam.grid` or :func:`jax.vmap` has made.
@@ -188,6 +191,25 @@ class Data:
         # Whatever stands in place of a leaf now, a copy has a leaf there too.
         factory, *layout = self._structure
         return _restored, (type(self), factory, Layout(*layout).arguments([0.0] * len(self._leaves)), self._leaves)
+
+
+class _Place(typing.NamedTuple):
+    """The place of a hyperparameter.
+
+    Attributes:
+        argument: the name of an argument.
+        where: if the hyperparameter is one of a part inside, the place of the part in the argument.
+        rest: its path within the part; "" for the argument itself.
+    """
+
+    argument: str
+    where: str
+    rest: str
+
+    @property
+    def path(self) -> str:
+        """The path from the outermost."""
+        return self.argument + self.where + (self.rest and f".{self.rest}")
 
 
 def _restored(
@@ -277,21 +299,13 @@ def _parts(value: Any) -> Iterator[tuple[str, Data]]:
             yield jax.tree_util.keystr(path), leaf
 
 
-def _with_part(arguments: Mapping[str, Any], place: str, change: Callable[[Data], Data]) -> dict[str, Any]:
-    """The arguments with the part at a place changed."""
+def _with_part(value: Any, where: str, change: Callable[[Data], Data]) -> Any:
+    """An argument with the part at a place in it changed."""
 
-    def one(name: str, path: Any, leaf: Any) -> Any:
-        is_meant = isinstance(leaf, Data) and name + jax.tree_util.keystr(path) == place
-        return change(leaf) if is_meant else leaf
+    def one(path: Any, leaf: Any) -> Any:
+        return change(leaf) if isinstance(leaf, Data) and jax.tree_util.keystr(path) == where else leaf
 
-    return {
-        name: jax.tree_util.tree_map_with_path(
-            functools.partial(one, name), value, is_leaf=lambda node: isinstance(node, Data)
-        )
-        if place.partition("[")[0] == name
-        else value
-        for name, value in arguments.items()
-    }
+    return jax.tree_util.tree_map_with_path(one, value, is_leaf=lambda node: isinstance(node, Data))
 
 
 def text(value: Any) -> str:

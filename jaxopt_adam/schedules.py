@@ -17,7 +17,7 @@ exact up to 2²⁴ = 16,777,216 steps.
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Annotated, Any, ParamSpec, Self
+from typing import Annotated, Any, ParamSpec
 
 import jax
 import jax.numpy as jnp
@@ -61,12 +61,6 @@ class DataSchedule(Data):
 
     _kind = "a schedule"
     is_schedule = True
-
-    @classmethod
-    def _unflatten(cls, structure: tuple[Any, ...], leaves: Iterable[Any]) -> Self:
-        self = object.__new__(cls)
-        self._keep(structure, tuple(leaves))
-        return self
 
     def __call__(self, count: ArrayLike) -> Array:
         """The value after `count` updates.

@@ -13,6 +13,7 @@ import pytest
 import jaxopt_adam
 from jaxopt_adam import (
     adam,
+    adam_atan2,
     adamw,
     chain,
     from_optax,
@@ -166,6 +167,16 @@ class TestNames:
         inner = made.hyperparameters["chain"].hyperparameters["adamw"].hyperparameters["learning_rate"]
         assert inner.hyperparameters["peak_value"] == 0.1
         assert list(PAIRS["named chain"][0].hyperparameters) == ["limit", "rule"]
+
+    def test_names_that_come_again(self):
+        """Each name once, whatever the others are."""
+        made = chain(adam(0.1), adam_atan2(0.1), adam(0.2), adam(0.3))
+        assert list(made.hyperparameters) == ["adam", "adam_atan2", "adam_2", "adam_3"]
+
+    def test_odd_names(self):
+        made = named_chain(("a[b].c", sgd(0.1)), ("", sgd(0.2)))
+        assert made.replace(**{"a[b].c.learning_rate": 0.3}) == named_chain(("a[b].c", sgd(0.3)), ("", sgd(0.2)))
+        assert made.replace(**{".learning_rate": 0.3}) == named_chain(("a[b].c", sgd(0.1)), ("", sgd(0.3)))
 
     def test_leaves_have_paths(self):
         paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(recipe())]
