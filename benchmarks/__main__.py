@@ -67,7 +67,7 @@ def run(name: str, processes: int, quick: bool) -> dict[str, Any]:
 
 
 def _of_process(name: str, seed: int, quick: bool, cache: str) -> dict[str, Any]:
-    """What a process of its own measures."""
+    """The measurements of a process of its own."""
     command = [sys.executable, "-m", "benchmarks", "--worker", name, "--seed", str(seed), "--cache", cache]
     done = subprocess.run([*command, *(["--quick"] if quick else [])], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     if done.returncode:

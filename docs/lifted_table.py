@@ -36,7 +36,7 @@ def factories() -> Iterator[tuple[str, str]]:
 
 
 def row(name: str) -> tuple[str, str]:
-    """What stands for a factory of optax here, and the names of its numbers or a reason.
+    """The counterpart of a factory of optax, and the names of its numbers or a reason.
 
     Raises:
         ValueError: if nothing is known of it.

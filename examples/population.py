@@ -48,7 +48,7 @@ class Population(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a run has reached.
+    """The results of a run.
 
     Attributes:
         costs: the cost of each member on validation data after each generation.

@@ -38,7 +38,7 @@ class Agent(NamedTuple):
 
 
 class Episodes(NamedTuple):
-    """What happened, with axes of time and of episodes."""
+    """Episodes as they went, with axes of time and of episodes."""
 
     seen: Array  # the positions and velocities at which the policy acted
     actions: Array  # 1.0 for a push to the right, 0.0 for one to the left
@@ -62,7 +62,7 @@ def pushed(cart: Array, action: Array) -> Array:
 
 
 def is_up(cart: Array) -> Array:
-    """Whether the cart is on the track and the pole within 12 degrees of upright."""
+    """True while the cart is on the track and the pole within 12 degrees of upright."""
     return (jnp.abs(cart[..., 0]) < 2.4) & (jnp.abs(cart[..., 2]) < jnp.deg2rad(12.0))
 
 

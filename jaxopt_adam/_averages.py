@@ -349,7 +349,7 @@ def _(axis: Any, bounded: bool, primals: tuple[Array], tangents: tuple[Array]) -
 
 
 def _are_squarable(squares: Array) -> Array:
-    """Whether sums of squares are those of numbers that :func:`squarable` leaves as they are; false for NaN."""
+    """True for sums of squares of numbers that :func:`squarable` leaves as they are; false for NaN."""
     return squares <= most_squarable(squares.dtype) ** 2
 
 

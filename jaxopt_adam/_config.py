@@ -175,7 +175,7 @@ def _without_tuples(written: Any) -> Any:
 
 
 def _is_special(config: Mapping[str, Any], known: Known) -> bool:
-    """Whether a dictionary says something else than a tree."""
+    """True for a dictionary that stands for something else than a tree: a factory, an array, a tuple, a function."""
     if config.keys() == {"array", "dtype"}:
         return True
     if len(config) != 1:
@@ -238,7 +238,7 @@ def _read_array(config: Mapping[str, Any], place: str) -> Any:
 
 
 def _made(name: str, inside: Any, here: str, known: Known) -> Any:
-    """What a factory makes of its arguments in a config."""
+    """The result of a factory for its arguments in a config."""
     factory = known[name] if name in known else _factories().get(name) or _STORAGES[name]
     args: list[Any] = []
     kwargs: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""What optimizers and schedules have in common: each is made by a factory, and is a pytree of the factory's numbers."""
+"""The common ground of optimizers and schedules: each is made by a factory, and is a pytree of the factory's numbers."""
 
 import functools
 import inspect
@@ -20,7 +20,7 @@ D = TypeVar("D", bound="Data")
 
 
 class Data:
-    """What a factory has made of its arguments, as a pytree whose leaves are those arguments that are numbers.
+    """The result of a factory for its arguments, as a pytree whose leaves are those arguments that are numbers.
 
     Arguments that are no numbers are its structure. An argument may be an optimizer or a schedule itself, or a tree of
     them. Their numbers are leaves too.
@@ -35,7 +35,7 @@ class Data:
 
     @classmethod
     def _of(cls, factory: Callable[..., Any], arguments: Mapping[str, Any]) -> Self:
-        """What `factory` makes of `arguments`, which are taken as they are, unchecked."""
+        """The result of `factory` for `arguments`, which are taken as they are, unchecked."""
         layout, leaves = Layout.of(arguments)
         return cls._unflatten((factory, *layout), leaves)
 

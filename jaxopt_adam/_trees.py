@@ -238,7 +238,7 @@ def is_schedule(node: Any) -> bool:
 
 
 def entry_of(prefix: Any, *likes: Any) -> Callable[[Any], bool]:
-    """What the entries of a tree of numbers and schedules are, or of a prefix: `is_leaf` for the tree.
+    """The test for the entries of a tree of numbers and schedules, or of a prefix: `is_leaf` for the tree.
 
     Functions are entries, unless the tree has the whole structure of one of `likes`, as a model has that can be called.
     """

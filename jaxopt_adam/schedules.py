@@ -746,7 +746,7 @@ def _joined(schedules: Sequence[Schedule], boundaries: Sequence[ArrayLike]) -> S
 
 
 def _progress(count: ArrayLike, steps: ArrayLike, begin: ArrayLike = 0) -> tuple[Array, Array, Array]:
-    """Whether there are any steps; the share of them that is done, and the share that is left.
+    """True if there are any steps; the share of them that is done, and the share that is left.
 
     Neither is computed from the other: near the end one minus the share that is done would have few digits left.
     """
