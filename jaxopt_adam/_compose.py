@@ -3,13 +3,13 @@
 import inspect
 import itertools
 from collections.abc import Callable, Hashable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import optax
 
 from jaxopt_adam._data import text
 from jaxopt_adam._hyperparameters import Flag, Mask, Transformation, transformation
-from jaxopt_adam._optimizer import Optimizer, inner_state, optimizer
+from jaxopt_adam._optimizer import Optimizer, optimizer
 
 
 def chain(*transforms: optax.GradientTransformation) -> Optimizer:
@@ -87,41 +87,71 @@ def named_chain(*transforms: tuple[str, optax.GradientTransformation]) -> Optimi
     return Optimizer._of(named_chain, parts)
 
 
-def _composition(factory: Any, rule: Callable[..., Any], written: Callable[[Mapping[str, Any]], str]) -> None:
-    """Make a function that takes any number of parts a factory of optimizers, which writes them in its own way."""
+Visit = Callable[[Any, Any, Any], Any]
+"""``visit(name, part, state)``: something in place of the state of a part."""
+
+
+class Composition(NamedTuple):
+    """The form of a composition's arguments and state. A factory has it as its attribute `composition`.
+
+    Attributes:
+        fits: ``fits(arguments, state)``: whether that is a state of the composition.
+        mapped: ``mapped(arguments, state, visit)``: the state with the result of `visit` in place of that of each part.
+        by_label: whether parts have labels, and learning rates with them.
+        written: the arguments as they are written in a call, where they are not names and values.
+    """
+
+    fits: Callable[[Mapping[str, Any], Any], bool]
+    mapped: Callable[[Mapping[str, Any], Any, Visit], Any]
+    by_label: bool = False
+    written: Callable[[Mapping[str, Any]], str] | None = None
+
+
+def _mapped_chain(parts: Mapping[str, Any], state: Any, visit: Visit) -> Any:
+    return tuple(visit(name, part, own) for (name, part), own in zip(parts.items(), state, strict=True))
+
+
+def _mapped_named_chain(parts: Mapping[str, Any], state: Any, visit: Visit) -> Any:
+    return type(state)((name, visit(name, part, state[name])) for name, part in parts.items())
+
+
+def _mapped_partition(arguments: Mapping[str, Any], state: Any, visit: Visit) -> Any:
+    states = {
+        label: state.inner_states[label]._replace(inner_state=visit(label, part, state.inner_states[label].inner_state))
+        for label, part in arguments["transforms"].items()
+    }
+    return state._replace(inner_states=states)
+
+
+def _mapped_masked(arguments: Mapping[str, Any], state: Any, visit: Visit) -> Any:
+    return state._replace(inner_state=visit("inner", arguments["inner"], state.inner_state))
+
+
+def _made_of_parts(factory: Any, rule: Callable[..., Any], composition: Composition) -> None:
+    """Make a factory of a function that takes any number of parts, which the rule takes by name."""
     factory.__signature__ = inspect.signature(factory)
     factory.__wrapped__ = rule
-    factory.written = written
+    factory.composition = composition
 
 
-def _states_of_chain(parts: Mapping[str, Any], state: Any) -> dict[str, tuple[Any, Any]]:
-    """Each part and its state, by name."""
-    states = inner_state(state, lambda each: type(each) is tuple and len(each) == len(parts))
-    return {name: (part, its_state) for (name, part), its_state in zip(parts.items(), states, strict=True)}
-
-
-def _states_of_named_chain(parts: Mapping[str, Any], state: Any) -> dict[str, tuple[Any, Any]]:
-    states = inner_state(state, lambda each: isinstance(each, Mapping) and each.keys() == parts.keys())
-    return {name: (part, states[name]) for name, part in parts.items()}
-
-
-def _states_of_partition(arguments: Mapping[str, Any], state: Any) -> dict[Hashable, tuple[Any, Any]]:
-    states = inner_state(state, lambda each: hasattr(each, "inner_states")).inner_states
-    return {label: (part, states[label].inner_state) for label, part in arguments["transforms"].items()}
-
-
-_composition(
+_made_of_parts(
     chain,
     lambda **parts: optax.chain(*parts.values()),
-    lambda parts: ", ".join(map(text, parts.values())),
+    Composition(
+        lambda parts, state: type(state) is tuple and len(state) == len(parts),
+        _mapped_chain,
+        written=lambda parts: ", ".join(map(text, parts.values())),
+    ),
 )
-_composition(
+_made_of_parts(
     named_chain,
     lambda **parts: optax.named_chain(*parts.items()),
-    lambda parts: ", ".join(f"({name!r}, {text(part)})" for name, part in parts.items()),
+    Composition(
+        lambda parts, state: isinstance(state, Mapping) and state.keys() == parts.keys(),
+        _mapped_named_chain,
+        written=lambda parts: ", ".join(f"({name!r}, {text(part)})" for name, part in parts.items()),
+    ),
 )
-chain.states = _states_of_chain  # pyright: ignore[reportFunctionMemberAccess]
-named_chain.states = _states_of_named_chain  # pyright: ignore[reportFunctionMemberAccess]
 
 
 def _transformations(name: str, value: Any) -> Any:
@@ -190,4 +220,9 @@ def masked(
     return optax.masked(inner, mask, mask_compatible_extra_args=mask_compatible_extra_args)  # pyright: ignore
 
 
-partition.states = _states_of_partition  # pyright: ignore[reportFunctionMemberAccess]
+partition.composition = Composition(  # pyright: ignore[reportFunctionMemberAccess]
+    lambda arguments, state: hasattr(state, "inner_states"), _mapped_partition, by_label=True
+)
+masked.composition = Composition(  # pyright: ignore[reportFunctionMemberAccess]
+    lambda arguments, state: isinstance(state, optax.MaskedState), _mapped_masked
+)

@@ -1,4 +1,4 @@
-"""The common ground of optimizers and schedules: each is made by a factory, and is a pytree of the factory's numbers."""
+"""The common base of optimizers and schedules: made by a factory, each is a pytree of the factory's numbers."""
 
 import functools
 import inspect
@@ -165,8 +165,9 @@ class Data:
         return jax.tree.map(lambda leaf: leaf[number], self)
 
     def __repr__(self) -> str:
-        if written := getattr(self._factory, "written", None):
-            return f"{self._factory.__name__}({written(self._arguments)})"
+        composition = getattr(self._factory, "composition", None)
+        if composition and composition.written:
+            return f"{self._factory.__name__}({composition.written(self._arguments)})"
         parameters = inspect.signature(self._factory).parameters
         given = (
             f"{name}={text(value)}"

@@ -258,46 +258,31 @@ def to_optax(state: Any, optimizer: Optimizer, params: optax.Params | None = Non
     return fill(jax.eval_shape(_transformation(optimizer).init, like))
 
 
-_COMPOSITIONS = jaxopt_adam.chain, jaxopt_adam.named_chain, jaxopt_adam.partition, jaxopt_adam.masked
-
-
 def _is_composition(optimizer: Any) -> bool:
-    return isinstance(optimizer, Optimizer) and optimizer._factory in _COMPOSITIONS
+    return isinstance(optimizer, Optimizer) and hasattr(optimizer._factory, "composition")
 
 
 def _through(state: Any, optimizer: Optimizer, params: Any, convert: Callable[[Any, Optimizer, Any], Any]) -> Any:
     """The state of a composition, with those of its parts that have a rule of this library converted."""
-    arguments, factory = optimizer.hyperparameters, optimizer._factory
+    arguments, composition = optimizer.hyperparameters, optimizer._factory.composition  # pyright: ignore
+    if not composition.fits(arguments, state):
+        raise ValueError(f"state must be that of {optimizer!r}, got {_name(state)}")
 
-    def converted(inner: Any, part: Any, params: Any = params) -> Any:
+    def visit(name: Any, part: Any, own: Any) -> Any:
         module = part._factory.__module__ if isinstance(part, Optimizer) else ""
         # What is lifted from optax, and a user's own, has the same state in both.
         is_ours = module.startswith("jaxopt_adam.") and module != "jaxopt_adam.lifted"
-        return convert(inner, part, params) if is_ours else inner
+        return convert(own, part, seen_by(name)) if is_ours else own
 
-    def within(masked_state: Any, part: Any, chosen: Callable[[Any], bool], labels: Any) -> Any:
-        labels = labels(params) if callable(labels) and params is not None else labels
-        seen = params if params is None else _chosen(labels, params, chosen)
-        return masked_state._replace(inner_state=converted(masked_state.inner_state, part, seen))
+    def seen_by(name: Any) -> Any:
+        of = {jaxopt_adam.partition: "param_labels", jaxopt_adam.masked: "mask"}.get(optimizer._factory)
+        if params is None or of is None:
+            return params
+        labels = arguments[of]
+        labels = labels(params) if callable(labels) else labels
+        return _chosen(labels, params, lambda label: label == (name if composition.by_label else True))
 
-    try:
-        if factory is jaxopt_adam.chain:
-            return tuple(converted(*pair) for pair in zip(state, arguments.values(), strict=True))
-        if factory is jaxopt_adam.named_chain:
-            return type(state)((name, converted(state[name], part)) for name, part in arguments.items())
-        if factory is jaxopt_adam.masked:
-            return within(state, arguments["inner"], bool, arguments["mask"])
-        parts = arguments["transforms"].items()
-        labels = arguments["param_labels"]
-        states = {
-            label: within(state.inner_states[label], part, lambda each, label=label: each == label, labels)
-            for label, part in parts
-        }
-        return state._replace(inner_states=states)
-    except (AttributeError, KeyError, TypeError) as error:
-        if isinstance(error, TypeError) and "state" in str(error):
-            raise
-        raise ValueError(f"state must be that of {optimizer!r}, got {_name(state)}") from error
+    return composition.mapped(arguments, state, visit)
 
 
 def _chosen(labels: Any, params: Any, is_chosen: Callable[[Any], bool]) -> Any:

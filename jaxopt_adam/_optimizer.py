@@ -1,5 +1,6 @@
 """An optimizer is data: the pair `init`, `update` that is also a pytree of its hyperparameters."""
 
+import functools
 import inspect
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -140,20 +141,23 @@ class Optimizer(Data, optax.GradientTransformationExtraArgs):
 
     def _inner_learning_rate(self, state: optax.OptState) -> Any:
         """The learning rate of the optimizer inside; of several parts the only one, or all by name."""
-        states = getattr(self._factory, "states", None)
-        if states is None:
+        composition = getattr(self._factory, "composition", None)
+        if composition is None:
             within = [value for value in self._arguments.values() if isinstance(value, Optimizer)]
-            return within[0].current_learning_rate(inner_state(state)) if len(within) == 1 else None
-        rates = {
-            name: rate
-            for name, (part, its_state) in states(self._arguments, state).items()
-            if isinstance(part, Optimizer) and (rate := part.current_learning_rate(its_state)) is not None
-        }
-        is_one = len(rates) == 1 and "transforms" not in self._arguments
+            return within[0].current_learning_rate(_inner_state(state)) if len(within) == 1 else None
+        rates: dict[Any, Any] = {}
+
+        def visit(name: Any, part: Any, own: Any) -> None:
+            if isinstance(part, Optimizer) and (rate := part.current_learning_rate(own)) is not None:
+                rates[name] = rate
+
+        fits = functools.partial(composition.fits, self._arguments)
+        composition.mapped(self._arguments, _inner_state(state, fits), visit)
+        is_one = len(rates) == 1 and not composition.by_label
         return next(iter(rates.values())) if is_one else rates or None
 
 
-def inner_state(state: Any, is_right: Callable[[Any], bool] = lambda state: False) -> Any:
+def _inner_state(state: Any, is_right: Callable[[Any], bool] = lambda state: False) -> Any:
     """The state inside the states of wrappers: the first that is right, or the innermost."""
     names = ("inner_state", "inner_opt_state", "fast_state")
     while not is_right(state) and (name := next((name for name in names if hasattr(state, name)), None)):

@@ -241,6 +241,12 @@ class TestLearningRate:
         made = named_chain(("one", sgd(0.1)), ("other", sgd(0.2)))
         assert made.current_learning_rate(self.states(made)) == {"one": pytest.approx(0.1), "other": pytest.approx(0.2)}
 
+    def test_of_odd_names(self):
+        made = named_chain(("transforms", sgd(0.1)), ("mask", optax.scale(1.0)))
+        assert made.current_learning_rate(self.states(made)) == pytest.approx(0.1)
+        made = partition({"body": sgd(0.1), "head": optax.scale(1.0)}, LABELS)
+        assert made.current_learning_rate(self.states(made)) == {"body": pytest.approx(0.1)}
+
     def test_of_none(self):
         made = chain(clip_by_global_norm(1.0))
         assert made.current_learning_rate(made.init(PARAMS)) is None
@@ -281,8 +287,8 @@ class TestStatesOfOptax:
             optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(theirs)),
         )
         yield (
-            named_chain(("a", optax.trace(0.9)), ("b", adamw(schedule))),
-            optax.named_chain(("a", optax.trace(0.9)), ("b", optax.adamw(theirs))),
+            named_chain(("a", optax.trace(0.9)), ("mask", adamw(schedule))),
+            optax.named_chain(("a", optax.trace(0.9)), ("mask", optax.adamw(theirs))),
         )
         yield (
             partition({"body": adamw(schedule), "head": chain(sgd(schedule, momentum=0.9))}, LABELS),

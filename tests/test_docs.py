@@ -89,7 +89,7 @@ class TestReference:
         assert described == list(inspect.signature(function).parameters)
         assert found["returns"]
         # A composition of any number of parts is written around the rule.
-        source = function if hasattr(function, "written") else inspect.unwrap(function)
+        source = function if function in (jaxopt_adam.chain, jaxopt_adam.named_chain) else inspect.unwrap(function)
         assert raised(source) <= set(found.get("raises", {}))
         if module is jaxopt_adam:
             assert ">>>" in found["examples"][""]
