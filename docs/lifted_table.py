@@ -6,7 +6,6 @@ from collections.abc import Iterator
 import optax
 import optax.contrib
 
-import jaxopt_adam
 from jaxopt_adam import lifted
 from jaxopt_adam.lab.memory import RULES
 
@@ -44,9 +43,7 @@ def row(name: str) -> tuple[str, str]:
     if name in NOT:
         return "–", NOT[name]
     if name in OURS:
-        ours = OURS[name]
-        is_there = hasattr(jaxopt_adam, ours)
-        return (f"{{func}}`~jaxopt_adam.{ours}`" if is_there else f"`jaxopt_adam.{ours}`"), ""
+        return f"{{func}}`~jaxopt_adam.{OURS[name]}`", ""
     factory = getattr(lifted, name, None)
     if factory is None:
         raise ValueError(f"{name} of optax is neither lifted, nor the library's own, nor left out for a reason")

@@ -4,9 +4,8 @@ import dataclasses
 import difflib
 import functools
 import inspect
-import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +14,7 @@ from jax.core import Tracer
 import jaxopt_adam
 from jaxopt_adam import schedules
 from jaxopt_adam._data import Data, checks, same
-from jaxopt_adam._hyperparameters import Whole, is_array
+from jaxopt_adam._hyperparameters import is_array, transformation
 from jaxopt_adam.storage import Blockwise, Dense
 
 Known = Mapping[str, Callable[..., Any]]
@@ -100,10 +99,8 @@ def _written(value: Any, place: str, known: Known) -> Any:
         return _written_factory(value, place, known)
     if value is None or isinstance(value, (bool, str)):
         return value
-    if isinstance(value, Whole):
-        return int(value)
-    if isinstance(value, (int, float)):
-        return float(value) if isinstance(value, float) else value
+    if isinstance(value, (int, float)):  # those that shape a program have types of their own
+        return int(value) if isinstance(value, int) else float(value)
     if isinstance(value, np.dtype):
         return value.name
     if isinstance(value, Tracer):
@@ -196,7 +193,7 @@ def _read(config: Any, place: str, known: Known) -> Any:
             f"from_config: {place or 'config'} must be plain data, got {config!r} ({type(config).__name__})"
         )
     if not place and (len(config) != 1 or not _is_special(config, known)):
-        _refuse(config, known)
+        _refuse(config, "", known)
     if not _is_special(config, known):
         return {key: _read(each, f"{place}[{key!r}]", known) for key, each in config.items()}
     if "array" in config:
@@ -218,16 +215,14 @@ def _read(config: Any, place: str, known: Known) -> Any:
     return _made(name, inside, here, known)
 
 
-def _refuse(config: Mapping[str, Any], known: Known) -> None:
-    """The error for a dictionary that should be a factory with its arguments."""
+def _refuse(config: Mapping[str, Any], place: str, known: Known) -> NoReturn:
+    """Raise the error for a dictionary that should be a factory with its arguments, and has not the name of one."""
     names = list(config)
     if len(names) != 1:
-        raise TypeError(f"from_config: config must have one key, the name of a factory, got {names!r}")
-    if names[0] in known or names[0] in _factories():
-        raise TypeError(f"from_config: {names[0]} must have a dictionary of arguments, got {config[names[0]]!r}")
+        raise TypeError(f"from_config: {place or 'config'} must have one key, the name of a factory, got {names!r}")
     near = difflib.get_close_matches(str(names[0]), [*known, *_factories()], 3)
     hint = f"; near to it are {', '.join(near)}" if near else ""
-    raise ValueError(f"from_config: {names[0]!r} is no factory{hint}")
+    raise ValueError(f"from_config: {place and place + ': '}{names[0]!r} is no factory{hint}")
 
 
 def _read_array(config: Mapping[str, Any], place: str) -> Any:
@@ -260,21 +255,14 @@ def _part(config: Any, place: str, known: Known) -> Any:
     """A part of a chain, or a pair of a name and a part."""
     if isinstance(config, list) and len(config) == 2 and isinstance(config[0], str):
         return config[0], _part(config[1], place, known)
-    if not isinstance(config, Mapping) or not _is_special(config, known):
-        if isinstance(config, Mapping):
-            try:
-                _refuse(config, known)
-            except (TypeError, ValueError) as error:
-                raise type(error)(str(error).replace("from_config: ", f"from_config: {place}: ", 1)) from None
+    if not isinstance(config, Mapping):
         raise TypeError(f"from_config: {place} must be a dictionary of one factory and its arguments, got {config!r}")
+    if not _is_special(config, known):
+        _refuse(config, place, known)
     return _read(config, place, known)
 
 
 def _argument(factory: Callable[..., Any], name: str, config: Any, place: str, known: Known) -> Any:
     """An argument of a factory. One that must be a transformation cannot be a plain tree."""
-    if isinstance(config, float) and math.isnan(config):
-        raise ValueError(f"from_config: {place} must be a number, got {config!r}")
-    hints = inspect.signature(factory).parameters
-    if name in ("inner", "opt") and name in hints and isinstance(config, Mapping):
-        return _part(config, place, known)
-    return _read(config, place, known)
+    is_part = isinstance(config, Mapping) and checks(factory).get(name) is transformation
+    return (_part if is_part else _read)(config, place, known)

@@ -145,6 +145,7 @@ class Data:
             >>> print(optimizers.row(1).hyperparameters["learning_rate"])
             0.5
         """
+        kind = self._kind.split()[-1]
         try:
             number = operator.index(index)
         except TypeError:
@@ -155,12 +156,11 @@ class Data:
         if len(lengths) != 1 or () in lengths:
             found = ", ".join(f"{name} {shape}" for name, shape in shapes.items()) or "none"
             raise ValueError(
-                f"row: in a batch of {self._kind.split()[-1]}s all hyperparameters have a first axis of one length; "
+                f"row: in a batch of {kind}s all hyperparameters have a first axis of one length; "
                 f"the shapes of this {self._factory.__name__} are: {found}"
             )
         (length,) = lengths.pop()
         if not -length <= number < length:
-            kind = self._kind.split()[-1]
             raise IndexError(f"row: index {number} is out of range for a batch of {length} {kind}s")
         return jax.tree.map(lambda leaf: leaf[number], self)
 

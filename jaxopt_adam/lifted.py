@@ -96,7 +96,7 @@ class _Number:
             return value
         if self.several and isinstance(value, (tuple, list)):
             return tuple(each if isinstance(each, str) else self(name, each) for each in value)
-        if not is_number(value):
+        if not is_number(value) or (not isinstance(value, Tracer) and np.isnan(np.asarray(value, complex)).any()):
             raise self._error(name, value)
         return self._kept(name, value)
 
