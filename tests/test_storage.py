@@ -621,40 +621,45 @@ class TestRounding:
 
 class TestBlockLength:
     @settings(max_examples=200, deadline=None)
-    @given(length=st.integers(1, 5000), longest=st.sampled_from([16, 32, 64, 128, 256]))
-    def test_properties(self, length, longest):
-        block = block_length(length, longest)
-        assert block % 2 == 0
-        assert 2 <= block <= max(longest, 2)
-        assert block >= 16 or block >= length
+    @given(length=st.integers(1, 5000), longest=st.sampled_from([16, 32, 64, 128, 256]), is_limit=st.booleans())
+    def test_properties(self, length, longest, is_limit):
+        block = block_length(length, longest, is_limit=is_limit)
+        for_eight = length % (8 * block) == 0
+        assert block % 2 == 0 or for_eight
+        assert 2 <= block <= (longest if is_limit else 2 * longest)
+        assert block >= 16 or block >= length or (block >= 12 and for_eight)
         divisors = [each for each in range(16, longest + 1, 2) if length % each == 0]
-        if length % (8 * 16) == 0:
-            assert length % (8 * block) == 0
+        sizes = range(12, (longest if is_limit else 2 * longest) + 1)
+        assert for_eight or not any(length % (8 * each) == 0 for each in sizes)
         if [each for each in divisors if each >= min(longest, 32)]:
             assert length % block == 0
         assert block <= length + 1
 
     @pytest.mark.parametrize(
         ("length", "longest", "expected"),
-        [(4096, 128, 128), (512, 128, 64), (512, 64, 64), (128, 128, 16), (64, 32, 32), (67, 32, 32), (3, 32, 4)],
+        [
+            *((4096, 128, 128), (512, 128, 64), (512, 64, 64), (128, 128, 16), (64, 32, 32)),
+            *((200, 32, 25), (136, 32, 17), (96, 32, 12), (67, 32, 32), (3, 32, 4)),
+        ],
     )
     def test_examples(self, length, longest, expected):
         assert block_length(length, longest) == expected
 
 
 class TestLayout:
-    @pytest.mark.parametrize("shape", [(64,), (3, 64), (2, 3, 70), (5, 33), (1, 1)])
+    @pytest.mark.parametrize("shape", [(64,), (3, 64), (2, 3, 70), (5, 33), (2, 200), (1, 1)])
     @pytest.mark.parametrize("lanes", [1, 2])
     def test_flat_undoes_as_blocks(self, shape, lanes):
         layout = Layout(shape, block_length(shape[-1], 32), lanes)
         array = np.random.default_rng(0).normal(size=shape).astype(np.float32)
         seen = layout.as_blocks(jnp.asarray(array))
-        assert seen.shape == (*layout.blocks, lanes, layout.length // lanes)
+        assert seen.shape == (*layout.blocks, lanes, layout.slots // lanes)
         np.testing.assert_array_equal(layout.flat(seen), array)
-        assert layout.fits == (shape[-1] % layout.length == 0)
-        # What fills it up is zero, and is last.
+        assert layout.fits == (shape[-1] % layout.slots == 0)
+        # What fills it up is zero, and is last in the array, or in each block of odd length.
         assert float(jnp.abs(seen).sum()) == pytest.approx(np.abs(array).sum(), rel=1e-5)
-        np.testing.assert_array_equal(seen.reshape(*shape[:-1], -1)[..., : shape[-1]], array)
+        blocks = seen.reshape(*layout.blocks, -1)[..., : layout.length].reshape(*shape[:-1], -1)
+        np.testing.assert_array_equal(blocks[..., : shape[-1]], array)
 
     def test_shapes_of_codes(self):
         layout = Layout((3, 70), 32, 2)

@@ -31,7 +31,8 @@ class CodedLeafStorage(LeafStorage):
         self._encoded = self._coded = coded
         self.is_plain = self._is_elementwise = False
         longest = min(storage.longest(math.prod(self.shape)) for storage in coded.values())
-        self._packing = Packing(tuple(map(self._member, range(len(self.names)))), self.shape, longest)
+        is_limit = any(storage.block_size is not None for storage in coded.values())
+        self._packing = Packing(tuple(map(self._member, range(len(self.names)))), self.shape, longest, is_limit)
 
     def _member(self, index: int) -> Member:
         moment, storage = self._declared[index], self._coded.get(index)

@@ -110,11 +110,13 @@ class Packing:
         members: the storage of each moment.
         shape: the leaf's.
         longest: the number of elements of a block at most.
+        is_limit: whether no block may be longer, see :func:`~jaxopt_adam.storage._layout.block_length`.
     """
 
     members: tuple[Member, ...]
     shape: tuple[int, ...]
     longest: int
+    is_limit: bool = True
 
     @functools.cached_property
     def words(self) -> list[Word]:
@@ -134,7 +136,7 @@ class Packing:
     def layout(self) -> Layout:
         """The blocks of the leaf, which are the same for all moments, so that one pass can process them all."""
         lanes = 2 if any(word.two_a_byte for word in self.words) else 1
-        return Layout(self.shape, block_length(self.shape[-1], self.longest), lanes)
+        return Layout(self.shape, block_length(self.shape[-1], self.longest, is_limit=self.is_limit), lanes)
 
     @functools.cached_property
     def writing_order(self) -> list[int]:
