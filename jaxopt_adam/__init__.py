@@ -92,6 +92,11 @@ from jaxopt_adam.rules.soap import SoapState as SoapState
 from jaxopt_adam.rules.soap import soap as soap
 from jaxopt_adam.rules.stable_adamw import stable_adamw as stable_adamw
 from jaxopt_adam.rules.yogi import yogi as yogi
+from jaxopt_adam.sharding import PlacedArray as PlacedArray
+from jaxopt_adam.sharding import Placement as Placement
+from jaxopt_adam.sharding import abstract_state as abstract_state
+from jaxopt_adam.sharding import placement as placement
+from jaxopt_adam.sharding import state_shardings as state_shardings
 from jaxopt_adam.solve import Result as Result
 from jaxopt_adam.solve import Status as Status
 from jaxopt_adam.solve import Trajectory as Trajectory

@@ -1,5 +1,6 @@
 """Trees of parameters and gradients: leaves with their paths, dtypes of the arithmetic, errors that name the leaf."""
 
+import collections
 import functools
 import math
 import types
@@ -334,18 +335,21 @@ def _paths(path: Path, tree: Any) -> list[str]:
     return [jax.tree_util.keystr(path + rest) for rest, _ in jax.tree_util.tree_leaves_with_path(tree)]
 
 
-def nbytes(tree: Any) -> int:
+def nbytes(tree: Any, *, on_each_device: bool = False) -> int:
     r"""The bytes of all arrays of a tree: of parameters, of a state, of shapes that are not allocated yet.
 
     .. math::
         \sum_i n_i b_i
 
     with n the number of elements of an array and b the bytes of one. Arrays that are divided among devices count once,
-    whole; so do those that each device has a copy of.
+    whole; so do those that each device has a copy of. With `on_each_device` n is the number of those elements that a
+    device has.
 
     Args:
         tree: JAX and NumPy arrays, random keys among them, :class:`jax.ShapeDtypeStruct`, and Python's numbers, which
             count as the arrays that JAX makes of them.
+        on_each_device: whether to count what a device has, in place of the whole. Where the devices differ, it is the
+            one that has most. What has no sharding counts whole.
 
     Returns:
         The number of bytes.
@@ -363,10 +367,22 @@ def nbytes(tree: Any) -> int:
         8.00 bytes a parameter
         2.03 bytes a parameter
     """
-    return sum(_one(path, leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree))
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    if not on_each_device:
+        return sum(_one(path, leaf) for path, leaf in leaves)
+    everywhere, by_device = 0, collections.Counter()
+    for path, leaf in leaves:
+        sharding = getattr(leaf, "sharding", None)
+        size = _one(path, leaf, None if sharding is None else sharding.shard_shape(leaf.shape))
+        mesh = getattr(sharding, "mesh", None)
+        if sharding is None or isinstance(mesh, jax.sharding.AbstractMesh):
+            everywhere += size
+        else:
+            by_device.update(dict.fromkeys(sharding.device_set, size))
+    return everywhere + max(by_device.values(), default=0)
 
 
-def _one(path: Path, leaf: Any) -> int:
+def _one(path: Path, leaf: Any, shape: tuple[int, ...] | None = None) -> int:
     if type(leaf) in (bool, int, float, complex):
         return jnp.result_type(type(leaf)).itemsize
     if not isinstance(leaf, _ARRAYS) or not any(jnp.issubdtype(leaf.dtype, kind) for kind in _KINDS):
@@ -374,7 +390,7 @@ def _one(path: Path, leaf: Any) -> int:
             f"{leaf_name(path)} must be an array of numbers or of keys, a jax.ShapeDtypeStruct or a number, got "
             f"{leaf!r} ({type(leaf).__name__})"
         )
-    return math.prod(leaf.shape) * leaf.dtype.itemsize
+    return math.prod(leaf.shape if shape is None else shape) * leaf.dtype.itemsize
 
 
 _ARRAYS = (jax.Array, jax.ShapeDtypeStruct, np.ndarray, np.generic)

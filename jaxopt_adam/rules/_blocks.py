@@ -83,8 +83,18 @@ def factored_moments(least: int | None) -> dict[str, Any]:
         second, largest = (tuple(np.delete(shape, axis).tolist()) for axis in _two_axes(shape))
         return {"v_row": largest, "v_col": second}
 
+    def axes(name: str, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+        if name not in shapes(shape):
+            return None
+        left_out = None if name == "v" else _two_axes(shape)[name == "v_row"]
+        return tuple(axis for axis in range(len(shape)) if axis != left_out)
+
     def moment(name: str) -> Moment:
-        return Moment(real=True, shape=lambda path, shape: shapes(shape).get(name))
+        return Moment(
+            real=True,
+            shape=lambda path, shape: shapes(shape).get(name),
+            axes=lambda path, shape: axes(name, shape),
+        )
 
     return {name: moment(name) for name in ("v_row", "v_col", "v")}
 

@@ -113,5 +113,9 @@ def adam_mini(
         weight_decay=weight_decay,
         mask=mask,
         mu=Moment(),
-        nu=Moment(real=True, shape=functools.partial(checked_blocks, blocks or blocks_by_layout)),
+        nu=Moment(
+            real=True,
+            shape=functools.partial(checked_blocks, blocks or blocks_by_layout),
+            axes=lambda path, shape: tuple(range(len(shape))),
+        ),
     )

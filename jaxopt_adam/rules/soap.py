@@ -117,6 +117,10 @@ def soap(
         sides = [(size, size) if size <= max_precond_dim else None for size in shape]
         return sides if len(shape) > 1 and 0 not in shape and any(sides) else None
 
+    def axes(path, shape):
+        sides = shapes(path, shape)
+        return sides and [None if side is None else (axis, None) for axis, side in enumerate(sides)]
+
     def scalars(step):
         # Leaves with bases start one step later. In the first step their update is zero, whatever its bias correction.
         corrections = [
@@ -176,8 +180,8 @@ def soap(
         real_leaves=True,
         mu=Moment(),
         nu=Moment(),
-        factors=Moment(shape=shapes),
-        bases=Moment(shape=shapes),
+        factors=Moment(shape=shapes, axes=axes),
+        bases=Moment(shape=shapes, axes=axes),
     )
 
 

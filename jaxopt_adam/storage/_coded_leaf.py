@@ -49,6 +49,11 @@ class CodedLeafStorage(LeafStorage):
         storage = self._coded.get(self.names.index(name))
         return storage and f"{storage.bits} bits, blocks of {self._packing.layout.length}"
 
+    @property
+    def blocks(self) -> int:
+        """The number of blocks along the last axis."""
+        return self._packing.layout.blocks[-1]
+
     @functools.cached_property
     def entries(self) -> list[Any]:
         """The entry of each moment in the state, as :class:`jax.ShapeDtypeStruct` in place of arrays."""
@@ -67,6 +72,7 @@ class CodedLeafStorage(LeafStorage):
 
     def start(self, path: Path, param: Any) -> list[Any]:
         """The entries of the parameter `param` before the first step."""
+        axes: list[int | None] = list(range(len(self.shape)))
         starts = {m: self._initial_code(m) for m in self._coded}
         numbers = {}
         for index, word in enumerate(self._packing.words):
@@ -75,10 +81,12 @@ class CodedLeafStorage(LeafStorage):
             else:
                 codes = [starts[m][0] for m in word.members] * (2 if word.two_a_byte else 1)
                 number = word.joined([code << (word.bits * slot) for slot, code in enumerate(codes)])
-                numbers[index] = full_beside(param, self._packing.codes_shape(word), number)
-        blocks = self._packing.layout.blocks
+                numbers[index] = full_beside(param, self._packing.codes_shape(word), number, axes)
+        layout = self._packing.layout
+        # Of blocks that do not divide the axis no device has its part.
+        axes = axes if layout.divides else [*axes[:-1], None]
         scales = {m: scale for m, (_, scale) in starts.items()}
-        return _joined(self._packing, numbers, scales, lambda scale: full_beside(param, blocks, scale))
+        return _joined(self._packing, numbers, scales, lambda scale: full_beside(param, layout.blocks, scale, axes))
 
     def _initial_code(self, m: int) -> tuple[Array, Array]:
         """The code and the scale of a moment before the first step."""

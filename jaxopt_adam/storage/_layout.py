@@ -82,6 +82,11 @@ class Layout:
         """True if the blocks fill the axis, so that there is no padding."""
         return self.blocks[-1] * self.slots == self.shape[-1]
 
+    @property
+    def divides(self) -> bool:
+        """True if the blocks divide the axis, so that the last one is as long as the others."""
+        return self.shape[-1] % self.length == 0
+
     def codes_shape(self, *, two_a_byte: bool) -> tuple[int, ...]:
         """The shape of an array of codes: this one's, or with the last axis halved where two elements share a byte."""
         return (*self.shape[:-1], self.blocks[-1] * self.slots // 2) if two_a_byte else self.shape

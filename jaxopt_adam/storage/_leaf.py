@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 
 from jaxopt_adam._trees import (
     Path,
@@ -23,7 +24,7 @@ from jaxopt_adam.storage._dense import SQUARES, as_stored, dithered, is_dithered
 from jaxopt_adam.storage._moment import Moment
 from jaxopt_adam.storage._pairs import packed, unpacked
 from jaxopt_adam.storage._passes import Halves
-from jaxopt_adam.storage._placing import sharding_of_axes
+from jaxopt_adam.storage._placing import full_beside
 from jaxopt_adam.storage._rounding import NEAREST, ROUNDINGS, along_axes, phases
 
 UNROUNDED = "jaxopt_adam: unrounded"
@@ -107,6 +108,11 @@ class LeafStorage:
             return f"bfloat16, with {self.names[self._pair[1]]}"
         return None
 
+    @property
+    def blocks(self) -> int | None:
+        """The number of blocks along the last axis; None if no moment is in codes."""
+        return None
+
     @functools.cached_property
     def entries(self) -> list[Any]:
         """The entry of each moment in the state, as :class:`jax.ShapeDtypeStruct` in place of arrays."""
@@ -146,14 +152,13 @@ class LeafStorage:
             self._initial[start] = dithered(initial, dtype, NEAREST) if is_dithered(dtype) else initial.astype(dtype)
         initial = self._initial[start]
 
-        def full(shape: tuple[int, ...]) -> Array:
-            # Like the parameter where it can be, since then it lies on the same devices.
-            if shape == np.shape(param):
-                return _full_like(param, initial)
-            return jnp.full(shape, initial, dtype, device=sharding_of_axes(param, shape))
+        def full(shape: tuple[int, ...], axes: tuple[int | None, ...] | None = None) -> Array:
+            return full_beside(param, shape, initial, axes)
 
-        shapes = self._shapes[index]
-        return full(shapes) if _is_shape(shapes) else jax.tree.map(full, shapes, is_leaf=_is_shape)
+        if moment.shape is None:
+            return _full_like(param, initial)
+        along = () if moment.axes is None else (moment.axes(path, self.shape),)
+        return jax.tree.map(full, self._shapes[index], *along, is_leaf=_is_shape)
 
     # ------------------------------------------------------------------------------------------------------ the checks
 
@@ -324,6 +329,8 @@ def array_texts(entry: Any) -> list[str]:
 
 def _full_like(param: Any, value: Array) -> Array:
     """An array of its own with the parameter's shape, full of `value`, in the dtype of that."""
+    if isinstance(param, Tracer) and value.ndim == 0:
+        return full_beside(param, param.shape, value, range(param.ndim))
     full = jnp.full_like(param, value, value.dtype)
     # That may be `value` itself, and a buffer cannot be donated twice.
     return jnp.array(full) if value.shape == full.shape else full

@@ -26,6 +26,10 @@ class Moment:
         from_param: whether it starts as a copy of the parameter.
         shape: ``shape(path, shape of the parameter)``: the shape for one leaf, None for a leaf without this moment, or
             a list of these for several arrays; by default the parameter's shape.
+        axes: ``axes(path, shape of the parameter)``: like the result of `shape`, with a tuple in place of each shape:
+            for each axis the axis of the parameter along which it runs, or in equal parts of which, and None for no
+            such axis. Devices that share a parameter share its moments along these axes. By default they are inferred
+            from the lengths, which fails where two of a parameter's are equal.
         over: the name of the second moment by whose root the update divides this one, if there is one. In codes it is
             then stored as the quotient, whose error is the update's.
         denominator: what the update adds to that root.
@@ -38,6 +42,7 @@ class Moment:
     dtype: DTypeLike | None = None
     from_param: bool = False
     shape: Callable[[Path, tuple[int, ...]], Any] | None = None
+    axes: Callable[[Path, tuple[int, ...]], Any] | None = None
     over: str | None = None
     denominator: Denominator = _NOTHING_ADDED
     apart: bool = False

@@ -1,44 +1,104 @@
-"""The places on the devices of the arrays of a new state."""
+"""The places on the devices of the arrays of a new state: beside their parameters."""
 
+import functools
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.core import Tracer
+from jax.sharding import NamedSharding, PartitionSpec
+
+Axes = Sequence[int | None]
+"""For each axis of an array the axis of its parameter along which it runs, None for no such axis."""
 
 
-def full_beside(param: Any, shape: tuple[int, ...], value: Array) -> Array:
-    """An array full of `value`, divided among devices as `param` is, if it can be."""
-    if isinstance(param, jax.Array) and not isinstance(param, Tracer):
-        try:
-            param.sharding.shard_shape(shape)
-        except ValueError:
-            return jnp.full(shape, value)
-        if not param.committed:
-            # Else the state would be, and the next step of a jitted function be compiled for that.
-            return jnp.full(shape, value)
-        return jnp.full(shape, value, device=param.sharding)
-    mesh = jax.typeof(param).sharding.mesh if isinstance(param, Tracer) else None
-    if mesh is not None and jax.sharding.AxisType.Explicit in mesh.axis_types:
-        return jnp.broadcast_to(value, shape, out_sharding=jax.typeof(param).sharding)
-    return jnp.full(shape, value)
+def full_beside(param: Any, shape: tuple[int, ...], value: Array, axes: Axes | None = None) -> Array:
+    """An array full of `value`, divided among devices as `param` is.
 
+    A step leaves it there, because this is where the compiler computes its next value from the gradient.
 
-def sharding_of_axes(param: Any, shape: tuple[int, ...]) -> jax.sharding.NamedSharding | None:
-    """The sharding of a mean of the parameter's squares over some axes, if that is known: the others stay divided.
-
-    So it starts, lest the step be compiled a second time for what it has become.
+    Args:
+        param: the parameter.
+        shape: of the array.
+        value: a scalar, of the dtype that the array has.
+        axes: the axes of the parameter along which the array's axes run; None to infer them from the lengths.
     """
-    sharding = None if isinstance(param, Tracer) else getattr(param, "sharding", None)
-    if not isinstance(sharding, jax.sharding.NamedSharding) or not param.committed:
-        return None
-    axes = [*sharding.spec, *[None] * (param.ndim - len(sharding.spec))]
-    if len(shape) == param.ndim:
-        axes = [axis if size == whole else None for axis, size, whole in zip(axes, shape, param.shape, strict=True)]
-    else:
-        left = [i for i in range(param.ndim) if (*param.shape[:i], *param.shape[i + 1 :]) == shape]
-        if len(left) != 1:
-            return None
-        del axes[left[0]]
-    return jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec(*axes))
+    if not (isinstance(param, jax.Array) and jnp.ndim(param) and shape):
+        return jnp.full(shape, value)
+    axes = axes_by_length(param.shape, shape) if axes is None else axes
+    if isinstance(param, Tracer):
+        sharding = jax.typeof(param).sharding
+        if jax.sharding.AxisType.Explicit in sharding.mesh.axis_types:
+            where = NamedSharding(sharding.mesh, spec_beside(sharding, param.shape, shape, axes))
+            return jnp.broadcast_to(value, shape, out_sharding=where)
+        return _full_like_traced(param, shape, value, axes)
+    if not param.committed:
+        # Else the state would be, and the next step of a jitted function be compiled for that.
+        return jnp.full(shape, value)
+    sharding = param.sharding
+    if isinstance(sharding, NamedSharding):
+        spec = spec_beside(sharding, param.shape, shape, axes)
+        return jnp.full(shape, value, device=NamedSharding(sharding.mesh, spec, memory_kind=sharding.memory_kind))
+    return jnp.full(shape, value, device=sharding if len(sharding.device_set) == 1 else None)
+
+
+def spec_beside(
+    sharding: NamedSharding, param_shape: tuple[int, ...], shape: tuple[int, ...], axes: Axes
+) -> PartitionSpec:
+    """The spec of an array whose axes run along these of a parameter; an axis that does not divide is left whole."""
+    names = [*sharding.spec, *[None] * (len(param_shape) - len(sharding.spec))]
+    along = [None if axis is None else names[axis] for axis in axes]
+    spec = [
+        name if size % number_of_parts(sharding.mesh, name) == 0 else None
+        for name, size in zip(along, shape, strict=True)
+    ]
+    while spec and spec[-1] is None:
+        spec.pop()
+    return PartitionSpec(*spec)
+
+
+def number_of_parts(mesh: Any, names: Any) -> int:
+    """The number of parts into which an axis is divided by these axes of a mesh: a name, several, or None."""
+    return math.prod(mesh.shape[name] for name in ((names,) if isinstance(names, str) else names or ()))
+
+
+@functools.cache
+def axes_by_length(param_shape: tuple[int, ...], shape: tuple[int, ...]) -> Axes:
+    """The axes of a parameter along which those of an array seem to run: of a mean over some axes, or over blocks."""
+    if len(shape) == len(param_shape):
+        return [
+            axis if size == whole or (1 < size < whole and whole % size == 0) else None
+            for axis, (size, whole) in enumerate(zip(shape, param_shape, strict=True))
+        ]
+    kept = [i for i in range(len(param_shape)) if (*param_shape[:i], *param_shape[i + 1 :]) == shape]
+    if len(kept) != 1:
+        return [None] * len(shape)
+    return [axis for axis in range(len(param_shape)) if axis != kept[0]]
+
+
+def _full_like_traced(param: Tracer, shape: tuple[int, ...], value: Array, axes: Axes) -> Array:
+    """An array full of `value`, of which the compiler believes that it depends on the parameter.
+
+    Where the compiler places arrays, it would give each device all of an array that depends on nothing.
+    """
+    if not jnp.issubdtype(param.dtype, jnp.inexact):
+        return jnp.full(shape, value)
+    never = (param != param) & (param == param)
+    whole = [axis for axis in range(param.ndim) if axis not in axes]
+    never = jnp.any(never, whole) if whole else never
+    kept = [axis for axis in range(param.ndim) if axis in axes]
+    order = [axis for axis in axes if axis is not None]
+    never = jnp.transpose(never, [kept.index(axis) for axis in order]) if order != sorted(order) else never
+    parts = [(param.shape[axis], size) for axis, size in zip(axes, shape, strict=True) if axis is not None]
+    if any(length != size for length, size in parts):
+        # Of elements that share a number of the array, one after another.
+        if any(length % size for length, size in parts):
+            return jnp.full(shape, value)
+        split = [part for length, size in parts for part in (size, length // size)]
+        never = jnp.any(never.reshape(split), range(1, len(split), 2))
+    never = jnp.expand_dims(never, [index for index, axis in enumerate(axes) if axis is None])
+    full = jnp.full(shape, value)
+    return jax.lax.select(jnp.broadcast_to(never, shape), full + jnp.ones([], full.dtype), full)
