@@ -197,9 +197,7 @@ def _cut_spec(
     It is the spec itself where it has one of them already. The numbers of `blocks` are those of the last axis.
     """
     spec = [*sharding.spec, *[None] * (len(shape) - len(sharding.spec))]
-    own: list[tuple[str, ...]] = [
-        () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry) for entry in spec
-    ]
+    own = list(map(_names, spec))
     if any(name in entry for entry in own for name in names):
         return PartitionSpec(*spec)
     for axis, size in enumerate(shape):
@@ -210,6 +208,11 @@ def _cut_spec(
             entries = [entry if index == axis else other for index, other in enumerate(spec)]
             return PartitionSpec(*entries)
     return None
+
+
+def _names(entry: Any) -> tuple[str, ...]:
+    """The axes of the mesh in an entry of a spec."""
+    return () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry)
 
 
 def _ends(path: Path, end: Path) -> bool:
@@ -223,7 +226,7 @@ def _ends(path: Path, end: Path) -> bool:
 class PlacedArray:
     """Where an array of a tree lives.
 
-    Attributes:
+    Args:
         name: its path in the tree.
         text: its dtype and shape.
         spec: how it is divided, as text; "whole" for an array that every device of its mesh has a copy of.
@@ -244,7 +247,7 @@ class PlacedArray:
 class Placement:
     """Where the arrays of a tree live; as text a table of them, the largest part first.
 
-    Attributes:
+    Args:
         arrays: one :class:`PlacedArray` for each array.
         nbytes: the bytes of all.
         nbytes_on_each_device: the largest number of bytes that any device has.
