@@ -196,7 +196,7 @@ def _cut_spec(
 
     It is the spec itself where it has one of them already. The numbers of `blocks` are those of the last axis.
     """
-    spec = [*sharding.spec, *[None] * (len(shape) - len(sharding.spec))]
+    spec: list[Any] = [*sharding.spec, *[None] * (len(shape) - len(sharding.spec))]
     own = list(map(_names, spec))
     if any(name in entry for entry in own for name in names):
         return PartitionSpec(*spec)
@@ -204,9 +204,9 @@ def _cut_spec(
         together = (*own[axis], *names)
         lengths = [size, *(blocks if axis == len(shape) - 1 else ())]
         if size and all(length % number_of_parts(sharding.mesh, together) == 0 for length in lengths):
-            entry = together if len(together) > 1 else together[0]
-            entries = [entry if index == axis else other for index, other in enumerate(spec)]
-            return PartitionSpec(*entries)
+            name, *others = together
+            spec[axis] = together if others else name
+            return PartitionSpec(*spec)
     return None
 
 
