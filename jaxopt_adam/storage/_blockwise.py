@@ -50,8 +50,8 @@ class Blockwise:
             with 4, which makes 2.03 and 1.06 bytes for the two moments of a parameter; in leaves under a million
             elements, where more accuracy costs little memory, the blocks have 32 and 16 elements. Blocks are shorter
             where only shorter ones divide the last axis, or divide it into whole blocks for 8 devices. Where only
-            longer ones do, they are up to twice as long, unless a size is given. They have at least 16 elements, 12
-            where eight devices have one each, or the whole axis.
+            longer ones do, they are up to twice as long, unless a size is given. They have at least 16 elements or the
+            whole axis; where eight devices have one each, at least 12, or 8 for a moment of 4 bits that is alone.
         rounding: "dither" rounds up in a share of the steps, evenly spread; "stochastic" by numbers that are a hash of
             step and position. Both are the same on any layout of devices. Over time the logarithm of v is right on
             average to less than a hundredth in 8 bits, to some tenths in 4. With "nearest" small changes get lost.

@@ -12,6 +12,7 @@ from jax import Array
 from jaxopt_adam._trees import Path
 from jaxopt_adam.storage._blockwise import Blocks, Blockwise
 from jaxopt_adam.storage._kernel import in_one_pass, suits
+from jaxopt_adam.storage._layout import Layout
 from jaxopt_adam.storage._leaf import LeafStorage, array_texts
 from jaxopt_adam.storage._packing import Member, Packing, joined_scales, parted_scales
 from jaxopt_adam.storage._passes import Halves, in_passes, loaded
@@ -72,6 +73,7 @@ class CodedLeafStorage(LeafStorage):
 
     def start(self, path: Path, param: Any) -> list[Any]:
         """The entries of the parameter `param` before the first step."""
+        layout = self._packing.layout
         axes: list[int | None] = list(range(len(self.shape)))
         starts = {m: self._initial_code(m) for m in self._coded}
         numbers = {}
@@ -81,12 +83,21 @@ class CodedLeafStorage(LeafStorage):
             else:
                 codes = [starts[m][0] for m in word.members] * (2 if word.two_a_byte else 1)
                 number = word.joined([code << (word.bits * slot) for slot, code in enumerate(codes)])
-                numbers[index] = full_beside(param, self._packing.codes_shape(word), number, axes)
-        layout = self._packing.layout
+                shape = self._packing.codes_shape(word)
+                # Without padding each device has as many bytes as pairs of elements, if not of the same elements.
+                is_padded = word.two_a_byte and 2 * shape[-1] != self.shape[-1]
+                bytes_of = functools.partial(_bytes_of, layout, shape) if is_padded else None
+                numbers[index] = full_beside(param, shape, number, axes, bytes_of)
         # Of blocks that do not divide the axis no device has its part.
         axes = axes if layout.divides else [*axes[:-1], None]
         scales = {m: scale for m, (_, scale) in starts.items()}
-        return _joined(self._packing, numbers, scales, lambda scale: full_beside(param, layout.blocks, scale, axes))
+
+        def full(scale: Array) -> Array:
+            return full_beside(
+                param, layout.blocks, scale, axes, lambda values: jnp.any(layout.as_blocks(values), (-2, -1))
+            )
+
+        return _joined(self._packing, numbers, scales, full)
 
     def _initial_code(self, m: int) -> tuple[Array, Array]:
         """The code and the scale of a moment before the first step."""
@@ -120,6 +131,11 @@ class CodedLeafStorage(LeafStorage):
         *inputs, step = given
         update, numbers, scales = run(rule, tuple(inputs), *_parted(self._packing, entries), self._packing, step)
         return update, _joined(self._packing, numbers, scales)
+
+
+def _bytes_of(layout: Layout, shape: tuple[int, ...], values: Array) -> Array:
+    """Booleans for each byte, from those of the elements: whether it is true of one of the two that share it."""
+    return layout.flat(jnp.any(layout.as_blocks(values), -2, keepdims=True), shape)
 
 
 def _parted(packing: Packing, entries: Sequence[Any]) -> tuple[dict[int, Array], dict[int, Array]]:

@@ -9,10 +9,13 @@ SHORTEST = 16
 """The least length of a block, unless the axis itself is shorter or eight devices could not have whole blocks."""
 
 SHORTEST_OF_EIGHT = 12
-"""The least length of a block where it is the share of one of eight devices: below, scales would take too much."""
+"""The least length of a block where it is the share of one of eight devices: below, scales would take too much.
+
+It is 8 where two elements share a byte, because half of such a block cannot be the share of a device.
+"""
 
 
-def block_length(length: int, longest: int, *, is_limit: bool = True) -> int:
+def block_length(length: int, longest: int, *, is_limit: bool = True, lanes: int = 1) -> int:
     """The length of the blocks of an axis: the longest, up to `longest`, that divides it.
 
     A length that leaves a multiple of eight blocks is preferred, and then one that leaves a multiple of four or of two,
@@ -25,7 +28,9 @@ def block_length(length: int, longest: int, *, is_limit: bool = True) -> int:
         longest: the length of a block at most.
         is_limit: whether no block may be longer. Otherwise, blocks may be up to twice as long where no others are
             suitable.
+        lanes: two if two elements share a byte, otherwise one.
     """
+    shortest = SHORTEST_OF_EIGHT if lanes == 1 else SHORTEST // 2
     preferred = min(longest, 2 * SHORTEST)
 
     def fitting(parts: int, least: int, most: int, step: int = 2) -> int | None:
@@ -35,8 +40,8 @@ def block_length(length: int, longest: int, *, is_limit: bool = True) -> int:
     most = longest if is_limit else 2 * longest
     return (
         fitting(8, SHORTEST, longest)
-        or fitting(8, SHORTEST_OF_EIGHT, longest, 1)
-        or fitting(8, SHORTEST_OF_EIGHT, most, 1)
+        or fitting(8, shortest, longest, 1)
+        or fitting(8, shortest, most, 1)
         or fitting(4, preferred, longest)
         or fitting(2, preferred, longest)
         or fitting(1, preferred, longest)

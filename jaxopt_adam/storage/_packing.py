@@ -136,7 +136,8 @@ class Packing:
     def layout(self) -> Layout:
         """The blocks of the leaf, which are the same for all moments, so that one pass can process them all."""
         lanes = 2 if any(word.two_a_byte for word in self.words) else 1
-        return Layout(self.shape, block_length(self.shape[-1], self.longest, is_limit=self.is_limit), lanes)
+        length = block_length(self.shape[-1], self.longest, is_limit=self.is_limit, lanes=lanes)
+        return Layout(self.shape, length, lanes)
 
     @functools.cached_property
     def writing_order(self) -> list[int]:

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -15,7 +15,13 @@ Axes = Sequence[int | None]
 """For each axis of an array the axis of its parameter along which it runs, None for no such axis."""
 
 
-def full_beside(param: Any, shape: tuple[int, ...], value: Array, axes: Axes | None = None) -> Array:
+def full_beside(
+    param: Any,
+    shape: tuple[int, ...],
+    value: Array,
+    axes: Axes | None = None,
+    reduced: Callable[[Array], Array] | None = None,
+) -> Array:
     """An array full of `value`, divided among devices as `param` is.
 
     A step leaves it there, because this is where the compiler computes its next value from the gradient.
@@ -25,6 +31,8 @@ def full_beside(param: Any, shape: tuple[int, ...], value: Array, axes: Axes | N
         shape: of the array.
         value: a scalar, of the dtype that the array has.
         axes: the axes of the parameter along which the array's axes run; None to infer them from the lengths.
+        reduced: a function from booleans in the parameter's shape to booleans in this shape, which leaves those of each
+            device there; None to reduce along the `axes`.
     """
     if not (isinstance(param, jax.Array) and jnp.ndim(param) and shape):
         return jnp.full(shape, value)
@@ -34,7 +42,7 @@ def full_beside(param: Any, shape: tuple[int, ...], value: Array, axes: Axes | N
         if jax.sharding.AxisType.Explicit in sharding.mesh.axis_types:
             where = NamedSharding(sharding.mesh, spec_beside(sharding, param.shape, shape, axes))
             return jnp.broadcast_to(value, shape, out_sharding=where)
-        return _full_like_traced(param, shape, value, axes)
+        return _full_like_traced(param, shape, value, reduced or functools.partial(_along, shape=shape, axes=axes))
     if not param.committed:
         # Else the state would be, and the next step of a jitted function be compiled for that.
         return jnp.full(shape, value)
@@ -79,26 +87,33 @@ def axes_by_length(param_shape: tuple[int, ...], shape: tuple[int, ...]) -> Axes
     return [axis for axis in range(len(param_shape)) if axis != kept[0]]
 
 
-def _full_like_traced(param: Tracer, shape: tuple[int, ...], value: Array, axes: Axes) -> Array:
+def _full_like_traced(
+    param: Tracer, shape: tuple[int, ...], value: Array, reduced: Callable[[Array], Array | None]
+) -> Array:
     """An array full of `value`, of which the compiler believes that it depends on the parameter.
 
     Where the compiler places arrays, it would give each device all of an array that depends on nothing.
     """
-    if not jnp.issubdtype(param.dtype, jnp.inexact):
-        return jnp.full(shape, value)
-    never = (param != param) & (param == param)
-    whole = [axis for axis in range(param.ndim) if axis not in axes]
-    never = jnp.any(never, whole) if whole else never
-    kept = [axis for axis in range(param.ndim) if axis in axes]
-    order = [axis for axis in axes if axis is not None]
-    never = jnp.transpose(never, [kept.index(axis) for axis in order]) if order != sorted(order) else never
-    parts = [(param.shape[axis], size) for axis, size in zip(axes, shape, strict=True) if axis is not None]
-    if any(length != size for length, size in parts):
-        # Of elements that share a number of the array, one after another.
-        if any(length % size for length, size in parts):
-            return jnp.full(shape, value)
-        split = [part for length, size in parts for part in (size, length // size)]
-        never = jnp.any(never.reshape(split), range(1, len(split), 2))
-    never = jnp.expand_dims(never, [index for index, axis in enumerate(axes) if axis is None])
     full = jnp.full(shape, value)
+    never = reduced((param != param) & (param == param))
+    if never is None:
+        return full
     return jax.lax.select(jnp.broadcast_to(never, shape), full + jnp.ones([], full.dtype), full)
+
+
+def _along(values: Array, shape: tuple[int, ...], axes: Axes) -> Array | None:
+    """Booleans of a parameter's shape, reduced to an array whose axes run along these of the parameter.
+
+    None if an axis is not of the parameter's length, and is no number of equal parts of it.
+    """
+    kept = [axis for axis in range(values.ndim) if axis in axes]
+    order = [kept.index(axis) for axis in axes if axis is not None]
+    values = jnp.any(values, [axis for axis in range(values.ndim) if axis not in axes])
+    values = jnp.transpose(values, order) if order != sorted(order) else values
+    sizes = [size for axis, size in zip(axes, shape, strict=True) if axis is not None]
+    if any(size < 1 or length % size for length, size in zip(values.shape, sizes, strict=True)):
+        return None
+    if values.shape != tuple(sizes):
+        split = [part for length, size in zip(values.shape, sizes, strict=True) for part in (size, length // size)]
+        values = jnp.any(values.reshape(split), range(1, len(split), 2))
+    return jnp.expand_dims(values, [index for index, axis in enumerate(axes) if axis is None])
