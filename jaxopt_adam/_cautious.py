@@ -9,7 +9,7 @@ from jax import Array
 
 from jaxopt_adam._hyperparameters import NonNegative, Positive, transformation
 from jaxopt_adam._optimizer import Optimizer, optimizer
-from jaxopt_adam._trees import arithmetic_dtype, array_like, inexact_dtype, leaves_like, scalar_like
+from jaxopt_adam._trees import arithmetic_dtype, array_like, inexact_dtype, leaves_like, refuse_part, scalar_like
 from jaxopt_adam._xla import counts
 from jaxopt_adam.rules.schedule_free_adamw import schedule_free_adamw
 
@@ -77,6 +77,7 @@ def cautious(
 
         def agreed(path: Any, grad: Any, change: Any) -> Array:
             dtype = inexact_dtype(path, change)
+            refuse_part(path, change, "cautious counts the elements of a leaf that are left")
             change = array_like(path, grad, change, None, "the update").astype(arithmetic_dtype(dtype))
             # By the signs alone, since the product of two small numbers is zero.
             signs = jnp.sign(change), jnp.sign(jnp.asarray(grad, change.dtype))

@@ -28,6 +28,7 @@ from jaxopt_adam._trees import (
     inexact_dtype,
     leaves_like,
     real_dtype,
+    refuse_part,
     scalar_like,
     with_auto_axes,
 )
@@ -185,6 +186,8 @@ def observe(
         if not isinstance(state, ObserveState):
             raise TypeError(f"state must be an ObserveState, as init returns, got {type(state).__name__}")
         grads, tree = jax.tree_util.tree_flatten_with_path(updates)
+        for path, grad in grads:
+            refuse_part(path, grad, "the figures of observe are sums over whole leaves")
         updates = jax.tree.unflatten(tree, [jnp.asarray(grad, inexact_dtype(path, grad)) for path, grad in grads])
         large = sum(np.size(grad) for _, grad in grads) > _LARGE
         each = every or (_RARELY if large else 1)

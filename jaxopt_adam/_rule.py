@@ -30,6 +30,7 @@ from jaxopt_adam._trees import (
     leaf_name,
     leaves_like,
     real_scalars,
+    refuse_part,
     scalar_like,
 )
 from jaxopt_adam._xla import again, fence, is_staged
@@ -98,6 +99,7 @@ def leafwise(
     sees_to_decay: bool = False,
     needs_params: bool = False,
     real_leaves: bool = False,
+    elementwise: bool = True,
     others: Mapping[str, Any] | None = None,
     finish: Callable[..., Mapping[str, Any]] | None = None,
     **kept: Moment | None,
@@ -120,6 +122,8 @@ def leafwise(
         sees_to_decay: whether the rule applies the decay itself, with `step.decay` and `step.param`.
         needs_params: whether the rule needs the parameters also without weight decay.
         real_leaves: whether complex leaves are refused, because the rule has no meaning for them.
+        elementwise: whether no element of an update depends on another element of its leaf. Otherwise, the rule is
+            refused within :func:`jax.shard_map` where a device may have only a part of a leaf.
         others: the initial numbers of the state's fields that are neither `count` nor moments.
         finish: ``finish(step, grads, params, moments) -> dict``: the `others` after the step. `step` is what `scalars`
             got, with what it returned; where leaves have learning rates of their own, it is that of the first leaf.
@@ -206,8 +210,20 @@ def leafwise(
         stored, values = rest[: len(present)], real_scalars(*rest[len(present) :], of=tuple(extra))
         storages = storage_of_leaves(present, storage, grads)
         paths = [path for path, _ in grads]
-        columns = [entries_of(tree, field, name, storages, paths) for name, field in zip(present, stored, strict=True)]
-        entries = [leaf.checked(path, own) for leaf, path, *own in zip(storages, paths, *columns, strict=True)]
+        for leaf, (path, grad) in zip(storages, grads, strict=True):
+            if not elementwise:
+                refuse_part(path, grad, "this rule computes with all elements of a leaf together")
+            if not leaf.is_plain:
+                refuse_part(path, grad, "its moments are rounded by the positions of the elements in the whole leaf")
+        try:
+            columns = [
+                entries_of(tree, field, name, storages, paths) for name, field in zip(present, stored, strict=True)
+            ]
+            entries = [leaf.checked(path, own) for leaf, path, *own in zip(storages, paths, *columns, strict=True)]
+        except (TypeError, ValueError) as error:
+            for path, grad in grads:
+                refuse_part(path, grad, f"its state is that of the whole leaf: {error}")
+            raise
         step = jnp.asarray(optax.safe_increment(count))
         whole = {
             "state": types.SimpleNamespace(**dict(zip(extra, values, strict=True))),

@@ -216,6 +216,31 @@ def with_auto_axes(function: Callable[..., Any], arguments: tuple[Any, ...], out
         return anywhere(*arguments)
 
 
+def varying_axes(array: Any) -> frozenset[str]:
+    """The axes of a mesh over which an array differs from device to device, within :func:`jax.shard_map`.
+
+    None are known where that was told not to look, by ``check_vma=False``.
+    """
+    if not isinstance(array, Tracer):
+        return frozenset()
+    kind = jax.typeof(array)
+    varying = getattr(getattr(kind, "manual_axis_type", None), "varying", None)
+    # The name that JAX 0.9 has for it.
+    return frozenset(getattr(kind, "vma", ()) if varying is None else varying)
+
+
+def refuse_part(path: Path, array: Any, why: str) -> None:
+    """ValueError where an array may be a device's part of a leaf, within :func:`jax.shard_map`; `why` that matters."""
+    axes = varying_axes(array)
+    if axes and jnp.ndim(array):
+        raise ValueError(
+            f"{leaf_name(path)}: within jax.shard_map each device may have a part of it only, because it varies over "
+            f"{', '.join(map(repr, sorted(axes)))}; {why}. Call update outside of shard_map, where the compiler "
+            "divides the step among the devices; or, if each device has a leaf of its own, give shard_map "
+            "check_vma=False"
+        )
+
+
 def leaves_like(tree: Any, other: Any, what: str) -> list[Any]:
     """The leaves of `other`, which must have the structure `tree`, the gradients'; ValueError names what differs."""
     try:

@@ -9,6 +9,8 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
+from jaxopt_adam._trees import varying_axes
+
 
 def is_staged() -> bool:
     """True while a program is traced that is compiled as a whole; False where each operation runs as it is called.
@@ -89,7 +91,14 @@ def fence(step: Array, arrays: Any) -> Any:
         return jax.lax.while_loop(lambda carry: carry[0] > 0, body, (hidden_zero(step), arrays))[1]
 
     def elsewhere(step: Array, arrays: Any) -> Any:
-        return jax.lax.optimization_barrier(arrays)
+        # Within shard_map, what goes through a barrier together varies over the same axes.
+        leaves, tree = jax.tree.flatten(arrays)
+        kinds = list(map(varying_axes, leaves))
+        for kind in dict.fromkeys(kinds):
+            those = [index for index, each in enumerate(kinds) if each == kind]
+            for index, leaf in zip(those, jax.lax.optimization_barrier([leaves[i] for i in those]), strict=True):
+                leaves[index] = leaf
+        return jax.tree.unflatten(tree, leaves)
 
     return jax.lax.platform_dependent(step, arrays, cpu=on_cpu, default=elsewhere)
 

@@ -132,6 +132,7 @@ def adafactor(
         second,
         scalars,
         storage="float32",
+        elementwise=False,
         learning_rate=learning_rate,
         weight_decay=0.0 if weight_decay_rate is None else weight_decay_rate,
         mask=weight_decay_mask,

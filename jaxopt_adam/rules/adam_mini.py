@@ -109,6 +109,7 @@ def adam_mini(
         second,
         scalars,
         storage="float32",
+        elementwise=False,
         learning_rate=learning_rate,
         weight_decay=weight_decay,
         mask=mask,

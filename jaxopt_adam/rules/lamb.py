@@ -86,6 +86,7 @@ def lamb(
         second,
         scalars,
         storage=moments,
+        elementwise=False,
         learning_rate=learning_rate,
         weight_decay=weight_decay,
         mask=mask,

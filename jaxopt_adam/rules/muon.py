@@ -188,6 +188,7 @@ def muon(
             functools.partial(second, axes),
             scalars,
             storage="float32",
+            elementwise=False,
             learning_rate=choose(tree, chosen, learning_rate, rate_of_adam, "learning_rate"),
             weight_decay=choose(tree, chosen, weight_decay, adam_weight_decay, "weight_decay"),
             mask=choose(tree, chosen, masks, True, "weight_decay_mask"),

@@ -97,6 +97,7 @@ def novograd(
         second,
         scalars,
         storage="float32",
+        elementwise=False,
         learning_rate=learning_rate,
         weight_decay=weight_decay,
         sees_to_decay=True,

@@ -174,6 +174,7 @@ def soap(
         second,
         scalars,
         storage="float32",
+        elementwise=False,
         learning_rate=learning_rate,
         weight_decay=weight_decay,
         mask=mask,

@@ -92,6 +92,7 @@ def stable_adamw(
         second,
         scalars,
         storage=moments,
+        elementwise=False,
         learning_rate=learning_rate,
         weight_decay=weight_decay,
         mask=mask,

@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 
 from jaxopt_adam._hyperparameters import Transformation, transformation, whole
 from jaxopt_adam._optimizer import optimizer
-from jaxopt_adam._trees import Path, fields, leaf_name
+from jaxopt_adam._trees import Path, fields, leaf_name, refuse_part
 from jaxopt_adam._xla import fence, written
 from jaxopt_adam.storage._patterns import (
     MAGNITUDE,
@@ -25,7 +25,7 @@ from jaxopt_adam.storage._patterns import (
 )
 from jaxopt_adam.storage._rounding import along_axes, phases
 from jaxopt_adam.weights._sums import rounded_sum
-from jaxopt_adam.weights._within import Move, for_each, in_float32, move_to, remembered, update_within
+from jaxopt_adam.weights._within import BY_POSITION, Move, for_each, in_float32, move_to, remembered, update_within
 
 _SALT = 16
 """A salt that no moment has, so that the roundings of weights and moments are independent."""
@@ -257,6 +257,7 @@ def _step(move: Move, dtype: np.dtype, step: Array) -> tuple[Array, Array]:
     count = jax.lax.bitcast_convert_type(step >> 1, jnp.int32)
     pattern = to_pattern(move.weight + move.change, low)
     if dtype == jnp.int8:
+        refuse_part(move.path, move.change, BY_POSITION)
         pattern = rounded_sum(move.weight, move.change, low, _shift(pattern, low), _dither(step, count, shape))
     bits, correction = _parts(written(count, pattern), dtype)
     return move_to(bits, move.param), correction

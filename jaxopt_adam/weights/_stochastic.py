@@ -11,10 +11,10 @@ from jax import Array
 
 from jaxopt_adam._hyperparameters import Transformation, whole
 from jaxopt_adam._optimizer import optimizer
-from jaxopt_adam._trees import fields
+from jaxopt_adam._trees import fields, refuse_part
 from jaxopt_adam.storage._patterns import from_bits, to_bits
 from jaxopt_adam.weights._sums import rounded_sum
-from jaxopt_adam.weights._within import Move, in_float32, move_to, update_within
+from jaxopt_adam.weights._within import BY_POSITION, Move, in_float32, move_to, update_within
 
 _ROTATIONS = (13, 15, 26, 6), (17, 29, 16, 24)
 """The rotations of threefry's rounds, of each group of four and of the next."""
@@ -116,6 +116,7 @@ def stochastic_rounding(
 
 def _step(move: Move, key: Array) -> Array:
     """The update of one leaf."""
+    refuse_part(move.path, move.change, BY_POSITION)
     threshold = random_bits(jax.random.key_data(key), move.param.shape)
     pattern = rounded_sum(move.weight, move.change, move.param.dtype, 16, threshold)
     return move_to((pattern >> 16).astype(jnp.uint16), move.param)

@@ -17,6 +17,10 @@ _CONDITIONAL = {"apply_if_finite", "conditionally_mask", "conditionally_transfor
 """The wrappers of optax whose updates have, in some steps, the dtype of the gradients."""
 
 
+BY_POSITION = "its weights are rounded by the positions of the elements in the whole leaf"
+"""The reason for which a weight is refused within shard_map."""
+
+
 class Move(NamedTuple):
     """A step of one leaf of low precision, in float32.
 
