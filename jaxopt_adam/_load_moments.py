@@ -60,4 +60,6 @@ def _loaded(state: Any, note: dict[str, Any]) -> Any:
         for leaf, path, entries in zip(storages, paths, zip(*columns, strict=True), strict=True)
     ]
     columns = zip(*rows, strict=True)
-    return state._replace(**{name: field_of(tree, list(column)) for name, column in zip(moments, columns, strict=True)})
+    return state._replace(
+        **{name: field_of(tree, list(column), storages) for name, column in zip(moments, columns, strict=True)}
+    )

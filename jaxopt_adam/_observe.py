@@ -11,6 +11,7 @@ import optax
 from jax import Array
 
 from jaxopt_adam._averages import bias_correction
+from jaxopt_adam._axes import fill
 from jaxopt_adam._hyperparameters import (
     LearningRate,
     OptionalDecay,
@@ -172,11 +173,13 @@ def observe(
     wrapped = optax.with_extra_args_support(inner)
 
     def init(params: optax.Params) -> ObserveState:
+        leaves, tree = jax.tree.flatten(params)
+        shapes = list(map(np.shape, leaves))
         return ObserveState(
             inner_state=wrapped.init(params),
             updates=jnp.zeros([], jnp.int32),
             step=jnp.zeros([], jnp.int32),
-            leaves=Figures(*(jax.tree.map(lambda _: _nan(), params) for _ in Figures._fields)),
+            leaves=Figures(*(fill(tree, [_nan() for _ in shapes], shapes) for _ in Figures._fields)),
             total=Figures(*(_nan() for _ in Figures._fields)),
         )
 
@@ -222,7 +225,8 @@ def observe(
 
         def unseen(*_: Any) -> tuple[Array, Any, Figures]:
             leaves = (leaves_like(tree, each, "the state of observe") for each in state.leaves)
-            return state.step, Figures(*(jax.tree.unflatten(tree, each) for each in leaves)), state.total
+            shapes = [np.shape(grad) for _, grad in grads]
+            return state.step, Figures(*(fill(tree, each, shapes) for each in leaves)), state.total
 
         when, leaves, total = jax.lax.cond((step - 1) % each == 0, look_again, unseen, *before)
         if large:
@@ -361,7 +365,8 @@ def _figures(
     columns = {name: jnp.stack([jnp.asarray(each[name]) for each in sums]) for name in (sums[0] if sums else ())}
     total = _of({name: jnp.sum(column) for name, column in columns.items()})
     rows = [jnp.unstack(figure) for figure in _of(columns)] if sums else [[]] * len(Figures._fields)
-    return zeros, Figures(*(jax.tree.unflatten(tree, row) for row in rows)), total
+    shapes = [grad.shape for _, grad in grads]
+    return zeros, Figures(*(fill(tree, row, shapes) for row in rows)), total
 
 
 def _of(sums: Mapping[str, Array]) -> Figures:

@@ -169,7 +169,7 @@ def leafwise(
         leaves, tree = jax.tree_util.tree_flatten_with_path(params)
         storages = storage_of_leaves(present, storage, leaves if present else [])
         rows = [leaf.start(path, param) for leaf, (path, param) in zip(storages, leaves, strict=False)]
-        starts = {name: field_of(tree, [row[index] for row in rows]) for index, name in enumerate(present)}
+        starts = {name: field_of(tree, [row[index] for row in rows], storages) for index, name in enumerate(present)}
         started = {name: jnp.array(value, jnp.result_type(float)) for name, value in extra.items()}
         state = state_type(count=jnp.zeros([], jnp.int32), **starts, **started)
         return note(
@@ -252,7 +252,7 @@ def leafwise(
                 kinds[kind] = jax.jit(run) if is_compiled else run
             rows.append(kinds[kind](grad, theta, decay, numbers, own, step))
         new_updates, *new_moments = ([row[i] for row in rows] for i in range(1 + len(present)))
-        after = {name: field_of(tree, column) for name, column in zip(present, new_moments, strict=True)}
+        after = {name: field_of(tree, column, storages) for name, column in zip(present, new_moments, strict=True)}
         if finish is not None:
             of_step = steps[0] if steps else step_of(scheduled(learning_rate, count, "learning_rate"))
             after |= finish(of_step, updates, params, types.SimpleNamespace(**after))

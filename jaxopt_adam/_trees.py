@@ -15,6 +15,8 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
+from jaxopt_adam._axes import unboxed
+
 Path = tuple[Any, ...]
 """The path of a leaf, as in :func:`jax.tree_util.tree_flatten_with_path`."""
 
@@ -248,6 +250,11 @@ def leaves_like(tree: Any, other: Any, what: str) -> list[Any]:
     except ValueError:
         pass
     grads = jax.tree.unflatten(tree, range(tree.num_leaves))
+    try:
+        # Boxes around arrays of another shape name other axes.
+        return jax.tree.structure(unboxed(grads)).flatten_up_to(unboxed(other))
+    except ValueError:
+        pass
     path, part, other_part = _first_difference(grads, other, ()) or ((), grads, other)
     given, expected = _paths(path, part), _paths(path, other_part)
     why = [f"they have no leaf {name}" for name in expected if name and name not in given]

@@ -3,26 +3,26 @@
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-
+from jaxopt_adam._axes import fill
 from jaxopt_adam._trees import Path, leaf_name, leaves_like
 from jaxopt_adam.storage._blockwise import Blocks
 from jaxopt_adam.storage._leaf import LeafStorage
 
 
-def field_of(tree: Any, entries: Sequence[Any]) -> Any:
+def field_of(tree: Any, entries: Sequence[Any], storages: Sequence[LeafStorage]) -> Any:
     """The field of a state for a moment that is `entries`, one for each leaf of `tree`.
 
     Where entries are several arrays the field is several trees, each of an array a leaf, or None: flax's nnx makes
     trees of its own of whatever else is in a tree of parameters, and changes their types.
     """
+    shapes = [leaf.shape for leaf in storages]
     several = [entry for entry in entries if isinstance(entry, list | tuple)]
     if not several:
-        return jax.tree.unflatten(tree, entries)
+        return fill(tree, entries, shapes)
     count = max(map(len, several))
     rows = [list(entry) if isinstance(entry, list | tuple) else [entry] for entry in entries]
     rows = [[*row, *[None] * (count - len(row))] for row in rows]
-    trees = [jax.tree.unflatten(tree, column) for column in zip(*rows, strict=True)]
+    trees = [fill(tree, column, shapes) for column in zip(*rows, strict=True)]
     return Blocks(*trees) if any(isinstance(entry, Blocks) for entry in entries) else tuple(trees)
 
 

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,8 +11,7 @@ from jax import Array
 from jax.core import Tracer
 from jax.sharding import NamedSharding, PartitionSpec
 
-Axes = Sequence[int | None]
-"""For each axis of an array the axis of its parameter along which it runs, None for no such axis."""
+from jaxopt_adam._axes import Axes, axes_by_length
 
 
 def full_beside(
@@ -71,20 +70,6 @@ def spec_beside(
 def number_of_parts(mesh: Any, names: Any) -> int:
     """The number of parts into which an axis is divided by these axes of a mesh: a name, several, or None."""
     return math.prod(mesh.shape[name] for name in ((names,) if isinstance(names, str) else names or ()))
-
-
-@functools.cache
-def axes_by_length(param_shape: tuple[int, ...], shape: tuple[int, ...]) -> Axes:
-    """The axes of a parameter along which those of an array seem to run: of a mean over some axes, or over blocks."""
-    if len(shape) == len(param_shape):
-        return [
-            axis if size == whole or (1 < size < whole and whole % size == 0) else None
-            for axis, (size, whole) in enumerate(zip(shape, param_shape, strict=True))
-        ]
-    kept = [i for i in range(len(param_shape)) if (*param_shape[:i], *param_shape[i + 1 :]) == shape]
-    if len(kept) != 1:
-        return [None] * len(shape)
-    return [axis for axis in range(len(param_shape)) if axis != kept[0]]
 
 
 def _full_like_traced(
