@@ -3,6 +3,7 @@
 import inspect
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
@@ -145,3 +146,44 @@ def test_the_bits_are_those_of_one_device(storage):
             expected = _, alone = update(grads, alone, params)
             got = _, together = jax.block_until_ready(update(put(grads, sizes, mesh), together, own))
             jax.tree.map(np.testing.assert_array_equal, jax.device_get(got), jax.device_get(expected))
+
+
+TYPED = {
+    (2, 8, 4): P(None, "x"),
+    (64, 200): P(None, "x"),
+    (8, 16, 96): P("x"),
+    (16, 40, 8): P(None, "x", None),
+    (5000,): P("x"),
+    (7, 30): P(),
+}
+"""Shapes and specs, of a leaf each, for what optax checks of the types of a state's arrays."""
+
+
+@pytest.mark.parametrize(
+    ("rule", "storage"),
+    [pytest.param(*each.values, marks=pytest.mark.layouts if each.values[1] == "int4" else ()) for each in ALL],
+    ids=str,
+)
+def test_the_types_of_a_state(rule, storage):
+    """Optax's checks: `init` of a structure, and the same types after `init` and `update`, within jit and without."""
+    optimizer = made(rule, storage)
+    for shape in TYPED:
+        assert optimizer.init(jax.ShapeDtypeStruct(shape, jnp.float32)) is not None
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        params = {
+            str(shape): jnp.zeros(shape, jnp.float16, device=NamedSharding(mesh, spec)) for shape, spec in TYPED.items()
+        }
+        types = jax.tree.map(jax.typeof, optimizer.init(params))
+        assert types == jax.tree.map(jax.typeof, jax.jit(optimizer.init)(params))
+        inside = jax.eval_shape(optimizer.init, params)
+        inside = jax.eval_shape(optimizer.update, params, inside, params)[1]
+        one, other = jax.tree.leaves(types), jax.tree.leaves(inside)
+        assert [(leaf.shape, leaf.dtype, leaf.sharding.spec) for leaf in one] == [
+            (leaf.shape, leaf.dtype, getattr(leaf.sharding, "spec", P())) for leaf in other
+        ]
+        if is_in_short(rule, storage):
+            state = optimizer.init(params)
+            for update in (optimizer.update, jax.jit(optimizer.update)):
+                _, after = update(params, state, params)
+                assert types == jax.tree.map(jax.typeof, after)

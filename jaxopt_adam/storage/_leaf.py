@@ -144,7 +144,9 @@ class LeafStorage:
         """A moment that is stored as numbers before the first step."""
         moment, dtype = self._declared[index], self._dtypes[index]
         if moment.from_param:
-            return jnp.array(param, dtype)
+            # A structure has no values to start from.
+            is_struct = isinstance(param, jax.ShapeDtypeStruct)
+            return jax.ShapeDtypeStruct(param.shape, dtype) if is_struct else jnp.array(param, dtype)
         is_number = isinstance(moment.initial, float)
         start = (moment.initial, dtype) if is_number else index
         if start not in self._initial:
