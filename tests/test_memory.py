@@ -10,7 +10,7 @@ import optax
 import pytest
 from public import RULES
 
-from jaxopt_adam import adamw, master_weights, nbytes, stochastic_rounding
+from jaxopt_adam import adamw, master_weights, nbytes, state_shardings, stochastic_rounding
 from jaxopt_adam.lab import memory
 from jaxopt_adam.lab.cli import main
 from jaxopt_adam.storage import Blockwise
@@ -144,6 +144,53 @@ def test_every_rule_is_measured(rule):
             memory.measure(rule, "int4")
 
 
+@pytest.mark.parametrize(
+    ("words", "cut", "by_hand"),
+    [
+        (("adamw",), "none", {"weights": 4, "gradients": 4, "mu": 4, "nu": 4}),
+        (("adamw",), "data", {"weights": 4, "gradients": 4, "mu": 4 / 64, "nu": 4 / 64}),
+        (("adamw",), "fsdp", {"weights": 4 / 64, "gradients": 4 / 64, "mu": 4 / 64, "nu": 4 / 64}),
+        (("adamw", "int8", "bf16+8"), "data",
+         {"weights": 2, "gradients": 2, "mu": CODES / 64, "nu": CODES / 64, "correction": 1 / 64}),
+        (("adamw", "bfloat16"), "fsdp", {"weights": 4 / 64, "gradients": 4 / 64, "mu": 2 / 64, "nu": 2 / 64}),
+        # Of the means along one axis of a matrix that is divided along the other, each device has all.
+        (("adafactor",), "fsdp",
+         {"weights": 4 / 64, "gradients": 4 / 64, "v_row": 4 / 4096 / 64, "v_col": 4 / 4096}),
+        (("sgd",), "data", {"weights": 4, "gradients": 4}),
+    ],
+)  # fmt: skip
+def test_the_parts_on_each_of_64_devices_are_those_that_one_reckons_by_hand(words, cut, by_hand):
+    assert memory.measure(*words, devices=64, cut=cut) == by_hand
+
+
+@pytest.mark.parametrize("devices", [3, 48, 1000, memory.MOST_DEVICES])
+@pytest.mark.parametrize("moments", ["float32", "int8"])
+def test_any_number_of_devices_divides_the_state(devices, moments):
+    whole = memory.measure("adamw", moments, devices=devices)
+    assert memory.matrix(devices)[0] % devices == 0
+    assert memory.measure("adamw", moments, devices=devices, cut="data") == {
+        name: pytest.approx(size if name in ("weights", "gradients") else size / devices)
+        for name, size in whole.items()
+    }
+    assert memory.measure("adamw", moments, devices=devices, cut="fsdp") == {
+        name: pytest.approx(size / devices) for name, size in whole.items()
+    }
+
+
+@pytest.mark.parametrize("cut", ["data", "fsdp"])
+def test_the_calculators_figures_on_each_device_are_a_real_states(cut, monkeypatch):
+    monkeypatch.setattr(memory, "MATRIX", (256, 256))
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    where = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data" if cut == "fsdp" else None))
+    optimizer = adamw(1e-3, moments="int8")
+    params = jax.device_put(jnp.ones((256, 256)), where)
+    places = state_shardings(optimizer, params, cut="data" if cut == "data" else None)
+    state = jax.jit(optimizer.init, out_shardings=places)(params)
+    on_first = [leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves((params, params, state))]
+    parts = memory.measure("adamw", "int8", devices=8, cut=cut)
+    assert sum(parts.values()) * params.size == sum(on_first) - 4  # but for the count
+
+
 def test_all_rules_are_there():
     assert set(memory.RULES) == set(RULES)
 
@@ -192,6 +239,33 @@ def test_usual_words_are_adamw_in_float32(capsys):
     assert table["16 GB"] == ["1.00"]
 
 
+def test_the_command_says_how_much_on_each_device(capsys):
+    code, stdout, stderr = run(capsys, "--devices", "64", "--cut", "data")
+    assert (code, stderr) == (0, "")
+    assert cells(stdout) == {
+        "weights": ["4.000", "4.00", "4.00"],
+        "gradients": ["4.000", "4.00", "4.00"],
+        "mu": ["4.000", "4.00", "0.0625"],
+        "nu": ["4.000", "4.00", "0.0625"],
+        "in all": ["16.000", "16.00", "8.12"],
+        "16 GB": ["1.96"],
+        "24 GB": ["2.95"],
+        "80 GB": ["9.84"],
+        "141 GB": ["17.35"],
+    }
+    assert "GB on each: data" in stdout
+    assert "on each of 64 devices, weights and gradients whole, the state divided (ZeRO-1)" in stdout
+
+
+def test_all_ways_to_divide_are_columns_by_default(capsys):
+    code, stdout, stderr = run(capsys, "--devices", "1000", "--params", "70B")
+    assert (code, stderr) == (0, "")
+    table = cells(stdout)
+    assert table["in all"] == ["16.000", "1,120.00", "1,120.00", "560.56", "1.12"]
+    assert table["80 GB"] == ["5.00", "9.99", "5,000.00"]
+    assert "a matrix of 5,000 × 5,000" in stdout
+
+
 def test_amounts_below_a_gigabyte_are_not_lost(capsys):
     assert cells(run(capsys, "--params", "1e5")[1])["mu"] == ["4.000", "0.0004"]
 
@@ -226,6 +300,10 @@ def test_numbers_of_parameters_as_people_write_them(text, gigabytes, capsys):
             "--optimizer soap --moments int8",
             "'--moments': expected float32 for soap, whose moments are stored in no other",
         ),
+        ("--cut data", "'--cut': needs --devices, the number of devices"),
+        ("--devices 64 --cut date", "'date' is unknown (did you mean data?); known are none, data, fsdp"),
+        *((f"--devices {wrong}", f"expected 1 to 4,096, got {wrong}") for wrong in ("0", "-1", "4097")),
+        ("--devices many", "'--devices'"),
         ("--parameters 3", "--parameters"),
     ],
 )

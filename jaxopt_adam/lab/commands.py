@@ -1,6 +1,7 @@
 """The commands of ``jaxopt-adam``; :mod:`jaxopt_adam.lab.cli` runs them."""
 
 import difflib
+import functools
 import math
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -37,12 +38,13 @@ MOST_PARAMETERS = 1e15
 UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
 
 
-def at_least(least: int) -> Callable[[int | None], int | None]:
+def at_least(least: int, most: int | None = None) -> Callable[[int | None], int | None]:
     """A check for whole numbers."""
 
     def check(value: int | None) -> int | None:
-        if value is not None and value < least:
-            raise typer.BadParameter(f"expected {least} or more, got {value}")
+        if value is not None and (value < least or (most is not None and value > most)):
+            expected = f"{least} or more" if most is None else f"{least:,} to {most:,}"
+            raise typer.BadParameter(f"expected {expected}, got {value}")
         return value
 
     return check
@@ -356,23 +358,65 @@ def memory(
             callback=known(memory_lab.DTYPES),
         ),
     ] = None,
+    devices: Annotated[
+        int | None,
+        typer.Option(
+            help="How many devices share the work; they need not be there.",
+            callback=at_least(1, memory_lab.MOST_DEVICES),
+        ),
+    ] = None,
+    cut: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="How training is divided among the devices. "
+            + " ".join(f"{name}: {text}." for name, text in memory_lab.CUTS.items())
+            + " Repeat for several; all of them by default.",
+            callback=known(memory_lab.CUTS),
+        ),
+    ] = None,
 ) -> None:
-    """Say how many bytes training takes for each parameter, and how many parameters fit on a device."""
+    """Say how many bytes training takes for each parameter, and how many parameters fit on a device, or on several."""
+    if cut and devices is None:
+        raise typer.BadParameter("needs --devices, the number of devices", param_hint="'--cut'")
+    cuts = list(dict.fromkeys(cut or memory_lab.CUTS)) if devices else []
+    measure = functools.partial(memory_lab.measure, optimizer, moments, weights, gradients, devices=devices or 1)
     try:
-        parts = memory_lab.measure(optimizer, moments, weights, gradients)
+        parts = measure()
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="'--moments'") from error
-    total = sum(parts.values())
+    on_each = {each: measure(cut=each) for each in cuts}
+    total = {"in all": sum(parts.values())}
+    totals = {each: sum(sizes.values()) for each, sizes in on_each.items()}
     _print_table(
-        ("what is kept", "bytes a parameter", f"GB for {params:,.15g} parameters"),
-        [(name, f"{size:.3f}", _amount(params * size / 1e9)) for name, size in [*parts.items(), ("in all", total)]],
+        (
+            "what is kept",
+            "bytes a parameter",
+            f"GB for {params:,.15g} parameters",
+            *(f"GB on each: {each}" for each in cuts),
+        ),
+        [
+            (name, f"{size:.3f}", *(_amount(params * each / 1e9) for each in (size, *rest)))
+            for (name, size), *rest in zip(
+                (parts | total).items(),
+                *([*sizes.values(), totals[each]] for each, sizes in on_each.items()),
+                strict=True,
+            )
+        ],
     )
+    fitting = {f"billions that fit: {each}": size for each, size in totals.items()} or {
+        "parameters that fit, in billions": total["in all"]
+    }
     _print_table(
-        ("memory of a device", "parameters that fit, in billions"),
-        [(f"{size} GB", f"{math.floor(100 * size / total) / 100:.2f}") for size in memory_lab.DEVICES],
+        ("memory of a device", *fitting),
+        [
+            (f"{size} GB", *(f"{math.floor(100 * size / each) / 100:,.2f}" for each in fitting.values()))
+            for size in memory_lab.DEVICES
+        ],
     )
-    rows, columns = memory_lab.MATRIX
+    rows, columns = memory_lab.matrix(devices or 1)
+    sentences = [f"{each}: on each of {devices:,} devices, {memory_lab.CUTS[each]}." for each in cuts if devices]
     for sentence in (
+        *sentences,
         f"Measured on the arrays that {optimizer} makes for a matrix of {rows:,} × {columns:,}; 1 GB is 10⁹ bytes.",
         "Weights, gradients and the optimizer's state are counted; activations are not.",
     ):

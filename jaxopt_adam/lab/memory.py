@@ -8,9 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 import jaxopt_adam
-from jaxopt_adam import Optimizer, master_weights, nbytes, stochastic_rounding
+from jaxopt_adam import Optimizer, abstract_state, master_weights, nbytes, stochastic_rounding
 
 RULES: dict[str, Callable[..., Optimizer]] = {
     name: factory
@@ -32,6 +33,14 @@ WEIGHTS: dict[str, tuple[str, Callable[[Optimizer], optax.GradientTransformation
 """The ways to store weights: their dtype, and the wrapper of the rule."""
 MATRIX = (4096, 4096)
 """The shape of the weights that are measured."""
+CUTS = {
+    "none": "weights, gradients and state whole",
+    "data": "weights and gradients whole, the state divided (ZeRO-1)",
+    "fsdp": "weights, gradients and state divided",
+}
+"""The ways to divide training among devices."""
+MOST_DEVICES = min(MATRIX)
+"""The largest number of devices that the weights are divided among."""
 DEVICES = (16, 24, 80, 141)
 """The memory of devices, in GB."""
 
@@ -41,8 +50,20 @@ def takes_moments(rule: str) -> bool:
     return "moments" in inspect.signature(RULES[rule]).parameters
 
 
+def matrix(devices: int = 1) -> tuple[int, int]:
+    """The shape of the weights that are measured: `MATRIX`, with the next longer sides that the devices divide."""
+    rows, columns = (-(-side // devices) * devices for side in MATRIX)
+    return rows, columns
+
+
 def measure(
-    rule: str, moments: str = "float32", weights: str = "float32", gradients: str | None = None
+    rule: str,
+    moments: str = "float32",
+    weights: str = "float32",
+    gradients: str | None = None,
+    *,
+    devices: int = 1,
+    cut: str = "none",
 ) -> dict[str, float]:
     """The bytes a parameter of a matrix of weights, its gradients, and the state of a rule with its usual arguments.
 
@@ -51,10 +72,13 @@ def measure(
         moments: the storage of the moments, one of `MOMENTS`.
         weights: the storage of the weights, one of `WEIGHTS`.
         gradients: the dtype of the gradients, one of `DTYPES`; None for that of the weights.
+        devices: the number of devices, from 1 to `MOST_DEVICES`. They need not be there.
+        cut: how training is divided among them, one of `CUTS`.
 
     Returns:
-        The bytes of each part by its name: "weights", "gradients", and then the fields of the state. Single numbers,
-        such as the count of the steps, are left out, because they do not grow with the matrix.
+        The bytes on each device, divided by the number of all parameters, of each part by its name: "weights",
+        "gradients", and then the fields of the state. Single numbers, such as the count of the steps, are left out,
+        because they do not grow with the matrix.
 
     Raises:
         ValueError: if the moments of the rule can be stored in float32 only.
@@ -64,27 +88,37 @@ def measure(
     if moments != "float32" and not arguments:
         raise ValueError(f"expected float32 for {rule}, whose moments are stored in no other way, got {moments}")
     optimizer = RULES[rule](learning_rate=1e-3, **arguments)
-    params = jax.ShapeDtypeStruct(MATRIX, jnp.dtype(dtype))
-    state: Any = jax.eval_shape((optimizer if wrapper is None else wrapper(optimizer)).init, params)
+    mesh = AbstractMesh((devices,), ("data",), axis_types=(AxisType.Auto,))
+    where = NamedSharding(mesh, PartitionSpec("data" if cut == "fsdp" else None))
+    params, grads = (
+        jax.ShapeDtypeStruct(matrix(devices), jnp.dtype(each), sharding=where) for each in (dtype, gradients or dtype)
+    )
+    state = abstract_state(
+        optimizer if wrapper is None else wrapper(optimizer), params, cut="data" if cut == "data" else None
+    )
     fields = state._asdict()
     own = fields if wrapper is None else fields.pop("inner_state")._asdict()
     # Two moments that are packed into the same integers count for half of them each. In 16 bits the second field is
     # None. In codes one field has the codes of both moments, and the other has their scales.
-    shared = {name: tree for name, tree in own.items() if name in _sharing(own)}
-    fields = own | fields
-    trees = {"weights": params, "gradients": jax.ShapeDtypeStruct(MATRIX, jnp.dtype(gradients or dtype)), **fields}
-    sizes = {name: nbytes(tree) for name, tree in trees.items()} | {name: nbytes(shared) // 2 for name in shared}
-    return {name: size / params.size for name, size in sizes.items() if size >= min(MATRIX)}
+    shared = {name: tree for name, tree in own.items() if name in _sharing(own, params.shape)}
+    trees = {"weights": params, "gradients": grads, **own, **fields}
+    on_each = functools.partial(nbytes, on_each_device=True)
+    sizes = {name: on_each(tree) for name, tree in trees.items()} | {name: on_each(shared) // 2 for name in shared}
+    return {
+        name: size / params.size
+        for name, size in sizes.items()
+        if name in shared or nbytes(trees[name]) >= min(params.shape)
+    }
 
 
-def _sharing(moments: dict[str, Any]) -> list[str]:
+def _sharing(moments: dict[str, Any], shape: tuple[int, ...]) -> list[str]:
     """The names of the two moments that are packed into the same integers, if there are such."""
     unsigned = {
         name: tree
         for name, tree in moments.items()
         if hasattr(tree, "dtype") and jnp.issubdtype(tree.dtype, jnp.unsignedinteger)
     }
-    if any(tree.shape != MATRIX for tree in unsigned.values()):  # scales
+    if any(tree.shape != shape for tree in unsigned.values()):  # scales
         return list(unsigned)
     pairs = [name for name, tree in unsigned.items() if tree.dtype == jnp.uint32]
     return pairs and [*pairs, *(name for name, tree in moments.items() if tree is None)]
