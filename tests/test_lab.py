@@ -1,5 +1,6 @@
 """The experiments: data, the race, the claim, and the command as a person would call it."""
 
+import dataclasses
 import gzip
 import json
 import os
@@ -214,6 +215,27 @@ def test_a_diverged_learning_rate_is_never_the_best(outcomes):
         assert outcomes[name].best < 2
 
 
+@pytest.mark.parametrize(("devices", "each"), [(4, 2), (3, 2), (8, 1)])
+def test_several_devices_share_the_runs(outcomes, monkeypatch, devices, each):
+    """Six runs, also on a number of devices that does not divide them; the results are those of one, to rounding."""
+    train, carries = race._train, []
+    monkeypatch.setattr(race, "_train", lambda *given: carries.append(train(*given)) or carries[-1])
+    settings = dataclasses.replace(SETTINGS, devices=devices)
+    (entry,) = race.entries(["adam"], settings)
+    traces = train._cache_size()
+    *_, outcome = race.run(entry, data.embedded(), settings)
+    assert train._cache_size() == traces + 2  # for 15 iterations, and for the last 10
+    for leaf in jax.tree.leaves(carries):
+        assert len(leaf.sharding.device_set) == min(devices, 6)
+        assert {shard.data.shape[0] for shard in leaf.addressable_shards} == {each}
+    alone = outcomes["adam"]
+    assert outcome.cost.shape == alone.cost.shape
+    assert outcome.best == alone.best
+    np.testing.assert_allclose(outcome.cost[:2], alone.cost[:2], rtol=1e-3)  # the largest rate diverges
+    np.testing.assert_allclose(outcome.test[:2], alone.test[:2], atol=0.005)
+    np.testing.assert_allclose(outcome.validation[:2], alone.validation[:2], atol=0.005)
+
+
 def outcome_of(test: list[list[float]], at: list[int]) -> race.Outcome:
     accuracies = np.array(test)[:, None, :]
     return race.Outcome(
@@ -365,6 +387,18 @@ def test_digits_races_the_rules_that_are_asked_for(tmp_path, capsys):
     assert not (out / "batches.png").exists()
 
 
+def test_digits_makes_the_devices_that_it_divides_the_runs_among(tmp_path):
+    script = "import jax; from jaxopt_adam.lab.cli import main\n"
+    script += "try: main()\nfinally: print(jax.devices(), flush=True)"
+    arguments = ["--quick", "--rule", "adam", "--steps", "5", "--devices", "3", "--out", str(tmp_path)]
+    alone = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")}
+    command = [sys.executable, "-c", script, "digits", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=alone | {"JAX_PLATFORMS": "cpu"})
+    assert done.stdout.splitlines()[-1] == "[CpuDevice(id=0), CpuDevice(id=1), CpuDevice(id=2)]"
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["settings"]["devices"] == 3
+
+
 def test_digits_observes_the_steps(tmp_path, capsys):
     arguments = ["--rule", "sgd", "--rule", "adam", "--quick", "--steps", "20", "--out"]
     for out, more in (("plain", []), ("observed", ["--observe"])):
@@ -419,6 +453,8 @@ def test_help(command, capsys):
         (["digits", "--data", "nowhere"], "nowhere is not a folder"),
         (["digits", "--data", "nowhere", "--openml"], "not both"),
         (["digits", "--fast"], "--fast"),
+        (["digits", "--devices", "0"], "'--devices': expected 1 to 1,024, got 0"),
+        (["digits", "--devices", "9"], "'--devices': expected at most 8, the number of devices here, got 9"),
         (["landscape", "alps"], "'alps' is unknown"),
         (["landscape", "--rule", "batch"], "'batch' is unknown"),
         (["averages", "--beta", "1"], "expected a decay in [0, 1), got 1"),

@@ -1,5 +1,6 @@
 """The commands of ``jaxopt-adam``; :mod:`jaxopt_adam.lab.cli` runs them."""
 
+import contextlib
 import difflib
 import functools
 import math
@@ -35,6 +36,7 @@ if not console.is_terminal:
 
 MOST = 1e6  # far above any sensible value, and small enough that its square fits into float32
 MOST_PARAMETERS = 1e15
+MOST_DEVICES = 1024  # virtual ones have threads of their own
 UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
 
 
@@ -166,6 +168,14 @@ def digits(
     observe: Annotated[
         bool, typer.Option("--observe", help="Add figures of what the steps did: norms, ratios, signal to noise.")
     ] = False,
+    devices: Annotated[
+        int,
+        typer.Option(
+            help="How many devices share the runs, each a learning rate with a seed. Without an accelerator they are "
+            "virtual devices of the CPU.",
+            callback=at_least(1, MOST_DEVICES),
+        ),
+    ] = 1,
     out: Out = Path("report"),
 ) -> None:
     """Race the rules on handwritten digits, each at its own best learning rate, and judge the article's claim.
@@ -182,7 +192,9 @@ def digits(
         batch_size=batch_size,
         hidden=hidden,
         observe=observe,
+        devices=devices,
     )
+    _find_devices(devices)
     names = list(dict.fromkeys(rule or race.RULES))
     with new_folder(out) as unfinished:
         images = data.from_folder(folder) if folder else data.from_openml() if openml else data.embedded()
@@ -425,6 +437,19 @@ def memory(
 
 def _amount(number: float) -> str:
     return f"{number:,.2f}" if number >= 1 else f"{number:.3g}"
+
+
+def _find_devices(number: int) -> None:
+    """Ensure that there are so many devices; those of the CPU are made if JAX has not started yet."""
+    if number == 1:
+        return
+    with contextlib.suppress(RuntimeError):  # which says that JAX has started
+        jax.config.update("jax_num_cpu_devices", number)
+    found = len(jax.devices())
+    if found < number:
+        raise typer.BadParameter(
+            f"expected at most {found}, the number of devices here, got {number}", param_hint="'--devices'"
+        )
 
 
 def _race(entrants: list[race.Entry], images: data.Digits, settings: race.Settings) -> list[race.Outcome]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jaxopt_adam
 from jaxopt_adam.lab import data, network
@@ -58,6 +60,7 @@ class Settings:
         batch_size: examples in a mini-batch.
         hidden: units in the one hidden layer.
         observe: whether to keep the figures of :func:`jaxopt_adam.observe`.
+        devices: how many of :func:`jax.devices` the runs are divided among. A run is a learning rate with a seed.
     """
 
     learning_rates: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
@@ -67,6 +70,7 @@ class Settings:
     batch_size: int = 64
     hidden: int = 32
     observe: bool = False
+    devices: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,19 +129,31 @@ def entries(names: list[str], settings: Settings) -> list[Entry]:
 def run(entry: Entry, digits: data.Digits, settings: Settings, *, chunks: int = 10) -> Iterator[float | Outcome]:
     """Train an entrant over the grid; yields the fraction done from time to time, and its :class:`Outcome` last.
 
-    The optimizer is an argument of the program, batched over the learning rates. So one compilation serves the whole
-    grid. The program trains for `every` iterations and measures the accuracies; a loop in Python repeats it.
+    The optimizer is an argument of the program, batched over the runs: each learning rate with each seed. So one
+    compilation serves the whole grid, and several devices take a part of the runs each. The program trains for `every`
+    iterations and measures the accuracies; a loop in Python repeats it.
     """
     start = time.perf_counter()
     optimizers, table = jaxopt_adam.grid(entry.factory, learning_rate=list(settings.learning_rates), **entry.arguments)
     if settings.observe:
         optimizers = jaxopt_adam.observe(optimizers, every=1)
-    train, validation, test = (
-        jax.tree.map(jnp.asarray, part) for part in (digits.train, digits.validation, digits.test)
-    )
+    grid_shape = (len(table), settings.seeds)
+    runs = math.prod(grid_shape)
+    devices = min(settings.devices, runs)
+    mesh = jax.make_mesh((devices,), ("runs",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
+    whole = NamedSharding(mesh, PartitionSpec())
+    # On one device the two are the same, but in other words, for which all would be compiled again.
+    divided = whole if devices == 1 else NamedSharding(mesh, PartitionSpec("runs"))
+    train, validation, test = jax.device_put((digits.train, digits.validation, digits.test), whole)
+    # The learning rate and the seed of each run. The last run is repeated until the devices divide their number.
+    rows = np.arange(-(-runs // devices) * devices)
+    rates, seeds = np.divmod(np.minimum(rows, runs - 1), settings.seeds)
     params = jax.vmap(lambda key: initial(key, train[0].shape[1], settings.hidden))(seed_keys(settings))
-    over_seeds = jax.vmap(lambda optimizer, params: (params, optimizer.init(params)), in_axes=(None, 0))
-    carry = jax.jit(jax.vmap(over_seeds, in_axes=(0, None)))(optimizers, params)
+    optimizers, params = jax.device_put(
+        (jax.tree.map(lambda leaf: leaf[rates], optimizers), jax.tree.map(lambda leaf: leaf[seeds], params)), divided
+    )
+    begin = jax.vmap(lambda optimizer, params: (params, optimizer.init(params)))
+    carry = jax.jit(begin, out_shardings=divided)(optimizers, params)
     measure = functools.partial(_measure, validation=validation, test=test)
     costs, accuracies, observed = [], [measure(carry[0])], []
     orders = np.stack(
@@ -146,24 +162,26 @@ def run(entry: Entry, digits: data.Digits, settings: Settings, *, chunks: int = 
             for seed in range(settings.seeds)
         ]
     )
+
+    def as_grid(values: Any) -> np.ndarray:
+        return np.asarray(values)[:runs].reshape(*grid_shape, *np.shape(values)[1:])
+
     points = range(0, settings.steps, settings.every)
     for done in points:
-        order = orders[:, done : done + settings.every]
+        order = jax.device_put(orders[seeds, done : done + settings.every], divided)
         carry, cost = _train(optimizers, carry, train, order)
         costs.append(cost)
         accuracies.append(measure(carry[0]))
         if settings.observe:
-            observed.append(jaxopt_adam.summary(carry[1]))
+            observed.append({name: as_grid(each) for name, each in jaxopt_adam.summary(carry[1]).items()})
         if (done // settings.every) % max(1, len(points) // chunks) == 0:
             jax.block_until_ready(cost)
             yield done / settings.steps
-    validation_accuracy, test_accuracy = (
-        np.stack([np.asarray(pair[i]) for pair in accuracies], axis=-1) for i in (0, 1)
-    )
+    validation_accuracy, test_accuracy = (np.stack([as_grid(pair[i]) for pair in accuracies], axis=-1) for i in (0, 1))
     yield Outcome(
         entry,
         np.array([row["learning_rate"] for row in table]),
-        np.concatenate([np.asarray(cost) for cost in costs], axis=-1),
+        np.concatenate([as_grid(cost) for cost in costs], axis=-1),
         np.minimum(np.arange(len(accuracies)) * settings.every, settings.steps),
         validation_accuracy,
         test_accuracy,
@@ -195,7 +213,7 @@ def initial(key: Array, pixels: int, hidden: int) -> network.Layers:
 def _train(
     optimizers: jaxopt_adam.Optimizer, carry: Any, train: tuple[Array, Array], orders: Array
 ) -> tuple[Any, Array]:
-    """Some iterations for every learning rate (axis 0) and every seed (axis 1); also the cost at each."""
+    """Some iterations of every run (axis 0); also the cost at each."""
 
     def one(optimizer: jaxopt_adam.Optimizer, carry: Any, order: Array) -> tuple[Any, Array]:
         def step(carry: Any, batch: Array) -> tuple[Any, Array]:
@@ -207,8 +225,7 @@ def _train(
 
         return jax.lax.scan(step, carry, order)
 
-    over_seeds = jax.vmap(one, in_axes=(None, 0, 0))
-    return jax.vmap(over_seeds, in_axes=(0, 0, None))(optimizers, carry, orders)
+    return jax.vmap(one)(optimizers, carry, orders)
 
 
 @jax.jit
@@ -216,5 +233,4 @@ def _measure(params: Any, validation: tuple[Array, Array], test: tuple[Array, Ar
     def accuracy(params: Any, part: tuple[Array, Array]) -> Array:
         return jnp.mean(jnp.argmax(network.logits(params, part[0]), axis=-1) == part[1])
 
-    each = jax.vmap(jax.vmap(lambda params: (accuracy(params, validation), accuracy(params, test))))
-    return each(params)
+    return jax.vmap(lambda params: (accuracy(params, validation), accuracy(params, test)))(params)

@@ -122,6 +122,7 @@ def _results(
             "seeds": settings.seeds,
             "batch_size": settings.batch_size,
             "hidden": settings.hidden,
+            "devices": settings.devices,
         },
         "verdict": verdict,
         "comparisons": [
