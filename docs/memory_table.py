@@ -2,7 +2,7 @@
 
 from IPython.display import Markdown
 
-from jaxopt_adam.lab.memory import MOMENTS, RULES, WEIGHTS, measure, takes_moments
+from jaxopt_adam.lab.memory import CUTS, MOMENTS, RULES, WEIGHTS, measure, takes_moments
 
 STORAGES = {rule: MOMENTS if takes_moments(rule) else ("float32",) for rule in RULES}
 
@@ -34,6 +34,20 @@ def everything() -> Markdown:
         for moments in storages
     ]
     return _table(["rule", "moments", *WEIGHTS], rows)
+
+
+def on_devices(rule: str, moments: str = "float32", weights: str = "float32") -> Markdown:
+    """GB on each device for weights, gradients and state, by the number of parameters and of devices."""
+    rows = []
+    for billions in (1, 8, 70, 405):
+        for devices in (64, 1024):
+            on_each = [
+                billions * sum(measure(rule, moments, weights, devices=devices, cut=cut).values()) for cut in CUTS
+            ]
+            sizes = [f"{size:,.0f}" if size >= 100 else f"{size:.3g}" for size in on_each]
+            bold = [f"**{text}**" if size <= 80 else text for text, size in zip(sizes, on_each, strict=True)]
+            rows.append([f"{billions} billion", f"{devices:,}", *bold])
+    return _table(["parameters", "devices", "replicated", "ZeRO-1 (`data`)", "FSDP (`fsdp`)"], rows)
 
 
 def state(rule: str, moments: str) -> float:
