@@ -22,7 +22,7 @@ _STORAGES = {each.__name__: each for each in (Blockwise, Dense)}
 
 
 @functools.cache
-def _factories() -> dict[str, Callable[..., Any]]:
+def factories() -> dict[str, Callable[..., Any]]:
     """The factories of optimizers and schedules, by name."""
     from jaxopt_adam import lifted  # not needed until here
 
@@ -130,7 +130,7 @@ def _written_factory(value: Data, place: str, known: Known) -> dict[str, Any]:
     factory = value._factory
     name = factory.__name__
     own = next((each for each, function in known.items() if function is factory), None)
-    if own is None and _factories().get(name) is not factory:
+    if own is None and factories().get(name) is not factory:
         raise TypeError(f"to_config: {place or 'value'} is made by {name}, which is not among the known factories")
     here = f"{place}.{own or name}".lstrip(".")
     if name in ("chain", "named_chain") and own is None:
@@ -180,7 +180,7 @@ def _is_special(config: Mapping[str, Any], known: Known) -> bool:
     (name,) = config
     if name in ("tuple", "function", "dict"):
         return True
-    return name in known or name in _factories() or name in _STORAGES
+    return name in known or name in factories() or name in _STORAGES
 
 
 def _read(config: Any, place: str, known: Known) -> Any:
@@ -220,7 +220,7 @@ def _refuse(config: Mapping[str, Any], place: str, known: Known) -> NoReturn:
     names = list(config)
     if len(names) != 1:
         raise TypeError(f"from_config: {place or 'config'} must have one key, the name of a factory, got {names!r}")
-    near = difflib.get_close_matches(str(names[0]), [*known, *_factories()], 3)
+    near = difflib.get_close_matches(str(names[0]), [*known, *factories()], 3)
     hint = f"; near to it are {', '.join(near)}" if near else ""
     raise ValueError(f"from_config: {place and place + ': '}{names[0]!r} is no factory{hint}")
 
@@ -234,7 +234,7 @@ def _read_array(config: Mapping[str, Any], place: str) -> Any:
 
 def _made(name: str, inside: Any, here: str, known: Known) -> Any:
     """The result of a factory for its arguments in a config."""
-    factory = known[name] if name in known else _factories().get(name) or _STORAGES[name]
+    factory = known[name] if name in known else factories().get(name) or _STORAGES[name]
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
     if name in ("chain", "named_chain") and name not in known:
