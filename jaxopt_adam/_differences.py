@@ -103,7 +103,12 @@ def _storage(config: Any) -> Any:
         storage = NAMED[config]
         config = {type(storage).__name__: dataclasses.asdict(storage)}
     if isinstance(config, dict):
-        return {key: _storage(value) for key, value in config.items() if key != "implementation"}
+        return {
+            key: {name: field for name, field in value.items() if name != "implementation"}
+            if isinstance(value, dict)
+            else _storage(value)
+            for key, value in config.items()
+        }
     return config
 
 

@@ -133,18 +133,17 @@ class Checkpoints:
         """
         self.wait()
         step = operator.index(step)
+        if step < 0:
+            raise ValueError(f"save: step must not be negative, got {step}")
         if step <= self._newest:
             raise ValueError(
                 f"save: step must be larger than {self._newest}, the newest in {self._folder}, got {step}; restore it "
                 "first, or give another folder"
             )
-        if step < 0:
-            raise ValueError(f"save: step must not be negative, got {step}")
-        config = self._config()
         record = {
             "format": _FORMAT,
             "step": step,
-            "optimizer": config if isinstance(config, dict) else None,
+            "optimizer": self._config(),
             "tree": described(tree, _leaf_text),
         }
         nested = _nested(tree)
@@ -272,7 +271,7 @@ class Checkpoints:
         answer = ""
         if jax.process_index() == 0:
             try:
-                answer = json.dumps(unsealed((folder / _RECORD).read_text()))
+                answer = json.dumps(unsealed((folder / _RECORD).read_bytes().decode()))
             except FileNotFoundError:
                 answer = f"{_RECORD} is missing, so the save was not finished"
             except ValueError as error:  # also of bytes that are no text
@@ -290,11 +289,15 @@ class Checkpoints:
         where = f"restore: step {step} in {self._folder}"
         if record["format"] != _FORMAT:
             raise ValueError(f"{where} has format {record['format']}, and this version reads {_FORMAT}")
-        config, own = record["optimizer"], self._config()
-        # Read and written again, it has the arguments that are new in this version.
-        saved = None if config is None else from_config(config, self._known)
-        is_known = saved is not None and isinstance(own, dict)
-        differences = list(config_differences(to_config(saved, self._known), own)) if is_known else []
+        config, own, saved = record["optimizer"], self._config(), self.optimizer
+        differences = []
+        if config is not None and own is not None:
+            try:
+                saved = from_config(config, self._known)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{where} has an optimizer that cannot be read: {error}") from None
+            # Written again it has the arguments that are new in this version.
+            differences = list(config_differences(to_config(saved, self._known), own))
         other = next((each for each in differences if each.kind != "numbers"), None)
         tree = first_tree_difference(record["tree"], places)
         if other or tree:
@@ -355,7 +358,7 @@ def _writer(name: str) -> int:
 def _write(path: Any, text: str) -> None:
     """Write a small file at once, so that nobody sees a part of it."""
     other = path.with_name(f".{path.name}")
-    other.write_text(text)
+    other.write_bytes(text.encode())
     other.replace(path)
 
 
