@@ -44,7 +44,7 @@ def load_moments(
     nodes = leaves_like(structure, state, "the state of the optimizer")
     return jax.tree.unflatten(
         structure,
-        [_loaded(node, note) if note and "moments" in note else node for node, note in zip(nodes, notes, strict=True)],
+        [_loaded(node, note) if note else node for node, note in zip(nodes, notes, strict=True)],
     )
 
 

@@ -43,17 +43,17 @@ def by_state(notes: list[tuple[Any, Note]]) -> dict[int, Note]:
 
 
 def noted_states(optimizer: Any, params: Any) -> tuple[Any, list[Note | None]]:
-    """The structure of an optimizer's state, with the states of rules as leaves, and the note of each leaf or None."""
+    """The structure of an optimizer's state, with the states that have moments as leaves; and their notes, or None."""
     found: list[tuple[Any, list[Note | None]]] = []
 
     def look(params: Any) -> None:
         # Within the trace, where a state is the object that its rule made a note of.
         with noting() as notes:
             state = optimizer.init(params)
-        of_state = by_state(notes)
+        # Of a chain or a wrapper there is a note too, but the states within are what counts.
+        of_state = {key: what for key, what in by_state(notes).items() if what.get("moments")}
         for what in of_state.values():
-            if "params" in what:
-                what["params"] = jax.tree.map(_struct, what["params"])
+            what["params"] = jax.tree.map(_struct, what["params"])
         leaves, structure = jax.tree.flatten(state, is_leaf=lambda node: id(node) in of_state)
         found.append((structure, [of_state.get(id(leaf)) for leaf in leaves]))
 
