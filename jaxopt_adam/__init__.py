@@ -14,6 +14,7 @@ from jaxopt_adam._compose import named_chain as named_chain
 from jaxopt_adam._compose import partition as partition
 from jaxopt_adam._config import from_config as from_config
 from jaxopt_adam._config import to_config as to_config
+from jaxopt_adam._convert import convert_state as convert_state
 from jaxopt_adam._describe import Description as Description
 from jaxopt_adam._describe import LeafDescription as LeafDescription
 from jaxopt_adam._describe import describe as describe
