@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Literal
 
 import jax
@@ -30,15 +30,21 @@ class Difference:
 # ------------------------------------------------------------------------------------------------------------ configs
 
 
-def config_differences(one: Any, other: Any, place: str = "") -> Iterator[Difference]:
+def config_differences(one: Any, other: Any, known: Collection[str] = (), place: str = "") -> Iterator[Difference]:
     """The differences of two configs, as :func:`~jaxopt_adam.to_config` writes them, in order.
 
     The kind of a difference is "numbers" where both have numbers or schedules, "storage" where both say how a moment
     is stored, and "optimizer" for anything else.
+
+    Args:
+        one: a config.
+        other: a config.
+        known: the names of factories that are not the library's.
+        place: where the two are within the whole.
     """
     if _same(one, other):
         return
-    if _is_value(one) and _is_value(other):
+    if _is_value(one, known) and _is_value(other, known):
         yield from _value_differences(one, other, place)
     elif isinstance(one, dict) and isinstance(other, dict) and _keys(one) == _keys(other):
         for key in one:
@@ -48,10 +54,10 @@ def config_differences(one: Any, other: Any, place: str = "") -> Iterator[Differ
                 if not _same(_storage(one[key]), _storage(other[key])):
                     yield Difference(here, _text(one[key]), _text(other[key]), "storage")
             else:
-                yield from config_differences(one[key], other[key], here)
+                yield from config_differences(one[key], other[key], known, here)
     elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
         for index, (part, other_part) in enumerate(zip(one, other, strict=True)):
-            yield from config_differences(part, other_part, f"{place}[{index}]")
+            yield from config_differences(part, other_part, known, f"{place}[{index}]")
     else:
         yield Difference(place or "the optimizer", _text(one), _text(other))
 
@@ -72,12 +78,12 @@ def _value_differences(one: Any, other: Any, place: str) -> Iterator[Difference]
         yield Difference(place, _text(one), _text(other), "numbers")
 
 
-def _is_value(config: Any) -> bool:
+def _is_value(config: Any, known: Collection[str] = ()) -> bool:
     """Whether a config is a number, an array, a schedule or a tree of these."""
     if isinstance(config, (int, float)):
         return not isinstance(config, bool)
     if isinstance(config, list):
-        return all(map(_is_value, config))
+        return all(_is_value(each, known) for each in config)
     if not isinstance(config, dict):
         return False
     if config.keys() == {"array", "dtype"}:
@@ -85,12 +91,14 @@ def _is_value(config: Any) -> bool:
     if len(config) == 1:
         ((name, inside),) = config.items()
         if name in ("dict", "tuple"):
-            return _is_value(inside)
+            return _is_value(inside, known)
+        if name in known:  # which may be an optimizer
+            return False
         if hasattr(getattr(schedules, name, None), "__wrapped__"):
             return True
         if name in factories():
             return False
-    return all(map(_is_value, config.values()))
+    return all(_is_value(each, known) for each in config.values())
 
 
 def _keys(config: Mapping[str, Any]) -> set[str]:

@@ -40,7 +40,7 @@ Numbers = Literal["script", "checkpoint"]
 class Resumed:
     """What :meth:`Checkpoints.restore` has found.
 
-    Attributes:
+    Args:
         step: the step that was saved.
         tree: the tree, with the arrays where `like` has them.
         optimizer: the optimizer to go on with.
@@ -93,12 +93,12 @@ class Checkpoints:
     def __init__(
         self, folder: Any, optimizer: Any, keep: int = 3, *, known: Mapping[str, Callable[..., Any]] | None = None
     ):
-        if operator.index(keep) < 1:
+        self._keep = _index("Checkpoints: keep", keep)
+        if self._keep < 1:
             raise ValueError(f"Checkpoints: keep must be at least 1, got {keep}")
         path = epath.Path(folder).expanduser()
         self._folder = path if "://" in str(path) else path.resolve()
         self.optimizer = optimizer
-        self._keep = operator.index(keep)
         self._known = known
         self._broken: set[int] = set()
         self._thread: threading.Thread | None = None
@@ -127,12 +127,12 @@ class Checkpoints:
             tree: any pytree of arrays, numbers and strings, at least one of them in a container.
 
         Raises:
-            TypeError: if a leaf is something else; the error names its path.
+            TypeError: if a leaf is something else, whose path the error names, or `step` is not an integer.
             ValueError: if `step` is not larger than the newest one.
             Exception: what the save before has failed with.
         """
         self.wait()
-        step = operator.index(step)
+        step = _index("save: step", step)
         if step < 0:
             raise ValueError(f"save: step must not be negative, got {step}")
         if step <= self._newest:
@@ -228,7 +228,8 @@ class Checkpoints:
         Raises:
             TypeError: if a leaf of `like` has no sharding; the error names its path.
             ValueError: if no step is whole, if it is of another optimizer, storage or tree, or if numbers differ and
-                `numbers` is None. The error names the first place that differs, and what each has there.
+                `numbers` is None. The error names the first place that differs, and what each has there. Also if
+                `numbers` is "checkpoint" and one of the optimizers is none that :func:`~jaxopt_adam.to_config` writes.
         """
         if numbers not in (None, "script", "checkpoint"):
             raise ValueError(f"restore: numbers must be 'script', 'checkpoint' or None, got {numbers!r}")
@@ -297,7 +298,12 @@ class Checkpoints:
             except (TypeError, ValueError) as error:
                 raise ValueError(f"{where} has an optimizer that cannot be read: {error}") from None
             # Written again it has the arguments that are new in this version.
-            differences = list(config_differences(to_config(saved, self._known), own))
+            differences = list(config_differences(to_config(saved, self._known), own, self._known or ()))
+        elif numbers == "checkpoint":
+            whose = "script" if own is None else "checkpoint"
+            raise ValueError(
+                f'{where}: numbers="checkpoint" needs optimizers that to_config writes; the {whose} has none'
+            )
         other = next((each for each in differences if each.kind != "numbers"), None)
         tree = first_tree_difference(record["tree"], places)
         if other or tree:
@@ -340,6 +346,14 @@ class Checkpoints:
 
     def _path(self, step: int) -> Any:
         return self._folder / str(step)
+
+
+def _index(name: str, value: Any) -> int:
+    """A whole number; TypeError for anything else."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r} ({type(value).__name__})") from None
 
 
 # --------------------------------------------------------------------------------------------------------------- files

@@ -19,7 +19,7 @@ import pytest
 import resumable
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jaxopt_adam import abstract_state, adam, adamw, chain, laprop, lion, schedules
+from jaxopt_adam import abstract_state, adam, adamw, chain, laprop, lion, optimizer, schedules
 from jaxopt_adam._whole_files import sealed, unsealed
 from jaxopt_adam.checkpoint import Checkpoints
 from jaxopt_adam.lifted import clip_by_global_norm
@@ -181,6 +181,12 @@ class TestSave:
         with pytest.raises(ZeroDivisionError):
             checkpoints.close()
 
+    def test_whole_numbers(self, tmp_path):
+        with pytest.raises(TypeError, match=r"keep must be an integer, got 2.0 \(float\)"):
+            Checkpoints(tmp_path, OPTIMIZER, keep=2.0)
+        with Checkpoints(tmp_path, OPTIMIZER) as checkpoints, pytest.raises(TypeError, match="step must be an integer"):
+            checkpoints.save("1", {"a": jnp.ones(2)})
+
     def test_keep(self, tmp_path):
         with pytest.raises(ValueError, match="keep must be at least 1, got 0"):
             Checkpoints(tmp_path, OPTIMIZER, keep=0)
@@ -272,6 +278,8 @@ class TestWithoutConfig:
             checkpoints.save(1, tree)
         optimizer = optax.adam(1e-2)
         assert restored(tmp_path, optimizer, tree).optimizer is optimizer
+        with pytest.raises(ValueError, match=r'numbers="checkpoint" needs optimizers .*; the script has none'):
+            restored(tmp_path, optimizer, tree, numbers="checkpoint")
         # Its state has the same arrays under the same names.
         other = {"state": optax.adabelief(1e-3).init(params)}
         with pytest.raises(ValueError, match=r"\['state'\]\[0\] is ScaleByAdamState .* ScaleByBeliefState in `like`"):
@@ -290,6 +298,31 @@ class TestWithoutConfig:
             pytest.raises(ValueError, match=r"adamw.learning_rate is 0.001"),
         ):
             checkpoints.restore(tree)
+
+    def test_known_factories_are_compared(self, tmp_path):
+        tree = {"params": jnp.ones(3), "state": mine(0.1).init(jnp.ones(3))}
+        known = {"mine": mine, "other": other}
+        with Checkpoints(tmp_path, mine(0.1), known=known) as checkpoints:
+            checkpoints.save(1, tree)
+        with Checkpoints(tmp_path, mine(0.2), known=known) as checkpoints:
+            with pytest.raises(ValueError, match=r"other numbers: mine.rate is 0.1 in the checkpoint and 0.2"):
+                checkpoints.restore(tree)
+            assert checkpoints.restore(tree, numbers="checkpoint").optimizer == mine(0.1)
+        with (
+            Checkpoints(tmp_path, other(0.1), known=known) as checkpoints,
+            pytest.raises(ValueError, match="another optimizer: the optimizer is mine in the checkpoint and other in"),
+        ):
+            checkpoints.restore(tree, numbers="script")
+
+
+@optimizer
+def mine(rate):
+    return optax.scale(-rate)
+
+
+@optimizer
+def other(rate):
+    return optax.scale(rate)
 
 
 def matrices(params):
