@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-WITH_ARGUMENTS = ("population", "rl")
+WITH_FIGURE = ("population", "rl")
+WITH_ARGUMENTS = (*WITH_FIGURE, "data_parallel")
 
 
 def run(name, *arguments):
@@ -31,6 +32,12 @@ def output(name, *arguments):
     done = run(name, *arguments)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
+
+
+def assert_told_in_a_line(name, done):
+    assert done.returncode == 2
+    assert re.fullmatch(rf"{name}\.py: error: .+\n", done.stderr)
+    assert not done.stdout
 
 
 def test_each_example_is_tested_here():
@@ -53,14 +60,11 @@ class TestArguments:
         told = output(name, "--help")
         assert len(told.split()) > 50
         assert "--quick" in told
-        assert "--figure FILE" in told
+        assert ("--figure FILE" in told) == (name in WITH_FIGURE)
 
     @pytest.mark.parametrize("wrong", [("--quik",), ("--figure",), ("--figure", "no/such/folder/figure.png")])
     def test_wrong_arguments_are_told_in_a_line(self, name, wrong):
-        done = run(name, *wrong)
-        assert done.returncode == 2
-        assert re.fullmatch(rf"{name}\.py: error: .+\n", done.stderr)
-        assert not done.stdout
+        assert_told_in_a_line(name, run(name, *wrong))
 
 
 class TestPopulation:
@@ -135,3 +139,22 @@ class TestReinforcementLearning:
         expected = np.where(alive > 0, returns - returns.mean(axis=1, keepdims=True), 0)
         expected /= np.sqrt((expected**2).sum() / alive.sum())
         np.testing.assert_allclose(gains(jnp.asarray(alive)), expected, atol=1e-4)
+
+
+class TestDataParallel:
+    def test_a_cut_state_gives_the_weights_of_a_whole_one(self):
+        text = output("data_parallel", "--quick", "--devices", "4")
+        found = re.findall(r"^(\w+) state: ([\d,]+) bytes on each device, test accuracy ([\d.]+)%$", text, re.MULTILINE)
+        (cut, cut_bytes, cut_accuracy), (whole, whole_bytes, whole_accuracy) = found
+        assert (cut, whole) == ("cut", "whole")
+        assert cut_accuracy == whole_accuracy
+        assert 80 < float(cut_accuracy) < 100
+        # All but the moments of the last bias, which four devices do not divide, and the count.
+        assert int(cut_bytes.replace(",", "")) == (int(whole_bytes.replace(",", "")) - 84) // 4 + 84
+        assert re.search(r"^\.mu\['w2'\] .* P\('data', None\) +262,144 +65,536$", text, re.MULTILINE)
+        assert re.search(r"^\.mu\['w2'\] .* whole +262,144 +262,144$", text, re.MULTILINE)
+        assert text.endswith("\nThe weights are the same to the bit.\n")
+
+    @pytest.mark.parametrize("wrong", [("--devices", "0"), ("--devices", "3"), ("--state", "half")])
+    def test_wrong_layouts_are_told_in_a_line(self, wrong):
+        assert_told_in_a_line("data_parallel", run("data_parallel", *wrong))
