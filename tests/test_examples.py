@@ -3,8 +3,11 @@
 import os
 import re
 import runpy
+import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -14,7 +17,7 @@ import pytest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 WITH_FIGURE = ("population", "rl")
-WITH_ARGUMENTS = (*WITH_FIGURE, "data_parallel")
+WITH_ARGUMENTS = (*WITH_FIGURE, "data_parallel", "multi_process")
 
 
 def run(name, *arguments):
@@ -38,6 +41,12 @@ def assert_told_in_a_line(name, done):
     assert done.returncode == 2
     assert re.fullmatch(rf"{name}\.py: error: .+\n", done.stderr)
     assert not done.stdout
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def test_each_example_is_tested_here():
@@ -158,3 +167,92 @@ class TestDataParallel:
     @pytest.mark.parametrize("wrong", [("--devices", "0"), ("--devices", "3"), ("--state", "half")])
     def test_wrong_layouts_are_told_in_a_line(self, wrong):
         assert_told_in_a_line("data_parallel", run("data_parallel", *wrong))
+
+
+class TestMultiProcess:
+    """Processes of four devices each, with gloo."""
+
+    HASH = r"^rank (\d): the hash of the weights is (\w{16})$"
+
+    @staticmethod
+    def skip_without_gloo(done):
+        if "needs gloo on a CPU" in done:
+            pytest.skip("jaxlib has no gloo here, by which processes on CPUs exchange arrays")
+
+    def test_two_processes_end_with_the_weights_of_one(self):
+        done = run("multi_process", "--quick", "--processes", "2")
+        self.skip_without_gloo(done.stderr)
+        assert done.returncode == 0, done.stderr[-3000:]
+        two = dict(re.findall(self.HASH, done.stdout, re.MULTILINE))
+        assert two.keys() == {"0", "1"}
+        assert len(set(two.values())) == 1
+        (accuracy,) = re.findall(r"^test accuracy ([\d.]+)% after 20 steps$", done.stdout, re.MULTILINE)
+        assert 80 < float(accuracy) < 100
+        ((part, whole),) = re.findall(r"^each of 8 devices has ([\d,]+) of ([\d,]+) bytes", done.stdout, re.MULTILINE)
+        assert int(part.replace(",", "")) < 1.01 * int(whole.replace(",", "")) / 8
+        text = output("multi_process", "--quick", "--processes", "1", "--devices", "8")
+        assert dict(re.findall(self.HASH, text, re.MULTILINE)) == {"0": two["0"]}
+
+    @pytest.mark.parametrize("by_hand", [False, True], ids=["watched", "by_hand"])
+    def test_a_process_that_dies_ends_the_others_within_a_minute(self, tmp_path, by_hand):
+        common = [sys.executable, EXAMPLES / "multi_process.py", "--processes", "2", "--devices", "1"]
+        common += ["--steps", "1000000"]
+        commands = [common]
+        if by_hand:
+            address = f"127.0.0.1:{free_port()}"
+            commands = [[*common, "--rank", str(rank), "--coordinator", address] for rank in range(2)]
+        log = tmp_path / "log"
+        with log.open("w") as file:
+            environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+            started = [subprocess.Popen(each, stdout=file, stderr=file, env=environment) for each in commands]
+        try:
+            pids: dict[str, str] = {}
+            limit = time.monotonic() + 200
+            while len(pids) < 2 or "step 11 " not in log.read_text():
+                self.skip_without_gloo(log.read_text())
+                assert time.monotonic() < limit, log.read_text()[-3000:]
+                assert started[0].poll() is None, log.read_text()[-3000:]
+                time.sleep(0.2)
+                pids = dict(re.findall(r"rank (\d) of 2 is process (\d+) with 1 of 2 devices", log.read_text()))
+            os.kill(int(pids["1"]), signal.SIGKILL)
+            code = started[0].wait(timeout=60)
+            assert code != 0
+            if by_hand:
+                assert "JAX distributed service detected fatal errors" in log.read_text()
+            else:
+                assert code == 1
+                assert "\nrank 1 has ended with SIGKILL; the others are ended too\n" in log.read_text()
+                with pytest.raises(ProcessLookupError):
+                    os.kill(int(pids["0"]), 0)
+        finally:
+            for each in started:
+                each.terminate()
+                each.wait()
+
+    def test_without_gloo_it_says_so_in_a_line(self):
+        program = str(EXAMPLES / "multi_process.py")
+        script = f"""
+import runpy, sys
+from jax._src.lib import _jax
+def missing(**_):
+    raise RuntimeError("only implemented for others")
+_jax.make_gloo_tcp_collectives = missing
+sys.argv = [{program!r}, "--processes", "1", "--rank", "0", "--coordinator", "127.0.0.1:{free_port()}"]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=False)
+        assert_told_in_a_line("multi_process", done)
+        assert "needs gloo on a CPU" in done.stderr
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            (),
+            ("--processes", "0"),
+            ("--processes", "3"),
+            ("--rank", "0"),
+            ("--processes", "2", "--rank", "2", "--coordinator", "localhost:1"),
+        ],
+    )
+    def test_wrong_processes_are_told_in_a_line(self, wrong):
+        assert_told_in_a_line("multi_process", run("multi_process", *wrong))
