@@ -17,7 +17,7 @@ import pytest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 WITH_FIGURE = ("population", "rl")
-WITH_ARGUMENTS = (*WITH_FIGURE, "data_parallel", "multi_process")
+WITH_ARGUMENTS = (*WITH_FIGURE, "data_parallel", "multi_process", "transformer")
 
 
 def run(name, *arguments):
@@ -256,3 +256,51 @@ runpy.run_path(sys.argv[0], run_name="__main__")
     )
     def test_wrong_processes_are_told_in_a_line(self, wrong):
         assert_told_in_a_line("multi_process", run("multi_process", *wrong))
+
+
+class TestTransformer:
+    def test_it_learns_and_goes_on_when_it_was_killed(self, tmp_path):
+        text = output("transformer", "--quick")
+        first, *_, last = map(float, re.findall(r"^step +\d+  loss ([\d.]+)  █+$", text, re.MULTILINE))
+        assert 4 < first < 7
+        assert last < 3.2
+        assert re.search(r"^[\d.]+ steps a second$", text, re.MULTILINE)
+        # The last save may or may not be done when the process dies.
+        log, command = tmp_path / "log", ["--quick", "--every", "5", "--folder", str(tmp_path / "saved")]
+        with log.open("w") as file:
+            started = subprocess.Popen([sys.executable, EXAMPLES / "transformer.py", *command], stderr=file)
+        limit = time.monotonic() + 200
+        while "step 21 " not in log.read_text():
+            assert started.poll() is None, log.read_text()[-3000:]
+            assert time.monotonic() < limit
+            time.sleep(0.01)
+        started.kill()
+        started.wait()
+        resumed = output("transformer", *command)
+        (at,) = re.findall(r"^resumed at step (\d+)$", resumed, re.MULTILINE)
+        assert 10 <= int(at) < 40
+        (loss,) = re.findall(r"^loss of the last step: .*$", text, re.MULTILINE)
+        assert loss in resumed
+        sample = text[text.index("a sample:") :]
+        assert len(sample) > 30
+        assert resumed.endswith(sample)
+        # On other devices in another layout there is nothing left to do.
+        assert output("transformer", *command, "--layout", "zero1", "--devices", "2").endswith(sample)
+        # Another storage is refused in a line.
+        assert re.search(
+            "moments is .*float32.* in the checkpoint", run("transformer", *command, "--moments", "int8").stderr
+        )
+
+    @pytest.mark.parametrize(("layout", "weights", "state"), [("fsdp", 1, 1), ("zero1", 8, 1), ("replicated", 8, 8)])
+    def test_a_layout_says_what_a_device_holds(self, layout, weights, state):
+        text = output("transformer", "--quick", "--steps", "1", "--layout", layout)
+        (sizes,) = re.findall(
+            rf"^{layout} on 8 devices, bytes on each: ([\d,]+) of weights, ([\d,]+) of state$", text, re.MULTILINE
+        )
+        whole = 4 * (2 * 64 * (2 + 12 * 64) + 128 * 64 + 32 * 64 + 64 + 64 * 128)
+        found = [int(size.replace(",", "")) / (whole / 8) for size in sizes]
+        np.testing.assert_allclose(found, [weights, 2 * state], rtol=1e-3)
+
+    @pytest.mark.parametrize("wrong", [("--layout", "half"), ("--devices", "3"), ("--every", "0")])
+    def test_wrong_arguments_are_told_in_a_line(self, wrong):
+        assert_told_in_a_line("transformer", run("transformer", *wrong))
