@@ -3,6 +3,7 @@
 import os
 import re
 import runpy
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,7 +18,7 @@ import pytest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 WITH_FIGURE = ("population", "rl")
-WITH_ARGUMENTS = (*WITH_FIGURE, "data_parallel", "multi_process", "transformer")
+WITH_ARGUMENTS = (*WITH_FIGURE, "data_parallel", "fsdp_nnx", "multi_process", "transformer")
 
 
 def run(name, *arguments):
@@ -167,6 +168,36 @@ class TestDataParallel:
     @pytest.mark.parametrize("wrong", [("--devices", "0"), ("--devices", "3"), ("--state", "half")])
     def test_wrong_layouts_are_told_in_a_line(self, wrong):
         assert_told_in_a_line("data_parallel", run("data_parallel", *wrong))
+
+
+class TestFsdpNnx:
+    def test_it_learns_in_parts_and_goes_on_from_a_checkpoint(self, tmp_path):
+        command = ["fsdp_nnx", "--quick", "--every", "4", "--folder", str(tmp_path / "saved")]
+        text = output(*command)
+        (first, _, last) = map(float, re.findall(r"^update \d+: loss ([\d.]+), ", text, re.MULTILINE))
+        assert 5 < first < 6
+        assert last < 3.8
+        figures = (
+            r"^update 12: loss [\d.]+, learning_rate 9\.24e-05, gradient_norm [\d.]+, quantization_error 0\.00\d+, "
+        )
+        assert re.search(figures, text, re.MULTILINE)
+        for name in ("weights", "state"):
+            ((part, whole),) = re.findall(rf"^{name}: ([\d,]+) of ([\d,]+) bytes on each of 8", text, re.MULTILINE)
+            assert int(part.replace(",", "")) < 1.1 * int(whole.replace(",", "")) / 8
+        loss = re.compile(r"^loss on text that was not trained on: ([\d.]+)$", re.MULTILINE)
+        (reached,) = loss.findall(text)
+        # As if it had been killed in the last updates.
+        shutil.rmtree(tmp_path / "saved" / "12")
+        resumed = output(*command)
+        assert resumed.startswith("resumed at update 8\n")
+        assert loss.findall(resumed) == [reached]
+        # On another mesh nothing is left to do.
+        (elsewhere,) = loss.findall(output(*command, "--devices", "2", "--model", "1"))
+        assert abs(float(elsewhere) - float(reached)) < 2e-3  # bfloat16 is summed in another order
+
+    @pytest.mark.parametrize("wrong", [("--model", "3"), ("--devices", "6", "--model", "2"), ("--updates", "0")])
+    def test_wrong_arguments_are_told_in_a_line(self, wrong):
+        assert_told_in_a_line("fsdp_nnx", run("fsdp_nnx", *wrong))
 
 
 class TestMultiProcess:
