@@ -7,9 +7,13 @@ With --processes alone the program starts so many processes on this machine, on 
 them: when one dies, it ends the others. Without arguments it is one process of a job that Slurm, Kubernetes or a TPU
 pod has started, as in: srun --ntasks 8 python examples/multi_process.py. Where nothing of the kind starts it, give each
 process --processes, --rank and --coordinator.
+
+With --folder, one that all processes see, the training is saved, and the same command goes on from the newest whole
+step, with any number of processes. That needs orbax: pip install "jaxopt-adam[checkpoint]".
 """
 
 import argparse
+import contextlib
 import functools
 import hashlib
 import os
@@ -18,6 +22,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -28,7 +33,7 @@ import optax
 from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jaxopt_adam import adamw, nbytes, state_shardings
+from jaxopt_adam import Optimizer, abstract_state, adamw, nbytes
 from jaxopt_adam.lab.data import embedded, orders
 
 HIDDEN = 256
@@ -86,35 +91,63 @@ def say(line: str) -> None:
     print(f"{line}\n", end="", flush=True)
 
 
-def train(mesh: Mesh, steps: int) -> None:
-    """Train over all devices of all processes, and print what came of it."""
+def saved(folder: Path | None, optimizer: Optimizer) -> Any:
+    """The checkpoints in a folder, as a context; without a folder that of None."""
+    if folder is None:
+        return contextlib.nullcontext()
+    from jaxopt_adam.checkpoint import Checkpoints  # needs orbax
+
+    return Checkpoints(folder, optimizer)
+
+
+def train(mesh: Mesh, steps: int, every: int, folder: Path | None) -> None:
+    """Train over all devices of all processes, or go on with a training, and print what came of it.
+
+    Args:
+        mesh: the devices, along an axis ``data``.
+        steps: the number of steps.
+        every: the number of steps between two checkpoints.
+        folder: the folder of the checkpoints; None for none.
+    """
     rank, ranks = jax.process_index(), jax.process_count()
     digits = embedded()
     images, labels = digits.train
     whole = NamedSharding(mesh, PartitionSpec())
     by_rows = NamedSharding(mesh, PartitionSpec("data"))
     optimizer = adamw(2e-3, weight_decay=0.01, moments="int8")
-    # Weights and state are born in their places: no process ever has all of them.
     start = functools.partial(network, images.shape[1])
-    where = jax.tree.map(lambda leaf: divided(mesh, leaf.shape), jax.eval_shape(start))
-    params = jax.jit(start, out_shardings=where)()
-    where_state = state_shardings(optimizer, params)
-    state = jax.jit(optimizer.init, out_shardings=where_state)(params)
+    params_like = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=divided(mesh, leaf.shape)),
+        jax.eval_shape(start),
+    )
+    like = {"params": params_like, "state": abstract_state(optimizer, params_like)}
+    where = jax.tree.map(lambda leaf: leaf.sharding, like)
 
-    @functools.partial(jax.jit, donate_argnums=(0, 1), out_shardings=(where, where_state, whole))
+    @functools.partial(jax.jit, donate_argnums=(0, 1), out_shardings=(where["params"], where["state"], whole))
     def step(params: Params, state: Any, images: Array, labels: Array) -> tuple[Any, Any, Array]:
         value, gradients = jax.value_and_grad(cost)(params, images, labels)
         updates, state = optimizer.update(gradients, state, params)
         return optax.apply_updates(params, updates), state, value
 
     share = BATCH // ranks
-    for number, batch in enumerate(orders(len(labels), steps, BATCH, seed=0)):
-        own = batch[rank * share : (rank + 1) * share]
-        part = (jax.make_array_from_process_local_data(by_rows, rows[own]) for rows in (images, labels))
-        params, state, value = step(params, state, *part)
-        value.block_until_ready()  # many unfinished steps can deadlock virtual devices
-        if rank == 0 and (number % PROGRESS == 0 or number == steps - 1):
-            print(f"\rstep {number + 1} of {steps}, cost {value:.3f}", end="", file=sys.stderr, flush=True)
+    with saved(folder, optimizer) as checkpoints:  # waits for the last save
+        resumed = None if checkpoints is None else checkpoints.restore(like, numbers="script")
+        if resumed is None:
+            # Weights and state are born in their places: no process ever has all of them.
+            first, params = 0, jax.jit(start, out_shardings=where["params"])()
+            state = jax.jit(optimizer.init, out_shardings=where["state"])(params)
+        else:
+            first, params, state = resumed.step, resumed.tree["params"], resumed.tree["state"]
+            say(f"rank {rank} has resumed at step {first}")
+        for number, batch in enumerate(orders(len(labels), steps, BATCH, seed=0)[first:], first):
+            own = batch[rank * share : (rank + 1) * share]
+            part = (jax.make_array_from_process_local_data(by_rows, rows[own]) for rows in (images, labels))
+            params, state, value = step(params, state, *part)
+            value.block_until_ready()  # many unfinished steps can deadlock virtual devices
+            if rank == 0 and (number % PROGRESS == 0 or number == steps - 1):
+                print(f"\rstep {number + 1} of {steps}, cost {value:.3f}", end="", file=sys.stderr, flush=True)
+            if checkpoints and ((number + 1) % every == 0 or number == steps - 1):
+                checkpoints.save(number + 1, {"params": params, "state": state})
     reached = jax.jit(accuracy, out_shardings=whole)(params, *digits.test)
     if rank == 0:
         print(file=sys.stderr)
@@ -169,12 +202,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, usage=argparse.SUPPRESS)
     parser.add_argument("--quick", action="store_true", help="20 steps, which takes seconds")
     parser.add_argument("--steps", type=int, metavar="N", help="the number of steps; 200 if not given")
+    parser.add_argument("--every", type=int, metavar="N", default=20, help="steps between two checkpoints")
+    parser.add_argument("--folder", type=Path, metavar="FOLDER", help="where checkpoints are kept; none if not given")
     parser.add_argument("--processes", type=int, metavar="N", help="the number of processes")
     parser.add_argument("--devices", type=int, metavar="N", default=4, help="of each process, if it has a CPU only")
     parser.add_argument("--rank", type=int, metavar="I", help="be this one of the processes, from 0")
     parser.add_argument("--coordinator", metavar="HOST:PORT", help="where the process of rank 0 is found")
     arguments = parser.parse_args()
-    for name in ("steps", "processes", "devices"):
+    for name in ("steps", "every", "processes", "devices"):
         if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
             parser.error(f"--{name} must be at least 1, got {getattr(arguments, name)}")
     by_hand = arguments.rank is not None
@@ -207,7 +242,12 @@ def main() -> None:
     here = f"{jax.local_device_count()} of {len(devices)} devices"
     say(f"rank {jax.process_index()} of {jax.process_count()} is process {os.getpid()} with {here}")
     mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,))
-    train(mesh, arguments.steps or (20 if arguments.quick else 200))
+    try:
+        train(mesh, arguments.steps or (20 if arguments.quick else 200), arguments.every, arguments.folder)
+    except ValueError as error:
+        if "restore:" not in str(error) and "Checkpoints:" not in str(error):
+            raise
+        parser.error(str(error))
     jax.distributed.shutdown()  # waits for the others
 
 
