@@ -136,7 +136,8 @@ def _converted(state: Any, note: Note, other_note: Note, kinds: dict[Any, Callab
             entries = kinds[kind](entries, state.count)
         rows.append(entries)
     columns = zip(*rows, strict=True)
-    return state._replace(**{name: field_of(tree, list(column)) for name, column in zip(moments, columns, strict=True)})
+    fields = {name: field_of(tree, list(column), others) for name, column in zip(moments, columns, strict=True)}
+    return state._replace(**fields)
 
 
 def _storages(note: Note, leaves: Sequence[tuple[Path, Any]]) -> list[LeafStorage]:
