@@ -1,6 +1,6 @@
 """A state whose moments are stored in another way."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,7 +26,7 @@ def convert_state(
     state: optax.OptState,
     from_: optax.GradientTransformation,
     to: optax.GradientTransformation,
-    params: optax.Params,
+    params: optax.Params | None = None,
 ) -> optax.OptState:
     """Convert the state of an optimizer to that of one which stores its moments in another way.
 
@@ -37,7 +37,9 @@ def convert_state(
         state: a state of `from_`, of arrays.
         from_: the optimizer of that state. It may be a chain or a wrapper, also one of optax's.
         to: the same optimizer but for the storage of moments: `moments`, and dtypes such as `mu_dtype`.
-        params: the parameters, or :class:`jax.ShapeDtypeStruct` for them.
+        params: the parameters, or :class:`jax.ShapeDtypeStruct` for them. None to find their shapes in the state, which
+            has them unless parameters of 16 bits are mixed with others, or all moments are codes of which two share a
+            byte.
 
     Returns:
         A state of `to`. Its moments are on the devices where those of `state` are, divided in the same way as far as
@@ -45,7 +47,7 @@ def convert_state(
 
     Raises:
         ValueError: if the optimizers differ in anything else, or `state` does not match `from_` and `params`. The error
-            names the first place that differs.
+            names the first place that differs. Also if the shapes of the parameters are not found.
         TypeError: if `state` does not match `from_` and `params`.
 
     Example:
@@ -61,6 +63,7 @@ def convert_state(
         0.100
     """
     _check_configs(from_, to)
+    params = _found_params(state, from_) if params is None else params
     (tree, nodes, notes), (other_tree, other_nodes, other_notes) = (_noted(made, params) for made in (from_, to))
     difference = first_tree_difference(_places(tree, nodes, notes), _places(other_tree, other_nodes, other_notes))
     if difference:
@@ -92,6 +95,46 @@ def _check_configs(from_: Any, to: Any) -> None:
                 f"convert_state: from_ and to must differ in the storage of moments only, but {each.place} is "
                 f"{each.one} in from_ and {each.other} in to"
             )
+
+
+def _found_params(state: Any, optimizer: Any) -> Any:
+    """Structures of parameters of which `init` makes this state; ValueError if none are found."""
+    wanted = _structs(state)
+    for part in _parts(state):
+        leaves, tree = jax.tree.flatten(part)
+        for dtype in (jnp.float32, jnp.bfloat16, jnp.float16):
+            params = tree.unflatten([_like_param(leaf, dtype) for leaf in leaves])
+            try:
+                made = jax.eval_shape(optimizer.init, params)
+            except (TypeError, ValueError):
+                continue
+            if _structs(made) == wanted:
+                return params
+    raise ValueError("convert_state: the shapes of the parameters do not follow from the state; give params")
+
+
+def _parts(state: Any) -> Iterator[Any]:
+    """The parts of a state that may have the tree of the parameters, the outer ones first."""
+    parts = [state]
+    while parts:
+        inside = [
+            each for part in parts for each in jax.tree.leaves(part, is_leaf=lambda node, part=part: node is not part)
+        ]
+        inside = [each for each in inside if jax.tree.leaves(each)]
+        yield from inside
+        parts = [each for each in inside if not jax.tree_util.all_leaves([each])]
+
+
+def _structs(tree: Any) -> Any:
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, [(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves]
+
+
+def _like_param(leaf: Any, dtype: Any) -> jax.ShapeDtypeStruct:
+    """The structure of a parameter, from an array of the same shape."""
+    own = jnp.result_type(leaf)
+    is_other = jnp.issubdtype(own, jnp.complexfloating) or own == jnp.float64
+    return jax.ShapeDtypeStruct(jnp.shape(leaf), own if is_other else dtype)
 
 
 def _noted(optimizer: Any, params: Any) -> tuple[Any, list[Any], list[Note | None]]:

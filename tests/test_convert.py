@@ -306,3 +306,35 @@ class TestErrors:
         optimizer = adafactor(1e-3)
         state = after(optimizer, 2)
         assert_same(convert_state(state, optimizer, optimizer, PARAMS), state)
+
+
+class TestWithoutParams:
+    @pytest.mark.parametrize("one", STORAGES)
+    def test_the_shapes_are_found_in_the_state(self, one):
+        for other in STORAGES:
+            optimizers = adamw(1e-3, moments=one), adamw(1e-3, moments=other)
+            state = after(optimizers[0])
+            assert_same(convert_state(state, *optimizers), convert_state(state, *optimizers, PARAMS))
+
+    def test_within_wrappers_and_of_16_bits(self):
+        def made(moments):
+            inner = observe(chain(clip_by_global_norm(1.0), adamw(1e-3, moments=moments)))
+            return optax.MultiSteps(master_weights(inner), 2).gradient_transformation()
+
+        params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), PARAMS)
+        state = made("float32").init(params)
+        converted = convert_state(state, made("float32"), made("int8"))
+        assert_same(converted, convert_state(state, made("float32"), made("int8"), params))
+
+    def test_a_single_array(self):
+        state = after(adamw(1e-3), 1).mu["w"]
+        state = adamw(1e-3).init(state)
+        assert_same(
+            convert_state(state, adamw(1e-3), adamw(1e-3, moments="int8")),
+            adamw(1e-3, moments="int8").init(PARAMS["w"]),
+        )
+
+    def test_shapes_that_do_not_follow(self):
+        small = made_of("lion", "int4")
+        with pytest.raises(ValueError, match="do not follow from the state; give params"):
+            convert_state(small.init({"w": PARAMS["odd"]}), small, made_of("lion", "float32"))
