@@ -55,11 +55,13 @@ def fill(tree: Any, arrays: Sequence[Any], shapes: Sequence[tuple[int, ...]]) ->
         shapes: the shapes of the parameters.
     """
     filled = jax.tree.unflatten(tree, arrays)
-    if all(np.shape(array) == shape for array, shape in zip(arrays, shapes, strict=True) if hasattr(array, "shape")):
+    others = [array.shape != shape for array, shape in zip(arrays, shapes, strict=True) if hasattr(array, "shape")]
+    if not any(others):
         return filled
     indices = jax.tree.unflatten(tree, range(len(arrays)))
     nodes, structure = jax.tree.flatten(indices, is_leaf=is_box)
-    if not any(map(is_box, nodes)):
+    # As a list, of which a trace makes no call for each leaf.
+    if all([type(node) is int for node in nodes]):  # noqa: C419
         return filled
 
     def renamed(node: Any) -> Any:

@@ -32,6 +32,7 @@ from jaxopt_adam._trees import (
     real_scalars,
     refuse_part,
     scalar_like,
+    within_shard_map,
 )
 from jaxopt_adam._xla import again, fence, is_staged
 from jaxopt_adam.storage._fields import entries_of, field_of
@@ -210,7 +211,7 @@ def leafwise(
         stored, values = rest[: len(present)], real_scalars(*rest[len(present) :], of=tuple(extra))
         storages = storage_of_leaves(present, storage, grads)
         paths = [path for path, _ in grads]
-        for leaf, (path, grad) in zip(storages, grads, strict=True):
+        for leaf, (path, grad) in zip(storages, grads, strict=True) if within_shard_map() else ():
             if not elementwise:
                 refuse_part(path, grad, "this rule computes with all elements of a leaf together")
             if not leaf.is_plain:

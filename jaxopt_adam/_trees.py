@@ -218,6 +218,11 @@ def with_auto_axes(function: Callable[..., Any], arguments: tuple[Any, ...], out
         return anywhere(*arguments)
 
 
+def within_shard_map() -> bool:
+    """True while a function is traced for :func:`jax.shard_map`, which shows it each device's part."""
+    return jax.sharding.AxisType.Manual in jax.sharding.get_abstract_mesh().axis_types
+
+
 def varying_axes(array: Any) -> frozenset[str]:
     """The axes of a mesh over which an array differs from device to device, within :func:`jax.shard_map`.
 
