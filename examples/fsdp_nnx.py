@@ -59,6 +59,11 @@ def dense(inputs: int, outputs: int, axes: tuple[str, str], rngs: nnx.Rngs) -> n
     )
 
 
+def by_rows(x: Array) -> Array:
+    """Activations of which each device has its part of the batch: XLA gathers the weights rather than these."""
+    return jax.lax.with_sharding_constraint(x, PartitionSpec("data"))
+
+
 class Block(nnx.Module):
     """Attention and a network of two layers, each with a norm before it and added to what it got."""
 
@@ -72,20 +77,18 @@ class Block(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         """The activations after the block, of the same shape (batch, length, width)."""
-        # So each device keeps its part of the batch, and XLA gathers the weights rather than the activations.
-        x = jax.lax.with_sharding_constraint(x, PartitionSpec("data"))
         inputs = self.attention_in(self.attention_norm(x)).reshape(*x.shape[:2], 3, HEADS, -1)
         query, key, value = (inputs[:, :, index] for index in range(3))
         seen = jax.nn.dot_product_attention(query, key, value, is_causal=True)
-        x = x + self.attention_out(seen.reshape(x.shape))
-        return x + self.mlp_out(nnx.gelu(self.mlp_in(self.mlp_norm(x))))
+        x = x + by_rows(self.attention_out(seen.reshape(x.shape)))
+        return x + by_rows(self.mlp_out(nnx.gelu(self.mlp_in(self.mlp_norm(x)))))
 
 
 class Transformer(nnx.Module):
     """Characters to the logits of each next character."""
 
     def __init__(self, size: Size, rngs: nnx.Rngs):
-        normal, where = nnx.initializers.normal(0.05), {"out_sharding": ("model", "data")}
+        normal, where = nnx.initializers.normal(0.05), {"out_sharding": ("data", "model")}
         table = functools.partial(nnx.Param, **where)
         self.characters = table(normal(rngs.params(), (128, size.width), jnp.bfloat16))
         self.positions = table(normal(rngs.params(), (size.length, size.width), jnp.bfloat16))
@@ -95,7 +98,7 @@ class Transformer(nnx.Module):
 
     def __call__(self, tokens: Array) -> Array:
         """Float32 logits of shape (batch, length, 128) for tokens of shape (batch, length)."""
-        x = self.characters[...][tokens] + self.positions[...]
+        x = by_rows(self.characters[...][tokens] + self.positions[...])
         for block in self.blocks:
             x = block(x)
         return self.head(self.norm(x)).astype(jnp.float32)
@@ -155,7 +158,7 @@ def train(size: Size, mesh: Mesh, updates: int, every: int, folder: Path | None)
     )
     like = {"params": params_like, "state": abstract_state(optimizer, params_like)}
     where = jax.tree.map(lambda leaf: leaf.sharding, like)
-    whole, by_rows = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
+    whole, along_data = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
 
     def cost(params: Any, text: Array) -> Array:
         logits = nnx.merge(definition, params)(text[:, :-1])
@@ -187,7 +190,7 @@ def train(size: Size, mesh: Mesh, updates: int, every: int, folder: Path | None)
         for update in range(first, updates):
             values, rate = [], optimizer.current_learning_rate(state)
             for number in range(ACCUMULATED * update, ACCUMULATED * (update + 1)):
-                text = jax.device_put(batch(number, size.length), by_rows)
+                text = jax.device_put(batch(number, size.length), along_data)
                 params, state, value = step(optimizer, params, state, text)
                 values.append(float(value))  # and wait: many unfinished steps can deadlock virtual devices
             is_last = update == updates - 1
@@ -198,7 +201,7 @@ def train(size: Size, mesh: Mesh, updates: int, every: int, folder: Path | None)
                 print(f"update {update + 1}:", ", ".join(f"{name} {each:.3g}" for name, each in found.items()))
             if checkpoints and ((update + 1) % every == 0 or is_last):
                 checkpoints.save(update + 1, {"params": params, "state": state})
-    loss = jax.jit(cost, out_shardings=whole)(params, jax.device_put(held_out(size.length), by_rows))
+    loss = jax.jit(cost, out_shardings=whole)(params, jax.device_put(held_out(size.length), along_data))
     for name, tree in (("weights", params), ("state", state)):
         print(f"{name}: {nbytes(tree, on_each_device=True):,} of {nbytes(tree):,} bytes on each of {mesh.size} devices")
     print(f"loss on text that was not trained on: {loss:.6f}")
