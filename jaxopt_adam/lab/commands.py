@@ -393,12 +393,12 @@ def memory(
     cuts = list(dict.fromkeys(cut or memory_lab.CUTS)) if devices else []
     measure = functools.partial(memory_lab.measure, optimizer, moments, weights, gradients, devices=devices or 1)
     try:
-        parts = measure()
+        measured = [measure(cut=each) for each in ("none", *cuts)]
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="'--moments'") from error
-    on_each = {each: measure(cut=each) for each in cuts}
-    total = {"in all": sum(parts.values())}
-    totals = {each: sum(sizes.values()) for each, sizes in on_each.items()}
+    for parts in measured:
+        parts["in all"] = sum(parts.values())
+    whole, *on_each = measured
     _print_table(
         (
             "what is kept",
@@ -407,21 +407,15 @@ def memory(
             *(f"GB on each: {each}" for each in cuts),
         ),
         [
-            (name, f"{size:.3f}", *(_amount(params * each / 1e9) for each in (size, *rest)))
-            for (name, size), *rest in zip(
-                (parts | total).items(),
-                *([*sizes.values(), totals[each]] for each, sizes in on_each.items()),
-                strict=True,
-            )
+            (name, f"{size:.3f}", *(_amount(params * parts[name] / 1e9) for parts in measured))
+            for name, size in whole.items()
         ],
     )
-    fitting = {f"billions that fit: {each}": size for each, size in totals.items()} or {
-        "parameters that fit, in billions": total["in all"]
-    }
+    titles = [f"billions that fit: {each}" for each in cuts] or ["parameters that fit, in billions"]
     _print_table(
-        ("memory of a device", *fitting),
+        ("memory of a device", *titles),
         [
-            (f"{size} GB", *(f"{math.floor(100 * size / each) / 100:,.2f}" for each in fitting.values()))
+            (f"{size} GB", *(f"{math.floor(100 * size / parts['in all']) / 100:,.2f}" for parts in on_each or [whole]))
             for size in memory_lab.DEVICES
         ],
     )
