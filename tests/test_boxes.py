@@ -14,6 +14,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxopt_adam import adafactor, adam_mini, adamw, master_weights, observe, rmsprop, soap
 
 P = PartitionSpec
+pytestmark = pytest.mark.clients
 OPTIMIZERS = {
     "adamw": adamw(1e-2),
     "bfloat16": adamw(1e-2, moments="bfloat16"),

@@ -220,6 +220,9 @@ class TestOthers:
     @pytest.mark.parametrize(
         "optimizer", [adamw(0.1, moments="int8"), observe(adamw(0.1)), stochastic_rounding(adamw(0.1))], ids=str
     )
+    @pytest.mark.skipif(
+        jax.__version_info__ < (0, 10), reason="XLA of JAX 0.9 divides no program with several kinds of memory"
+    )
     def test_host_memory(self, mesh, optimizer):
         """Born in, stepped through and staying in the memory of the host, with the same bits."""
         dtype = jnp.bfloat16 if "stochastic" in str(optimizer) else np.float32
