@@ -2,6 +2,7 @@
 
 import re
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,10 +17,15 @@ from jaxopt_adam import (
     adafactor,
     adam_mini,
     adamw,
+    cautious,
     chain,
+    checked,
+    masked,
     master_weights,
+    named_chain,
     nbytes,
     observe,
+    partition,
     placement,
     rmsprop,
     soap,
@@ -180,6 +186,25 @@ def specs(tree):
     return found
 
 
+INT8 = adamw(1e-3, moments="int8")
+WRAPPERS = {
+    "cautious": cautious(INT8),
+    "checked": checked(INT8),
+    "observe": observe(INT8),
+    "master_weights": master_weights(INT8),
+    "stochastic_rounding": stochastic_rounding(INT8),
+    "chain": chain(clip_by_global_norm(1.0), observe(INT8)),
+    "named_chain": named_chain(("first", clip_by_global_norm(1.0)), ("second", INT8)),
+    "partition": partition(
+        {"a": INT8, "b": adamw(1e-3, moments="int4")}, {"kernel": "a", "whole": "b", "fractions": "a"}
+    ),
+    "masked": masked(INT8, True),
+    "apply_if_finite": optax.apply_if_finite(INT8, 3),
+    "MultiSteps": optax.MultiSteps(INT8, 2).gradient_transformation(),
+    "optax.partition": optax.partition({"a": INT8}, "a"),
+}
+
+
 class TestOthers:
     def test_every_transformation_of_optax(self, mesh):
         """Those with few arguments; the state's tree and shapes are those of init."""
@@ -200,6 +225,27 @@ class TestOthers:
                         lambda leaf: (leaf.shape, leaf.dtype), expected
                     ), name
         assert tried > 90
+
+    @pytest.mark.parametrize("name", WRAPPERS)
+    def test_codes_and_scales_share_a_layout_within_every_wrapper(self, mesh, name):
+        shapes = {"kernel": (64, 200), "whole": (7, 1024), "fractions": (127, 40)}
+        expected = {"kernel": ("data",), "whole": (None, "data"), "fractions": ()}
+        state = abstract_state(WRAPPERS[name], structs(mesh, shapes=shapes), cut="data")
+        found = {
+            (leaf, spec)
+            for path, spec in specs(state).items()
+            for leaf in shapes
+            if re.search(rf"(mu|nu)\['{leaf}'\]", path)
+        }
+        assert found == set(expected.items())
+
+    def test_boxes_stay_and_name_the_axes_of_their_arrays(self, mesh):
+        boxed = {"kernel": nn.Partitioned(structs(mesh, shapes={"it": (64, 200)})["it"], ("embed", "mlp"))}
+        state = abstract_state(adamw(0.1, moments="int8"), boxed, cut="data")
+        assert (state.mu["kernel"].names, state.nu["kernel"].names) == (("embed", "mlp"), ("embed", None))
+        assert specs(state)[".mu['kernel'].value"] == specs(state)[".nu['kernel'].value"] == ("data",)
+        state = abstract_state(adafactor(0.1, min_dim_size_to_factor=8), boxed)
+        assert (state.v_row["kernel"].names, state.v_col["kernel"].names) == (("embed",), ("mlp",))
 
     def test_within_a_context_of_a_mesh(self, mesh):
         explicit = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
