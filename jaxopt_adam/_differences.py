@@ -133,7 +133,7 @@ def _same(one: Any, other: Any) -> bool:
 def _text(config: Any) -> str:
     """A config in a few words: the name of a factory rather than all its arguments."""
     if isinstance(config, dict) and len(config) == 1 and isinstance(next(iter(config.values())), (dict, list)):
-        return f"{next(iter(config))}(…)" if _is_value(config) else next(iter(config))
+        return next(iter(config))
     text = json.dumps(config)
     return text if len(text) <= 60 else f"{text[:57]}..."
 

@@ -61,16 +61,17 @@ class Checkpoints:
 
     Args:
         folder: a path, which may be of a kind that orbax knows, such as ``gs://``. It is made by the first save.
-        optimizer: the optimizer of the training. One that :func:`~jaxopt_adam.to_config` cannot write, such as one of
-            optax's own, is not compared with that of the checkpoint; the tree is.
+        optimizer: the optimizer of the training, which is written beside the arrays and compared when they are read;
+            None for no comparison but that of the tree, as for an optimizer of optax's own.
         keep: how many steps are kept, at least 1. Older ones are deleted after a newer one is whole.
-        known: factories and functions by name, as for :func:`~jaxopt_adam.to_config`.
+        known: factories and functions by name, such as the function of a mask, as for
+            :func:`~jaxopt_adam.to_config`.
 
     Attributes:
         optimizer: the optimizer whose numbers the next save writes. Set it if they change during the training.
 
     Raises:
-        TypeError: if `keep` is not an integer.
+        TypeError: if `keep` is not an integer, or :func:`~jaxopt_adam.to_config` cannot write the optimizer.
         ValueError: if `keep` is less than 1, or the folder holds something else.
 
     Example:
@@ -107,6 +108,7 @@ class Checkpoints:
         # Codes hardly compress, and to try holds up the training.
         self._orbax = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler(use_compression=False))
         self._newest = max(self._steps(), default=-1)
+        self._config()  # which may raise
 
     def __enter__(self) -> Self:
         return self
@@ -228,8 +230,8 @@ class Checkpoints:
         Raises:
             TypeError: if a leaf of `like` has no sharding; the error names its path.
             ValueError: if no step is whole, if it is of another optimizer, storage or tree, or if numbers differ and
-                `numbers` is None. The error names the first place that differs, and what each has there. Also if
-                `numbers` is "checkpoint" and one of the optimizers is none that :func:`~jaxopt_adam.to_config` writes.
+                `numbers` is None. The error names the first place that differs, and what each has there. Also if only
+                this object has an optimizer, or `numbers` is "checkpoint" and one of both has none.
         """
         if numbers not in (None, "script", "checkpoint"):
             raise ValueError(f"restore: numbers must be 'script', 'checkpoint' or None, got {numbers!r}")
@@ -301,8 +303,11 @@ class Checkpoints:
             differences = list(config_differences(to_config(saved, self._known), own, self._known or ()))
         elif numbers == "checkpoint":
             whose = "script" if own is None else "checkpoint"
+            raise ValueError(f'{where}: numbers="checkpoint" needs the optimizers of both; the {whose} has none')
+        elif own is not None:
             raise ValueError(
-                f'{where}: numbers="checkpoint" needs optimizers that to_config writes; the {whose} has none'
+                f"{where} was saved without an optimizer, so there is none to compare; give Checkpoints None in place "
+                "of the optimizer to compare the tree only"
             )
         other = next((each for each in differences if each.kind != "numbers"), None)
         tree = first_tree_difference(record["tree"], places)
@@ -338,11 +343,16 @@ class Checkpoints:
         return jax.tree_util.tree_map_with_path(lambda path, leaf: _found(restored, path, leaf), like)
 
     def _config(self) -> dict[str, Any] | None:
-        """The optimizer as a dictionary; None for one that no dictionary can say."""
+        """The optimizer as a dictionary; None for none."""
+        if self.optimizer is None:
+            return None
         try:
             return to_config(self.optimizer, self._known)
-        except TypeError:
-            return None
+        except TypeError as error:
+            raise TypeError(
+                f"Checkpoints: the optimizer cannot be written beside the arrays: {error}. Or give None in place of "
+                "it: then only the tree is compared"
+            ) from None
 
     def _path(self, step: int) -> Any:
         return self._folder / str(step)

@@ -140,7 +140,9 @@ def abstract_state(
 def _struct(path: Path, leaf: Any) -> jax.ShapeDtypeStruct:
     sharding = getattr(leaf, "sharding", None)
     if not isinstance(sharding, NamedSharding):
-        what = type(leaf).__name__ if sharding is None else sharding
+        what = sharding
+        if sharding is None:
+            what = "one without" if isinstance(leaf, jax.ShapeDtypeStruct) else type(leaf).__name__
         raise TypeError(
             f"{leaf_name(path)} must be an array or a jax.ShapeDtypeStruct with a NamedSharding, got {what}"
         )
