@@ -245,9 +245,13 @@ class PlacedArray:
     is_whole: bool
 
 
+_FEW = 4
+"""The largest number of single numbers that have a row each in the text of a placement."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """Where the arrays of a tree live; as text a table of them, the largest part first.
+    """Where the arrays of a tree live; as text a table of them, the largest part first, and many numbers in one row.
 
     Args:
         arrays: one :class:`PlacedArray` for each array.
@@ -269,9 +273,15 @@ class Placement:
     def __str__(self) -> str:
         marked = set(map(id, self.whole))
         rows = [("array", "", "divided", "bytes", "on each device")]
-        for array in sorted(self.arrays, key=lambda each: -each.nbytes_on_each_device):
+        numbers = [array for array in self.arrays if array.text.endswith("[]")]
+        numbers = numbers if len(numbers) > _FEW else []
+        arrays = [array for array in self.arrays if array not in numbers]
+        for array in sorted(arrays, key=lambda each: -each.nbytes_on_each_device):
             spec = f"{array.spec} (!)" if id(array) in marked else array.spec
             rows.append((array.name, array.text, spec, f"{array.nbytes:,}", f"{array.nbytes_on_each_device:,}"))
+        if numbers:
+            sums = (sum(getattr(each, name) for each in numbers) for name in ("nbytes", "nbytes_on_each_device"))
+            rows.append((f"{len(numbers)} numbers", "", "", *(f"{size:,}" for size in sums)))
         rows.append(("all", "", "", f"{self.nbytes:,}", f"{self.nbytes_on_each_device:,}"))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [

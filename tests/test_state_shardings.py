@@ -330,6 +330,14 @@ class TestPlacement:
         assert table.nbytes_on_each_device == nbytes(state, on_each_device=True)
         assert "(!)" not in str(placement(jnp.zeros(1000)))
 
+    def test_many_numbers_have_one_row(self, mesh):
+        table = placement(abstract_state(observe(adamw(0.1)), structs(mesh)))
+        numbers = [array for array in table.arrays if array.text.endswith("[]")]
+        assert len(numbers) > 40
+        assert f"{len(numbers)} numbers" in str(table)
+        assert len(str(table).splitlines()) == len(table.arrays) - len(numbers) + 3
+        assert "scalar" in str(placement(abstract_state(adamw(0.1), structs(mesh))))
+
     def test_memory_that_is_not_the_devices(self, mesh):
         state = abstract_state(adamw(0.1), structs(mesh), memory_kind="pinned_host")
         assert "whole in pinned_host" in str(placement(state))
