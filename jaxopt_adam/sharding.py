@@ -280,8 +280,8 @@ class Placement:
             spec = f"{array.spec} (!)" if id(array) in marked else array.spec
             rows.append((array.name, array.text, spec, f"{array.nbytes:,}", f"{array.nbytes_on_each_device:,}"))
         if numbers:
-            sums = (sum(getattr(each, name) for each in numbers) for name in ("nbytes", "nbytes_on_each_device"))
-            rows.append((f"{len(numbers)} numbers", "", "", *(f"{size:,}" for size in sums)))
+            size, part = (sum(getattr(each, name) for each in numbers) for name in ("nbytes", "nbytes_on_each_device"))
+            rows.append((f"{len(numbers)} numbers", "", "", f"{size:,}", f"{part:,}"))
         rows.append(("all", "", "", f"{self.nbytes:,}", f"{self.nbytes_on_each_device:,}"))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [
