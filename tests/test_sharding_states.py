@@ -159,11 +159,7 @@ TYPED = {
 """Shapes and specs, of a leaf each, for what optax checks of the types of a state's arrays."""
 
 
-@pytest.mark.parametrize(
-    ("rule", "storage"),
-    [pytest.param(*each.values, marks=pytest.mark.layouts if each.values[1] == "int4" else ()) for each in ALL],
-    ids=str,
-)
+@pytest.mark.parametrize(("rule", "storage"), ALL, ids=str)
 def test_the_types_of_a_state(rule, storage):
     """Optax's checks: `init` of a structure, and the same types after `init` and `update`, within jit and without."""
     optimizer = made(rule, storage)
