@@ -66,7 +66,10 @@ def fill(tree: Any, arrays: Sequence[Any], shapes: Sequence[tuple[int, ...]]) ->
         return filled
 
     def renamed(node: Any) -> Any:
-        [index] = jax.tree.leaves(node)
+        own = jax.tree.leaves(node)
+        if not own:  # a box around what a mask has left out
+            return node
+        [index] = own
         array, shape = arrays[index], shapes[index]
         if not is_box(node) or not hasattr(array, "shape") or np.shape(array) == shape:
             return jax.tree.unflatten(jax.tree.structure(node), [array])
