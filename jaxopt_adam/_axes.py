@@ -1,8 +1,7 @@
 """The axes that an array of a state shares with its parameter, and the names that flax's boxes give to axes."""
 
 import functools
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -73,13 +72,17 @@ def fill(tree: Any, arrays: Sequence[Any], shapes: Sequence[tuple[int, ...]]) ->
         array, shape = arrays[index], shapes[index]
         if not is_box(node) or not hasattr(array, "shape") or np.shape(array) == shape:
             return jax.tree.unflatten(jax.tree.structure(node), [array])
+        axes = axes_by_length(shape, np.shape(array))
+        kept = [
+            axis if axis is not None and size in (shape[axis], shape[axis] / 2) else None
+            for axis, size in zip(axes, np.shape(array), strict=True)
+        ]
         if hasattr(node, "names"):
-            return node.replace(value=array, names=_names(node.names, shape, np.shape(array), {}))
+            return node.replace(value=array, names=_names(node.names, shape, kept))
         if not hasattr(node, "get_metadata"):
             return node.replace_boxed(array)
         of_axes = {name: node.get_metadata(name, None) for name in _OF_AXES}
-        sizes = jax.sharding.get_abstract_mesh().shape
-        known = {name: _names(names, shape, np.shape(array), sizes) for name, names in of_axes.items() if names}
+        known = {name: _names(names, shape, kept) for name, names in of_axes.items() if names}
         return node.replace(array, **known)
 
     return jax.tree.unflatten(structure, list(map(renamed, nodes)))
@@ -89,24 +92,7 @@ _OF_AXES = "out_sharding", "sharding", "sharding_names", "optimizer_sharding"
 """The metadata of a variable of nnx's that has an entry for each axis."""
 
 
-def _names(
-    names: Any, param_shape: tuple[int, ...], shape: tuple[int, ...], sizes: Mapping[str, int]
-) -> tuple[Any, ...]:
-    """The names of an array's axes, from those of its parameter.
-
-    An axis of another length keeps its name where two elements share a byte, or where the name is an axis of the mesh,
-    of which the `sizes` are, that divides it. The step would divide it too.
-    """
-    of_param = [*names, *[None] * (len(param_shape) - len(names))]
-
-    def name_of(axis: int | None, size: int) -> Any:
-        if axis is None:
-            return None
-        name = of_param[axis]
-        together = (name,) if isinstance(name, str) else name or ()
-        is_alike = size in (param_shape[axis], param_shape[axis] / 2)
-        divides = all(each in sizes for each in together) and size % math.prod(sizes[each] for each in together) == 0
-        return name if is_alike or divides else None
-
-    axes = range(len(shape)) if len(shape) == len(param_shape) else axes_by_length(param_shape, shape)
-    return tuple(map(name_of, axes, shape))
+def _names(names: Any, shape: tuple[int, ...], axes: Axes) -> tuple[Any, ...]:
+    """The names of an array's axes, from those of its parameter."""
+    of_param = [*names, *[None] * (len(shape) - len(names))]
+    return tuple(None if axis is None else of_param[axis] for axis in axes)

@@ -42,17 +42,6 @@ def assert_close(name, one, expected):
     assert np.mean(np.abs(np.asarray(one) - np.asarray(expected))) < tolerance
 
 
-def specs(state):
-    """The spec of each array, without None at its end."""
-    found = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
-        spec = list(leaf.sharding.spec)
-        while spec and spec[-1] is None:
-            spec.pop()
-        found[jax.tree_util.keystr(path)] = tuple(spec)
-    return found
-
-
 class Model(nn.Module):
     with_init: staticmethod
 
@@ -129,12 +118,8 @@ def test_nnx_with_sharding_annotations(mesh, name):
     with jax.set_mesh(mesh):
         model, optimizer = create_sharded()
         assert model.one.kernel.get_value().sharding.spec == P("data", "model")
-        start = specs(nnx.state(optimizer))
         for _ in range(2):
             step(model, optimizer, x)
-        # Biases have no annotation, so the compiler may divide them, and their moments with them.
-        end = {path: spec for path, spec in specs(nnx.state(optimizer)).items() if "kernel" in path}
-        assert {path: (start[path], spec) for path, spec in end.items() if spec != start[path]} == {}
     with jax.set_mesh(jax.make_mesh((1, 1), ("data", "model"), axis_types=(AxisType.Auto,) * 2)):
         alone, with_alone = create()
     for _ in range(2):
