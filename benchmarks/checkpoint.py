@@ -1,4 +1,4 @@
-"""What a checkpoint takes: python -m benchmarks.checkpoint [--parameters N] [--moments NAME] [--folder FOLDER].
+"""Bytes and times of a checkpoint: python -m benchmarks.checkpoint [--parameters N] [--moments NAME] [--folder FOLDER].
 
 The bytes on disk of AdamW's state beside those in memory; the time that a save takes, and that for which it holds up
 the training; and the time to read the checkpoint, with its files checked. It prints the results and writes no table.

@@ -144,7 +144,7 @@ def _noted(optimizer: Any, params: Any) -> tuple[Any, list[Any], list[Note | Non
 
 
 def _places(tree: Any, nodes: list[Any], notes: list[Note | None]) -> dict[str, str]:
-    """What is at each place of a state, in words, without the storage of moments."""
+    """A text for each place of a state, without the storage of moments."""
     texts = [_rule_text(node, note) if note else array_text(node) for node, note in zip(nodes, notes, strict=True)]
     return described(jax.tree.unflatten(tree, texts), lambda _, text: text)
 
@@ -188,7 +188,7 @@ def _storages(note: Note, leaves: Sequence[tuple[Path, Any]]) -> list[LeafStorag
 
 
 def _is_same(storage: LeafStorage, other: LeafStorage) -> bool:
-    """Whether both store the moments of a leaf in the same numbers."""
+    """True if both store the moments of a leaf in the same numbers."""
     texts, other_texts = (
         [(array_texts(entry), each.in_words(name)) for name, entry in zip(each.names, each.entries, strict=True)]
         for each in (storage, other)

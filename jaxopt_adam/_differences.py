@@ -1,4 +1,4 @@
-"""What two optimizers, or two trees of arrays, differ in: the places, and in words what each has there."""
+"""Differences of two optimizers, or of two trees of arrays: their places, and in words what each has there."""
 
 import dataclasses
 import json
@@ -46,7 +46,7 @@ def config_differences(one: Any, other: Any, known: Collection[str] = (), place:
         return
     if _is_value(one, known) and _is_value(other, known):
         yield from _value_differences(one, other, place)
-    elif isinstance(one, dict) and isinstance(other, dict) and _keys(one) == _keys(other):
+    elif isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
         for key in one:
             # A factory is named like a function, and its arguments by their names.
             here = f"{place}.{key}".lstrip(".") if key.isidentifier() else f"{place}[{key!r}]"
@@ -67,7 +67,7 @@ def _value_differences(one: Any, other: Any, place: str) -> Iterator[Difference]
     if _same(one, other):
         return
     is_tree = isinstance(one, dict) and isinstance(other, dict) and "array" not in one
-    if is_tree and _keys(one) == _keys(other):
+    if is_tree and one.keys() == other.keys():
         for key in one:
             here = f"{place}.{key}" if key.isidentifier() else f"{place}[{key!r}]"
             yield from _value_differences(one[key], other[key], here)
@@ -79,7 +79,7 @@ def _value_differences(one: Any, other: Any, place: str) -> Iterator[Difference]
 
 
 def _is_value(config: Any, known: Collection[str] = ()) -> bool:
-    """Whether a config is a number, an array, a schedule or a tree of these."""
+    """True for the config of a number, an array, a schedule or a tree of these."""
     if isinstance(config, (int, float)):
         return not isinstance(config, bool)
     if isinstance(config, list):
@@ -99,10 +99,6 @@ def _is_value(config: Any, known: Collection[str] = ()) -> bool:
         if name in factories():
             return False
     return all(_is_value(each, known) for each in config.values())
-
-
-def _keys(config: Mapping[str, Any]) -> set[str]:
-    return set(config)
 
 
 def _storage(config: Any) -> Any:
@@ -142,7 +138,7 @@ def _text(config: Any) -> str:
 
 
 def described(tree: Any, describe: Callable[[Path, Any], str] | None = None) -> dict[str, str]:
-    """What is at each place of a tree, in order: dtype and shape of an array, and the type of a named tuple.
+    """A text for each place of a tree, in order: dtype and shape of an array, and the type of a named tuple.
 
     Args:
         tree: the tree.

@@ -38,7 +38,7 @@ Numbers = Literal["script", "checkpoint"]
 
 @dataclasses.dataclass(frozen=True)
 class Resumed:
-    """What :meth:`Checkpoints.restore` has found.
+    """A step that :meth:`Checkpoints.restore` has read.
 
     Args:
         step: the step that was saved.

@@ -16,7 +16,7 @@ REPOSITORY = Path(__file__).parent.parent
 PAGE = REPOSITORY / "docs" / "design.md"
 OUTSIDE = {"jax", "numpy", "optax", "chex"} | sys.stdlib_module_names
 EXTRA = {"checkpoint": {"etils", "orbax"}}
-"""What a room imports besides that, which an extra installs."""
+"""Packages of extras, by the room that imports them besides those."""
 PUBLIC_NAMES = "public names"
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from placing import specs
 from test_family import FACTORIES, TABLE
 from test_sharding import jit_as_users_do
 
@@ -73,17 +74,6 @@ def arrays(sizes, seed, count):
 
 def put(tree, sizes, mesh):
     return {name: jax.device_put(leaf, NamedSharding(mesh, LEAVES[sizes][name][1])) for name, leaf in tree.items()}
-
-
-def specs(tree):
-    """The spec of each array, without None at its end."""
-    found = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        spec = list(getattr(leaf.sharding, "spec", ()))
-        while spec and spec[-1] is None:
-            spec.pop()
-        found[jax.tree_util.keystr(path)] = tuple(spec)
-    return found
 
 
 def assert_same_specs(one, other, what):

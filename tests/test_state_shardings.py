@@ -10,8 +10,8 @@ import optax
 import optax.contrib
 import pytest
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
+from placing import specs
 
-import jaxopt_adam
 from jaxopt_adam import (
     abstract_state,
     adafactor,
@@ -176,16 +176,6 @@ class TestCut:
             state_shardings(adamw(0.1), structs(mesh), memory_kind="hot")
 
 
-def specs(tree):
-    found = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        spec = list(leaf.sharding.spec)
-        while spec and spec[-1] is None:
-            spec.pop()
-        found[jax.tree_util.keystr(path)] = tuple(spec)
-    return found
-
-
 INT8 = adamw(1e-3, moments="int8")
 WRAPPERS = {
     "cautious": cautious(INT8),
@@ -341,8 +331,3 @@ class TestPlacement:
     def test_memory_that_is_not_the_devices(self, mesh):
         state = abstract_state(adamw(0.1), structs(mesh), memory_kind="pinned_host")
         assert "whole in pinned_host" in str(placement(state))
-
-
-def test_public_names():
-    for name in ("state_shardings", "abstract_state", "placement", "Placement", "PlacedArray"):
-        assert hasattr(jaxopt_adam, name)
