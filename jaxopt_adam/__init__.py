@@ -111,4 +111,7 @@ from jaxopt_adam.weights._stalled import stalled_fraction as stalled_fraction
 from jaxopt_adam.weights._stochastic import StochasticRoundingState as StochasticRoundingState
 from jaxopt_adam.weights._stochastic import stochastic_rounding as stochastic_rounding
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
+
+# The version of the layout of states: their fields, and how moments are stored in fewer bits. 1 was that of 0.1.0.
+__state_layout__ = 2

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import jaxopt_adam
 from jaxopt_adam._config import from_config, to_config
 from jaxopt_adam._differences import array_text, config_differences, described, first_tree_difference
 from jaxopt_adam._trees import Path, leaf_name
@@ -144,6 +145,7 @@ class Checkpoints:
             )
         record = {
             "format": _FORMAT,
+            "layout": jaxopt_adam.__state_layout__,
             "step": step,
             "optimizer": self._config(),
             "tree": described(tree, _leaf_text),
@@ -292,6 +294,12 @@ class Checkpoints:
         where = f"restore: step {step} in {self._folder}"
         if record["format"] != _FORMAT:
             raise ValueError(f"{where} has format {record['format']}, and this version reads {_FORMAT}")
+        layout = jaxopt_adam.__state_layout__
+        if record["layout"] != layout:
+            raise ValueError(
+                f"{where} has a state of layout {record['layout']}, and jaxopt_adam {jaxopt_adam.__version__} reads "
+                f"{layout}; restore it with the version that has saved it"
+            )
         config, own, saved = record["optimizer"], self._config(), self.optimizer
         differences = []
         if config is not None and own is not None:

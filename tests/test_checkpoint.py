@@ -518,6 +518,14 @@ class TestOther:
         with pytest.raises(ValueError, match=r"step 20 in .* has format 2, and this version reads 1"):
             restored(folder)
 
+    def test_another_layout(self, written, tmp_path):
+        folder = tmp_path / "copy"
+        shutil.copytree(written, folder)
+        path = folder / "20" / RECORD
+        path.write_text(sealed(unsealed(path.read_text()) | {"layout": 1}))
+        with pytest.raises(ValueError, match=r"step 20 in .* has a state of layout 1, and jaxopt_adam .* reads 2; "):
+            restored(folder)
+
 
 # ----------------------------------------------------------------------------------------------- processes of their own
 
