@@ -8,7 +8,7 @@ from pathlib import Path
 import jaxopt_adam
 
 sys.path.insert(0, str(Path(__file__).parent))
-from rule_table import bytes_a_parameter, moments
+from rule_table import bytes_a_parameter, moments, state
 from sphinx.pycode import ModuleAnalyzer
 
 from jaxopt_adam.lab.memory import RULES
@@ -61,7 +61,10 @@ def say_what_rules_share(app, what, name, factory, options, lines):
     if what == "function" and factory in RULES.values():
         kept = ", ".join(f"``{moment}``" for moment in moments(factory)) or "no moments"
         size = f"{bytes_a_parameter(factory):.3g} bytes"
-        text = f"**Memory:** {kept}; {size} for each parameter of a float32 matrix of 1,024 × 1,024."
+        text = (
+            f"**Memory:** {kept}, in :class:`{state(factory)}`; {size} for each parameter of a float32 matrix of "
+            "1,024 × 1,024."
+        )
         first = next(i for i, line in enumerate(lines) if line.startswith(":param"))
         lines[first:first] = [text, ""]
         end = next(i for i, line in enumerate(lines) if line.lower().startswith(":return"))

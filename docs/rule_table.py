@@ -143,6 +143,11 @@ TEXTS = {
 }
 
 
+def state(factory: Callable[..., Optimizer]) -> str:
+    """The name of the type of a rule's state."""
+    return type(jax.eval_shape(factory(0.1).init, MATRIX)).__name__
+
+
 def moments(factory: Callable[..., Optimizer]) -> list[str]:
     """The names of the moments that a rule keeps for a matrix."""
     state = jax.eval_shape(factory(0.1).init, MATRIX)

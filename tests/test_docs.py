@@ -35,11 +35,11 @@ pages = pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relativ
 texts = pytest.mark.parametrize("page", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
 
 
-def entries():
-    """The names that the reference has entries for, with the module of each."""
+def entries(page):
+    """The names that a page of the reference has entries for, with the module of each."""
     module = None
     for kind, name in re.findall(
-        r"^\.\. (currentmodule|autofunction|autoclass|autodata):: (\S+)$", reference(), re.MULTILINE
+        r"^\.\. (currentmodule|autofunction|autoclass|autodata):: (\S+)$", page.read_text(), re.MULTILINE
     ):
         if kind == "currentmodule":
             module = importlib.import_module(name)
@@ -47,11 +47,7 @@ def entries():
             yield module, name
 
 
-def reference():
-    return (DOCS / "reference.md").read_text()
-
-
-ENTRIES = list(entries())
+ENTRIES = [entry for page in PAGES for entry in entries(page)]
 FUNCTIONS = [(module, name) for module, name in ENTRIES if inspect.isfunction(getattr(module, name))]
 CLASSES = [(module, name) for module, name in ENTRIES if inspect.isclass(getattr(module, name))]
 
@@ -80,6 +76,33 @@ class TestReference:
         public = [name for module, name in ENTRIES if module is jaxopt_adam]
         assert len(public) == len(set(public))
         assert set(public) == set(PUBLIC)
+
+    def test_entries_are_in_the_reference(self):
+        assert {page.parent for page in PAGES if any(entries(page))} == {DOCS / "reference"}
+
+    @pytest.mark.parametrize("rule", RULES)
+    def test_a_rule_has_a_page_with_its_state_and_links_to_others(self, rule):
+        page = DOCS / "reference" / f"{rule}.md"
+        text = page.read_text()
+        names = [name for _, name in entries(page)]
+        state = RULE_TABLE["state"](RULES[rule])
+        users = [each for each in RULES if RULE_TABLE["state"](RULES[each]) == state]
+        described = [each for each in users if f".. autoclass:: {state}\n" in (page.parent / f"{each}.md").read_text()]
+        assert text.startswith(f"# {rule}\n")
+        assert names[0] == rule
+        assert not set(names[1:]) & set(RULES)
+        assert len(described) == 1, f"{state} has its entry with one of the rules that have such a state"
+        linked = re.findall(r"^- \{func\}`~jaxopt_adam\.(\w+)` .*\.$", text.partition("## See also")[2], re.MULTILINE)
+        assert linked
+        assert set(linked) <= set(RULES) - {rule}
+
+    def test_the_page_of_the_command_line_has_each_command(self):
+        from jaxopt_adam.lab.commands import app
+
+        text = (DOCS / "reference" / "command_line.md").read_text()
+        commands = [command.callback.__name__ for command in app.registered_commands]
+        assert re.findall(r"^## (\w+)$", text, re.MULTILINE) == commands
+        assert re.findall(r'usage\("(\w+)"\)', text) == commands
 
     @named(FUNCTIONS)
     def test_a_function_describes_its_arguments_its_result_and_its_errors(self, module, name):

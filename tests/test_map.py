@@ -148,7 +148,7 @@ PLACES = {
     "tests/oracles/__init__.py": '    "{0}": ',
     "tests/test_family.py": '    "{0}": Row(',
     "docs/rule_table.py": '    "{0}": Texts(',
-    "docs/reference.md": ".. autofunction:: {0}\n",
+    "docs/reference.md": "\nreference/{0}\n",
     "README.md": "`{0}`",
 }
 """The files that name every rule, each with the text by which it does."""
