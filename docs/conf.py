@@ -23,16 +23,17 @@ copyright = author  # noqa: A001
 release = jaxopt_adam.__version__
 
 extensions = [
+    "equations",
     "myst_nb",
     "sphinx.ext.autodoc",
-    "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
 ]
 exclude_patterns = ["_build", "jupyter_execute", "tables"]
 html_theme = "furo"
 html_title = "jaxopt_adam"
-html_static_path = []
+html_static_path = ["static"]
+html_math_renderer = "mathml"
 
 myst_heading_anchors = 3
 myst_enable_extensions = ["amsmath", "colon_fence", "dollarmath"]

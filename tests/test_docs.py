@@ -192,6 +192,9 @@ class TestCode:
         assert settings["nitpicky"] is True
         assert "sphinx.ext.viewcode" in settings["extensions"]  # entries link to their source
         assert not settings.keys() & {"nb_execution_excludepatterns", "nb_execution_allow_errors"}
+        # Equations are converted by the build; a script that does so in the browser comes from elsewhere.
+        assert settings["html_math_renderer"] == "mathml"
+        assert "sphinx.ext.mathjax" not in settings["extensions"]
         # Neither what is left out of the build has pages of its own.
         assert settings["exclude_patterns"] == ["_build", "jupyter_execute", "tables"]
 
