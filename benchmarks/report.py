@@ -56,7 +56,7 @@ def ratios(case: dict[str, Any], contestant: str, beside: str | None = None) -> 
 
 def section(scene: dict[str, Any]) -> str:
     """A scene's title, text and table."""
-    return f"### {scene['title']}\n\n{scene['text']}\n\n{tables(scene)}"
+    return f"## {scene['title']}\n\n{scene['text']}\n\n{tables(scene)}"
 
 
 def tables(scene: dict[str, Any]) -> str:
@@ -102,7 +102,7 @@ def losses(scenes: dict[str, Any]) -> str:
                     rows.append((median, [*row, f"{most:.2f}" if most else ""]))
     head = ["scene", "work", "ours", "beside", "relative", "range", "meant to be at most"]
     rows = [row for _, row in sorted(rows, key=lambda pair: -pair[0])]
-    return "### Where it is slower\n\n" + (table(head, rows) if rows else "Nowhere.\n")
+    return "## Where it is slower\n\n" + (table(head, rows) if rows else "Nowhere.\n")
 
 
 def _pairs(case: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -182,19 +182,22 @@ def plot(scene: dict[str, Any], target: Path) -> None:
 
 
 def write(scenes: dict[str, Any], docs: Path) -> None:
-    """Write the measurements, the page and the plots below the folder of the documentation. Other scenes stay."""
+    """Write the measurements, the tables and the plots below the folder of the documentation. Other scenes stay."""
     kept = docs / "tables" / "speed.json"
     known = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
     known = {name: scene for name in SCENES if (scene := scenes.get(name) or known.get(name))}
     kept.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
-    (docs / "tables" / "speed.md").write_text(page(known), encoding="utf-8")
+    rules = {name: scene for name, scene in known.items() if name == "rules"}  # a table as long as all others together
+    others = {name: scene for name, scene in known.items() if name != "rules"}
+    for name, text in {"slower": losses(known), "speed": page(others), "speed_rules": page(rules)}.items():
+        (docs / "tables" / f"{name}.md").write_text(text, encoding="utf-8")
     if "growth" in scenes:
         plot(scenes["growth"], docs / "images" / "growth.png")
 
 
 def page(scenes: dict[str, Any]) -> str:
-    """All scenes for readers, with what is slower first."""
-    parts = [losses(scenes)]
+    """Scenes for readers."""
+    parts = []
     for name, scene in scenes.items():
         versions = ", ".join(f"{library} {version}" for library, version in scene["versions"].items())
         parts.append(section(scene))
