@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from rule_table import bytes_a_parameter, moments, state
 from sphinx.pycode import ModuleAnalyzer
 
+from jaxopt_adam import _hyperparameters as KINDS  # noqa: N812
 from jaxopt_adam.lab.memory import RULES
 
 # For the pages' kernels, each of which starts in the folder of its page.
@@ -80,8 +81,13 @@ def say_what_rules_share(app, what, name, factory, options, lines):
 def say_what_a_kind_is(app, what, name, kind, options, lines):
     """Give the entry of a kind of arguments the text below it in its module; the kind itself has that of `typing`."""
     if what == "data":
-        texts = ModuleAnalyzer.for_module("jaxopt_adam._hyperparameters").find_attr_docs()
+        texts = ModuleAnalyzer.for_module(KINDS.__name__).find_attr_docs()
         lines[:] = texts["", name.rpartition(".")[2]]
+
+
+def say_where_a_kind_is(app, module, name):
+    """Give the module of a kind of arguments; the kind itself has that of the type that it is made of."""
+    return KINDS.__name__ if hasattr(KINDS, name) else None
 
 
 def write_the_article(app):
@@ -96,3 +102,4 @@ def setup(app):
     app.connect("builder-inited", write_the_article)
     app.connect("autodoc-process-docstring", say_what_rules_share, priority=900)
     app.connect("autodoc-process-docstring", say_what_a_kind_is)
+    app.connect("viewcode-follow-imported", say_where_a_kind_is)

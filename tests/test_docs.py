@@ -32,6 +32,28 @@ CELL = re.compile(
 )
 FENCE = re.compile(r"^(`{3,}|:{3,})([^\n`]*)\n(.*?)^\1$", re.MULTILINE | re.DOTALL)
 
+# What the documentation links to outside: hosts, and on hosts where anyone may have an address, the part before.
+KNOWN = [
+    "arxiv.org",
+    "distill.pub",
+    "docs.jax.dev",
+    "docs.kidger.site",
+    "docs.pytorch.org",
+    "doi.org",
+    "github.com/bitsandbytes-foundation/bitsandbytes",
+    "github.com/databricks/flashoptim",
+    "github.com/pytorch/ao",
+    "optax.readthedocs.io",
+    "orbax.readthedocs.io",
+    "proceedings.mlr.press",
+    "www.3blue1brown.com",
+    "www.cs.toronto.edu",
+    "www.mathnet.ru",
+]
+# What has addresses: the pages and the article, and the docstrings, which the reference shows.
+WITH_ADDRESSES = [*TEXTS, ROOT / "CHANGELOG.md", *sorted((ROOT / "jaxopt_adam").rglob("*.py"))]
+WITH_ADDRESSES += sorted((ROOT / "jaxopt_adam").rglob("*.html"))
+
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(DOCS)))
 texts = pytest.mark.parametrize("page", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
 
@@ -258,6 +280,13 @@ class TestLinks:
                 found = jaxopt_adam
                 for name in target.removeprefix("jaxopt_adam.").split("."):
                     found = getattr(found, name)
+
+    @pytest.mark.parametrize("path", WITH_ADDRESSES, ids=lambda path: str(path.relative_to(ROOT)))
+    def test_addresses_outside_are_of_known_places(self, path):
+        for address in re.findall(r"\bhttps?://[^\s\"'`<>)\]]+", path.read_text()):
+            scheme, _, place = address.partition("://")
+            assert scheme == "https", address
+            assert any(place == known or place.startswith(f"{known}/") for known in KNOWN), address
 
     def test_every_page_is_in_one_table_of_contents(self):
         listed = []
