@@ -99,7 +99,7 @@ def library(moments: StorageName) -> Contestant:
 
 
 def other(form: Format) -> Contestant:
-    """Adam with moments in another library's format."""
+    """Adam with moments in another library's format, whose update is computed before the moments are rounded."""
 
     def init(weights: Params) -> Any:
         kept = {name: form.store(zeros, zeros) for name, zeros in optax.tree.zeros_like(weights).items()}
@@ -113,8 +113,8 @@ def other(form: Format) -> Contestant:
         kept, after = {}, {}
         for name, (mu, nu) in loaded(state).items():
             grad = grads[name]
-            kept[name] = form.store(jaxopt_adam.ema(mu, grad, B1), jaxopt_adam.ema(nu, grad**2, B2))
-            after[name] = direction(*form.load(kept[name], grad.shape), count)
+            new = jaxopt_adam.ema(mu, grad, B1), jaxopt_adam.ema(nu, grad**2, B2)
+            after[name], kept[name] = direction(*new, count), form.store(*new)
         return after, (count, kept, state[2])
 
     def nu(state: Any) -> Params:
