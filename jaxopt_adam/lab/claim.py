@@ -53,25 +53,26 @@ class Comparison:
     def sentence(self) -> str:
         """The judgement in words, with its figures."""
         rates = (
-            f"learning rate {self.descent_rate:g}"
+            f"{self.descent_rate:g}"
             if self.descent_rate == self.adam_rate
-            else f"learning rates {self.descent_rate:g} and {self.adam_rate:g}"
+            else f"{self.descent_rate:g} and {self.adam_rate:g}"
         )
         descent = (
-            f"mini-batch gradient descent was at {100 * self.descent_accuracy:.1f} % after {self.iterations} iterations"
+            f"Mini-batch gradient descent reached an accuracy of {100 * self.descent_accuracy:.1f} % after "
+            f"{self.iterations} iterations"
         )
-        adam = (
-            f"Adam reached 94 % after {self.adam_iterations} ({100 * self.adam_iterations / self.iterations:.0f} %)"
-            if self.adam_iterations is not None
-            else f"Adam never reached 94 %, and was at {100 * self.adam_accuracy:.1f} % after a third of them"
-        )
+        if self.adam_iterations is None:
+            adam = f"Adam never reached 94 %, and was at {100 * self.adam_accuracy:.1f} % after a third of these"
+        else:
+            share = f"{100 * self.adam_iterations / self.iterations:.0f} % of these {self.iterations}"
+            adam = f"Adam reached 94 % after {self.adam_iterations} iterations, {share}"
         if self.held:
             judgement = "The claim held"
         elif self.adam_part:
-            judgement = "The claim did not hold, since gradient descent did better than about 79 %"
+            judgement = "The claim did not hold, because gradient descent did better than about 79 %"
         else:
-            judgement = "The claim did not hold"
-        return f"{self.setting} ({rates}): {descent}; {adam}. {judgement}."
+            judgement = "The claim did not hold, because Adam took more than about a third of the iterations"
+        return f"{self.setting} ({rates}): {descent}. {adam}. {judgement}."
 
 
 def compare(descent: Outcome, adam: Outcome) -> list[Comparison]:
@@ -106,13 +107,13 @@ def verdict(comparisons: Sequence[Comparison], data: str) -> str:
     *equal, best = comparisons
     seeds = f"{best.seeds} seed{'s' if best.seeds > 1 else ''}"
     what = (
-        f"The article's claim (94 % with Adam in about a third of the iterations, 79 % before): on {data}, with "
-        f"{best.iterations} iterations and {seeds},"
+        "The article's claim is that Adam reaches 94 % in about a third of the iterations in which mini-batch gradient "
+        f"descent reaches 79 %. On {data}, with {best.iterations} iterations and {seeds},"
     )
     held = [f"{each.adam_rate:g}" for each in equal if each.held]
     if held:
         which = f"{len(held)} of the {len(equal)} learning rates tried ({', '.join(held)})"
     else:
         which = f"none of the {len(equal)} learning rates tried"
-    second = f"{'and' if bool(held) == best.held else 'but'} it {'held' if best.held else 'did not hold'}"
-    return f"{what} it held at equal learning rate for {which}, {second} with each rule at its own best learning rate."
+    second = f"It {'also held' if best.held and held else 'held' if best.held else 'did not hold'}"
+    return f"{what} it held at {which} when both rules had the same one. {second} when each rule had its own best."
