@@ -110,18 +110,19 @@ def _sentence(decay: float, corrected: int, moment: int, weights: np.ndarray) ->
     recent = weights[: round(memory)].sum() / weights.sum()
     # Weights beyond the lags that are drawn are negligible unless the decay is close to one.
     total = "1" if corrected else number(float(1 - decay**moment))
-    share = f", and the last {number(memory)} of them have {100 * recent:.0f} % of that" if moment > memory else ""
-    after = "the correction divides by 1 − βᵗ, so" if corrected else "without correction"
-    plural = "s" if moment > 1 else ""
-    return f"At t = {moment} the average has seen {moment} value{plural}; {after} their weights sum to {total}{share}."
+    values = "value. Its weight is" if moment == 1 else "values. Their weights sum to"
+    after = ", because they were divided by 1 − βᵗ" if corrected else ""
+    last = "last value has" if memory == 1 else f"last {number(memory)} values have"
+    share = f" The {last} {100 * recent:.0f} % of that." if moment > memory else ""
+    return f"At t = {moment} the average has seen {moment} {values} {total}{after}.{share}"
 
 
 def _plots() -> tuple[Plot, ...]:
     signal = Plot(
         "averages-signal",
-        "A noisy signal and its average",
-        "Two hundred noisy values like a year's temperatures, the wave without the noise, and the weighted average "
-        "running through them.",
+        "Noisy values and their average",
+        "Two hundred noisy values like the temperatures of a year, the wave without the noise, and the weighted "
+        "average that runs through them.",
         (
             Trace(
                 "signal",
@@ -146,7 +147,7 @@ def _plots() -> tuple[Plot, ...]:
             ),
             Trace(
                 "now",
-                "this t",
+                "average at this t",
                 "now-x",
                 "now-y",
                 style={"mode": "markers", "marker": {"size": 12, "color": "--stop", "symbol": "diamond"}},
@@ -157,9 +158,9 @@ def _plots() -> tuple[Plot, ...]:
     )
     weights = Plot(
         "averages-weights",
-        "What each value weighs",
-        "The weight of each past value in the average, falling geometrically with its age, and a line at the age of 1 "
-        "over 1 minus beta.",
+        "The weight of each value",
+        "The weight of each past value in the average, which falls geometrically with the age of the value, and a line "
+        "at the age 1 over 1 minus beta.",
         (
             Trace(
                 "weights",

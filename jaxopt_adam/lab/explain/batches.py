@@ -171,10 +171,10 @@ def _sentence(row: int) -> str:
     parts = []
     for name, size in SIZES.items():
         cost = number(float(_grid()[name][1][row, -1]))
-        what = {"all": f"all {examples:,} examples", "mini": f"mini-batches of {size}", "one": "single examples"}[name]
+        what = {"all": f"All {examples:,} examples", "mini": f"Mini-batches of {size}", "one": "Single examples"}[name]
         spent, seen = STEPS * _seconds()[name], STEPS * (size or examples)
-        parts.append(f"{what}: cost {cost}, {seen:,} examples seen, {number(1000 * spent)} ms")
-    return f"After {STEPS} iterations: {'; '.join(parts)}."
+        parts.append(f"{what}: cost {cost}, {seen:,} examples seen, {number(1000 * spent)} ms.")
+    return f"After {STEPS} iterations. {' '.join(parts)}"
 
 
 def facts() -> dict[str, str]:
@@ -201,9 +201,10 @@ def _plots() -> tuple[Plot, ...]:
 
     way = Plot(
         "batches-path",
-        "The way that the weights take",
-        "The paths of the weights for the three batch sizes, projected on the plane in which they vary most, over the "
-        "contours of the cost: smooth with all examples, trembling with mini-batches, staggering with single examples.",
+        "The path of the weights",
+        "The paths of the weights for the three batch sizes over the contours of the cost, projected on the plane in "
+        "which the weights vary most. The path is smooth with all examples, rougher with mini-batches, and staggers "
+        "with single examples.",
         (
             ground(18),
             *(
@@ -219,8 +220,8 @@ def _plots() -> tuple[Plot, ...]:
     )
     cost = Plot(
         "batches-cost",
-        "Cost of all training examples",
-        "The cost of all training examples, on a logarithmic scale, for the three batch sizes.",
+        "Cost over all training examples",
+        "The cost over all training examples for the three batch sizes, on a logarithmic scale.",
         tuple(
             Trace(name, titles[name], f"{name}-at", f"{name}-cost", style=look(name, marked=False))
             for name in ("one", "mini", "all")
@@ -238,7 +239,7 @@ BATCHES = Section(
     "batches",
     (
         Control("learning_rate", "Learning rate α", RATES, 0.3),
-        Control("against", "Cost against", AGAINST, "iterations", ["iterations", "examples seen", "seconds"]),
+        Control("against", "Cost by", AGAINST, "iterations", ["iterations", "examples seen", "seconds"]),
     ),
     _plots(),
     fields,

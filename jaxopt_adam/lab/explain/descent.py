@@ -165,25 +165,25 @@ def _sentence(row: int, rows: dict[str, np.ndarray], end: Any) -> str:
     sides = np.sign(rows["path-y"][row, : min(points, 20)])
     flips = (sides[1:] * sides[:-1] < 0).mean()
     if points <= STEPS:
-        return (
-            f"Diverges: every step ends higher on the other wall than it began, and step {points} leaves the picture."
-        )
+        return f"Diverges: every step ends higher up on the opposite wall, and step {points} leaves the picture."
     if end.value[row] > 1:
         return (
-            f"Bounces: from one wall to the other, for ever as high. The stopping rule is taken in: two successive "
-            f"values are alike after {steps} steps, at a height of {height}."
+            f"Bounces: the path jumps from wall to wall and stays at one height. The stopping rule is deceived: it "
+            f"stops the walk after {steps} steps at a height of {height}."
         )
     if steps > STEPS:
         return (
-            f"Crawls: after {STEPS} steps it is still at a height of {last}. It would take {steps:,} to satisfy the "
-            f"stopping rule, at a height of {height}."
+            f"Crawls: after {STEPS} steps the path is still at a height of {last}. The stopping rule would end the "
+            f"walk after {steps:,} steps at a height of {height}."
         )
     if flips > 0.5:
         return (
-            f"Oscillates: it jumps from wall to wall, a little lower each time, and stops after {steps} steps at a "
-            f"height of {height}."
+            f"Oscillates: the path jumps from wall to wall, a little lower each time. It stops after {steps} steps at "
+            f"a height of {height}."
         )
-    return f"Converges: it slides down without overshooting, and stops after {steps} steps at a height of {height}."
+    return (
+        f"Converges: the path slides down without overshooting. It stops after {steps} steps at a height of {height}."
+    )
 
 
 def _plots() -> tuple[Plot, ...]:
@@ -191,8 +191,8 @@ def _plots() -> tuple[Plot, ...]:
     flat = path_plot(
         "descent-path",
         "From above",
-        "Contours of a long valley, seen from above, and the path of gradient descent from the left end towards the "
-        "lowest point in the middle.",
+        "Contours of a long valley, seen from above, and the path of gradient descent from the left towards the lowest "
+        "point in the middle.",
         path("path", "gradient descent", "descent", x="path-x", y="path-y", length="points", symbol="circle"),
         Trace("stop", "stops here", "stop-x", "stop-y", length="stops", style=stop),
     )
@@ -277,7 +277,7 @@ def _plots() -> tuple[Plot, ...]:
     value = curves(
         "descent-value",
         "Height at each step",
-        "The height, on a logarithmic scale, against the steps.",
+        "The height at each step, on a logarithmic scale.",
         "height f",
         curve("value", "height", "value", "descent", x="t0", length="points"),
         Trace("stop", "stops here", "stop-step", "stop-value", length="stops", style=stop),

@@ -77,7 +77,9 @@ def facts() -> dict[str, str]:
     images = data.embedded()
     comparisons = claim.compare(_run("sgd", SETTINGS), _run("adam", SETTINGS))
     sizes = images.sizes
-    return {
+    finals = {f"race-final {rule}": _run(rule, SETTINGS) for rule in ("momentum", "adam")}
+    return {name: f"{_accuracy(each)[each.best, -1]:.1f}" for name, each in finals.items()} | {
+        "claim-before": f"{100 * claim.MOST_BEFORE:.0f}",
         "race-verdict": claim.verdict(comparisons, images.name),
         "race-train": f"{sizes['train']:,}",
         "race-test": f"{sizes['test']:,}",
@@ -97,8 +99,9 @@ def _plots() -> tuple[Plot, ...]:
 
     accuracy = Plot(
         "race-accuracy",
-        "Accuracy on images not trained on",
-        "The test accuracy of four rules against the iterations, at the slider's learning rate or each at its best.",
+        "Accuracy on new images",
+        "The test accuracy of four rules after each iteration, at the learning rate of the slider or each at its own "
+        "best.",
         tuple(
             Trace(rule, titles[rule], "iterations", f"{rule}-accuracy", style=look(rule, marked=False))
             for rule in RULES
@@ -108,8 +111,8 @@ def _plots() -> tuple[Plot, ...]:
     )
     rates = Plot(
         "race-rates",
-        "After the last iteration, by learning rate",
-        "The test accuracy of the four rules after the last iteration, against the learning rate.",
+        "Accuracy after the last iteration",
+        "The test accuracy of the four rules after the last iteration, for each learning rate.",
         (
             *(Trace(rule, titles[rule], "rates", f"{rule}-final", style=look(rule, marked=True)) for rule in RULES),
             Trace(
@@ -132,8 +135,8 @@ def _plots() -> tuple[Plot, ...]:
 RACE = Section(
     "race",
     (
-        Control("learning_rate", "Learning rate α, for all", SETTINGS.learning_rates, 0.03),
-        Control("best", "Each rule at its own best instead", (False, True), False),
+        Control("learning_rate", "Learning rate α of all rules", SETTINGS.learning_rates, 0.03),
+        Control("best", "Each rule at its own best learning rate", (False, True), False),
     ),
     _plots(),
     fields,

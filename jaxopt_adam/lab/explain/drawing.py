@@ -120,7 +120,7 @@ def path_plot(plot: str, title: str, label: str, *paths: Trace) -> Plot:
     )
     minimum = Trace(
         "minimum",
-        "lowest",
+        "lowest point",
         "minimum-x",
         "minimum-y",
         style=mark | {"marker": {"symbol": "star", "size": 12, "color": "--ink"}},

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from jaxopt_adam.lab import interrupt
-from jaxopt_adam.lab.explain import batches, descent, digits, encoding, paths
+from jaxopt_adam.lab.explain import batches, descent, digits, encoding, needed, paths
 from jaxopt_adam.lab.explain.averages import AVERAGES
 from jaxopt_adam.lab.explain.drawing import number
 from jaxopt_adam.lab.explain.section import Control, Field, Section
@@ -45,7 +45,7 @@ def build(progress: Callable[[str], None] = lambda _: None) -> str:
             interrupt.check()
             progress(name)
             fields[name] = section.fields()
-        parts = _facts()
+        parts = _facts() | {"table needed": needed.table()}
     interrupt.check()
     for name, section in SECTIONS.items():
         parts[f"controls {name}"] = "\n".join(
@@ -189,7 +189,7 @@ def _content(section: Section, fields: Mapping[str, Field]) -> bytes:
 
 def _facts() -> dict[str, str]:
     """Numbers and sentences for the text."""
-    found = batches.facts() | digits.facts() | paths.facts()
+    found = batches.facts() | digits.facts() | needed.facts()
     found |= {f"code {name}": code for name, code in CODE.items()}
     return {name: html.escape(value) for name, value in found.items()}
 

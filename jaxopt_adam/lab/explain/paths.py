@@ -11,7 +11,6 @@ from jaxopt_adam.lab.explain.drawing import curve, curves, ground_fields, held, 
 from jaxopt_adam.lab.explain.section import Control, Field, Plot, Section
 from jaxopt_adam.lab.explain.surfaces import SURFACES
 from jaxopt_adam.lab.explain.walks import RULES, STEPS, best, inside, one, settled, walk_grid
-from jaxopt_adam.lab.landscape import STEEPNESS
 
 SYMBOLS = {"descent": "circle", "momentum": "square", "rmsprop": "diamond", "adam": "triangle-up"}
 DASHES = {"descent": "dot", "momentum": "dash", "rmsprop": "dashdot", "adam": "solid"}
@@ -101,10 +100,10 @@ def _sentences(rule: str, others: tuple[str, ...], named: Mapping[str, np.ndarra
         if points <= STEPS:
             text = f"Diverges: step {points} leaves the picture"
         elif needed is not None:
-            text = f"Arrives: from step {needed} on it is below 1 % of the height it started from"
+            text = f"Arrives: from step {needed} on, the path stays below 1 % of its starting height"
         else:
             part = number(100 * values[-1] / values[0])
-            text = f"Not there: after {STEPS} steps it is at {part} % of the height it started from"
+            text = f"Not there: after {STEPS} steps the path is at {part} % of its starting height"
         sentences[place] = f"{text}. {beside[place[0]]}."
     return sentences.tolist()
 
@@ -118,6 +117,11 @@ def _compared(rule: str, surface: str) -> str:
     needed = settled(values, len(values))
     rate = number(best(rule, surface)["learning_rate"])
     return f"{RULES[rule].title} (α = {rate}) needs {f'more than {STEPS} steps' if needed is None else needed}"
+
+
+def _listed(names: list[str]) -> str:
+    """Names in a sentence."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def _plots(rule: str, others: tuple[str, ...]) -> tuple[Plot, ...]:
@@ -141,16 +145,16 @@ def _plots(rule: str, others: tuple[str, ...]) -> tuple[Plot, ...]:
     plots = [
         path_plot(
             f"{rule}-path",
-            "The way down",
-            f"Contours of the surface and the path of {title} over it; thinner, {' and '.join(names)} at their best "
-            "learning rates.",
+            "The path",
+            f"Contours of the surface and the path of {title} over it. Thinner lines show {_listed(names)}, each at "
+            "its best learning rate.",
             *ways,
             path("path", title, rule, x="path-x", y="path-y", length="points", symbol=SYMBOLS[rule]),
         ),
         curves(
             f"{rule}-value",
             "Height at each step",
-            f"The height of {title} on a logarithmic scale, against the steps, beside the other rules.",
+            f"The height that {title} has reached at each step, on a logarithmic scale, beside {_listed(names)}.",
             "height f",
             *(
                 curve(
@@ -176,8 +180,8 @@ def _plots(rule: str, others: tuple[str, ...]) -> tuple[Plot, ...]:
                 curves(
                     f"{rule}-{moment}",
                     f"{letter} and {letter}̂: the {what}",
-                    f"The {what} {letter} of {title} in one coordinate, and {letter} hat, the same with bias "
-                    "correction, against the steps.",
+                    f"The {what} {letter} of {title} in one coordinate at each step, and {letter} hat, which is "
+                    f"{letter} with bias correction.",
                     f"{letter}, {letter}̂",
                     curve(moment, letter, moment, "plain", dash="dash"),
                     curve(f"{moment}_hat", f"{letter}̂, corrected", f"{moment}-hat", rule, width=2),
@@ -194,9 +198,9 @@ def _plots(rule: str, others: tuple[str, ...]) -> tuple[Plot, ...]:
     plots.append(
         curves(
             f"{rule}-step",
-            "The step itself",
-            f"The step that {title} takes along x and along y, at each step.",
-            "step",
+            "The length of each step",
+            f"The distance that {title} moves along x and along y in each step.",
+            "change",
             curve("step-x", "along x", "step-x", "along"),
             curve("step-y", "along y", "step-y", "across", dash="dash", width=2),
             *bounds,
@@ -205,13 +209,13 @@ def _plots(rule: str, others: tuple[str, ...]) -> tuple[Plot, ...]:
     return tuple(plots)
 
 
-def _section(rule: str, others: tuple[str, ...], learning_rate: float) -> Section:
+def _section(rule: str, others: tuple[str, ...], learning_rate: float, surface: str = "valley") -> Section:
     usual = {"learning_rate": learning_rate} | dict(RULES[rule].usual)
     controls = [
-        Control("surface", "Surface", tuple(SURFACES), "valley", [each.title for each in SURFACES.values()]),
+        Control("surface", "Surface", tuple(SURFACES), surface, [each.title for each in SURFACES.values()]),
         *(Control(axis, LABELS[axis], values, usual[axis]) for axis, values in RULES[rule].axes.items()),
         Control("bias_correction", "Bias correction", (False, True), RULES[rule].corrected),
-        Control("coordinate", "Below, show", COORDINATES, "y", ["the x coordinate", "the y coordinate"]),
+        Control("coordinate", "Averages shown below", COORDINATES, "y", ["along x", "along y"]),
     ]
     return Section(
         rule,
@@ -225,16 +229,4 @@ def _section(rule: str, others: tuple[str, ...], learning_rate: float) -> Sectio
 
 MOMENTUM = _section("momentum", ("descent",), 0.1)
 RMSPROP = _section("rmsprop", ("descent", "momentum"), 0.1)
-ADAM = _section("adam", ("descent", "momentum", "rmsprop"), 0.3)
-
-
-def facts() -> dict[str, str]:
-    """Numbers for the text: each rule's best setting on each surface, and the steps that it needs there."""
-    found = {"steps": str(STEPS), "steepness": number(STEEPNESS)}
-    for rule, surface in itertools.product(RULES, SURFACES):
-        setting = best(rule, surface)
-        way = one(RULES[rule], surface, setting, bias_correction=RULES[rule].corrected)
-        needed = settled(way["value"], STEPS + 1)
-        found[f"best {rule} {surface}"] = number(setting["learning_rate"])
-        found[f"needed {rule} {surface}"] = f"more than {STEPS}" if needed is None else str(needed)
-    return found
+ADAM = _section("adam", ("descent", "momentum", "rmsprop"), 1.0, surface="turned")
