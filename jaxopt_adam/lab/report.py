@@ -1,14 +1,15 @@
 """The report of a race: a page, its figures, and the figures' numbers."""
 
-import base64
 import html
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
-from jaxopt_adam.lab import figures
+from jaxopt_adam.lab import figures, styles
 from jaxopt_adam.lab.claim import Comparison, telling
 from jaxopt_adam.lab.data import Digits
 from jaxopt_adam.lab.output import write_json
@@ -23,6 +24,30 @@ COLUMNS = {
     "seconds": "seconds",
 }
 """The columns of the table: their titles on the page, and shorter titles for a terminal."""
+
+STYLES = f"""\
+:root {{ color-scheme: light; {styles.variables("light")} }}
+@media screen and (prefers-color-scheme: dark) {{
+  :root {{ color-scheme: dark; {styles.variables("dark")} }}
+}}
+body {{ font: 1rem/1.5 system-ui, sans-serif; max-width: 52rem; margin: 2rem auto; padding: 0 1rem;
+  background: var(--background); color: var(--ink); overflow-wrap: break-word; }}
+.scroll {{ overflow-x: auto; }}
+table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
+th, td {{ padding: .3rem .7rem; border-bottom: 1px solid var(--grid); text-align: right; }}
+td {{ white-space: nowrap; }}
+th:first-child {{ text-align: left; }}
+figure {{ margin: 2.5rem 0; }}
+figure svg {{ display: block; width: 100%; height: auto; margin: auto; }}
+figure svg text {{ font-family: system-ui, sans-serif !important; fill: var(--ink); }}
+.narrow {{ display: none; max-width: 28rem; margin: auto; }}
+@media (max-width: 52rem) {{
+  .wide {{ display: none; }}
+  .narrow {{ display: block; }}
+  table {{ font-size: .875rem; }}
+  th, td {{ padding: .3rem .35rem; }}
+}}
+.verdict {{ font-size: 1.15rem; border-left: .3rem solid var(--adam); padding-left: 1rem; }}"""
 
 
 def row(outcome: Outcome) -> tuple[str, ...]:
@@ -49,32 +74,40 @@ def write(
 ) -> None:
     """Write ``report.html``, ``results.json`` and the figures into `folder`."""
     pictures = {
-        "accuracy.png": (figures.accuracy_figure(outcomes), "Test accuracy of each rule against iterations"),
-        "cost.png": (figures.cost_figure(outcomes), "Training cost of each rule against iterations"),
-        "rates.png": (figures.rates_figure(outcomes), "Final test accuracy of each rule against the learning rate"),
+        "accuracy": (partial(figures.accuracy_figure, outcomes), "Test accuracy of each rule against iterations"),
+        "cost": (partial(figures.cost_figure, outcomes), "Training cost of each rule against iterations"),
+        "rates": (
+            partial(figures.rates_figure, outcomes),
+            "Final test accuracy of each rule against the learning rate",
+        ),
     }
     if any(outcome.observed for outcome in outcomes):
-        pictures["observed.png"] = (
-            figures.observed_figure(outcomes),
+        pictures["observed"] = (
+            partial(figures.observed_figure, outcomes),
             "Norms of gradients and updates, their ratio to the weights and other figures of each rule's steps",
         )
     if batches:
-        pictures["batches.png"] = (figures.batches_figure(batches), "Cost of gradient descent with three batch sizes")
-    for name, (figure, _) in pictures.items():
-        figures.save(figure, folder / name)
+        pictures["batches"] = (
+            partial(figures.batches_figure, batches),
+            "Cost of gradient descent with three batch sizes",
+        )
+    shown = []
+    for name, (draw, alternative) in pictures.items():
+        wide = draw()
+        figures.save(wide, folder / f"{name}.png")
+        shown.append(_shown(name, wide, draw(narrow=True), alternative))
     write_json(folder / "results.json", _results(digits, settings, outcomes, batches, comparisons, verdict))
-    page = _page(
-        digits,
-        settings,
-        outcomes,
-        comparisons,
-        verdict,
-        {
-            name: (alternative, base64.b64encode((folder / name).read_bytes()).decode())
-            for name, (_, alternative) in pictures.items()
-        },
-    )
+    page = _page(digits, settings, outcomes, comparisons, verdict, "\n".join(shown))
     (folder / "report.html").write_text(page, encoding="utf-8")
+
+
+def _shown(name: str, wide: Figure, narrow: Figure, alternative: str) -> str:
+    """A figure of the page, for a wide screen and for a narrow one; the styles show one of the two."""
+    drawings = "".join(
+        f'<div class="{width}">{figures.svg(figure, f"{name}-{width}")}</div>'
+        for width, figure in (("wide", wide), ("narrow", narrow))
+    )
+    return f'<figure id="{name}" role="img" aria-label="{html.escape(alternative)}">{drawings}</figure>'
 
 
 def _results(
@@ -154,7 +187,7 @@ def _page(
     outcomes: Sequence[Outcome],
     comparisons: Sequence[Comparison],
     verdict: str,
-    pictures: Mapping[str, tuple[str, str]],
+    shown: str,
 ) -> str:
     heads = "".join(f'<th scope="col">{html.escape(column)}</th>' for column in COLUMNS)
     lines = "\n".join(
@@ -168,10 +201,6 @@ def _page(
         "".join(f"<li>{html.escape(each.sentence)}</li>" for each in comparisons if telling(each, comparisons) is which)
         for which in (True, False)
     )
-    shown = "\n".join(
-        f'<figure><img src="data:image/png;base64,{content}" alt="{html.escape(alternative)}"></figure>'
-        for alternative, content in pictures.values()
-    )
     sizes = digits.sizes
     return f"""<!doctype html>
 <html lang="en">
@@ -180,16 +209,7 @@ def _page(
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>The race on handwritten digits</title>
 <style>
-:root {{ color-scheme: light dark; }}
-body {{ font: 1rem/1.5 system-ui, sans-serif; max-width: 52rem; margin: 2rem auto; padding: 0 1rem; }}
-.scroll {{ overflow-x: auto; }}
-table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
-th, td {{ padding: .3rem .7rem; border-bottom: 1px solid #8886; text-align: right; }}
-td {{ white-space: nowrap; }}
-th:first-child {{ text-align: left; }}
-figure {{ margin: 1.5rem 0; }}
-img {{ max-width: 100%; height: auto; background: white; }}
-.verdict {{ font-size: 1.15rem; border-left: .3rem solid #0072b2; padding-left: 1rem; }}
+{STYLES}
 </style>
 </head>
 <body>
