@@ -1,12 +1,14 @@
 """The colours of the rules, by arithmetic: contrast with the background, and distances as the colour-blind see them."""
 
+import importlib.resources
 import itertools
+import re
 
 import numpy as np
 import pytest
 
-from jaxopt_adam.lab import race, styles
-from jaxopt_adam.lab.styles import COLOURS, MARKERS, RULES
+from jaxopt_adam.lab import explain, race, styles
+from jaxopt_adam.lab.styles import COLOURS, DASHES, MARKERS, RULES
 
 # Machado, Oliveira and Fernandes 2009, table 1: complete absence of one kind of cone, for linear RGB.
 SIGHT = {
@@ -89,8 +91,8 @@ def test_the_lines_can_be_told_apart(scheme, sight):
 
 
 def test_each_line_has_its_own_dashes_and_marker():
-    assert {name for name, style in RULES.items() if not style.dash} == {"adam", "sgd"}
-    dashed = [style.dash for style in RULES.values() if style.dash]
+    assert {name for name, style in RULES.items() if style.dash == "solid"} == {"adam", "sgd"}
+    dashed = [DASHES[style.dash] for style in RULES.values() if style.dash != "solid"]
     assert len(set(dashed)) == len(dashed)
     assert len({style.marker for style in RULES.values()}) == len(RULES)
 
@@ -104,3 +106,17 @@ def test_adam_is_the_line_that_the_eye_meets_first(scheme):
             assert chroma(adam.colour(scheme)) > 1.1 * chroma(style.colour(scheme)), name
             assert styles.line("adam")["zorder"] > styles.line(name)["zorder"]
     assert styles.adam_first(["sgd", "adam", "momentum"]) == ["adam", "sgd", "momentum"]
+
+
+def test_the_page_has_the_rules_colours_from_the_table():
+    css = importlib.resources.files(explain).joinpath("page.css").read_text(encoding="utf-8")
+    light, dark = (
+        dict(re.findall(r"--([\w-]+): (#\w{6});", block)) for block in re.findall(r"{(.*?)}", css, re.DOTALL)[:2]
+    )
+    for scheme, variables in (("light", light), ("dark", dark)):
+        assert not {"adam", "rmsprop", "momentum", "descent"} & set(variables)
+        for name in set(variables) & set(COLOURS) - {"grid"}:
+            assert variables[name] == COLOURS[name][scheme == "dark"]
+        # The deepest ground is the darkest that a path crosses.
+        for name in ON_THE_PAGE:
+            assert contrast(RULES[name].colour(scheme), variables["ground-low"]) >= 3, name

@@ -19,14 +19,14 @@ class Style:
     Args:
         light: its colour on a light background, as ``#rrggbb``.
         dark: its colour on a dark background.
-        dash: the lengths of dashes and gaps in turn, in units of the line's width; empty for a solid line.
+        dash: the dashes of its line: a key of :data:`DASHES`.
         width: the width of its line: in points in figures, in pixels on the page.
         marker: the shape of its markers: a key of :data:`MARKERS`.
     """
 
     light: str
     dark: str
-    dash: tuple[float, ...] = ()
+    dash: str = "solid"
     width: float = 1.8
     marker: str = "circle"
 
@@ -34,6 +34,17 @@ class Style:
         """Its colour on a background of that scheme."""
         return self.light if scheme == "light" else self.dark
 
+
+DASHES: Mapping[str, tuple[float, ...]] = {
+    "solid": (),
+    "dot": (1, 1.2),
+    "dash": (4, 1.5),
+    "shortdash": (2, 1),
+    "longdash": (8, 2),
+    "dashdot": (4, 1.2, 1, 1.2),
+    "dashdotdot": (4, 1, 1, 1, 1, 1),
+}
+"""The lengths of dashes and gaps in turn, in units of the line's width. The names are Plotly's where it has one."""
 
 MARKERS = {
     "circle": "o",
@@ -49,13 +60,13 @@ MARKERS = {
 
 RULES: Mapping[str, Style] = {
     "adam": Style("#cc1100", "#ff5a3c", width=3.0, marker="triangle-up"),
-    "batch": Style("#8c8c94", "#9a9089", (1, 1.2), marker="pentagon"),
+    "batch": Style("#8c8c94", "#9a9089", "dot", marker="pentagon"),
     "sgd": Style("#3a3d40", "#e3e8ee", marker="circle"),
-    "momentum": Style("#0a4c9e", "#6c93ee", (4, 1.5), marker="square"),
-    "nesterov": Style("#5f86b5", "#a8ccfa", (2, 1), marker="cross"),
-    "adagrad": Style("#a98a00", "#f2d64b", (4, 1, 1, 1, 1, 1), marker="x"),
-    "adadelta": Style("#7a3a78", "#d873b8", (8, 2), marker="triangle-down"),
-    "rmsprop": Style("#008a60", "#4fe39a", (4, 1.2, 1, 1.2), marker="diamond"),
+    "momentum": Style("#0a4c9e", "#6c93ee", "dash", marker="square"),
+    "nesterov": Style("#5f86b5", "#a8ccfa", "shortdash", marker="cross"),
+    "adagrad": Style("#a98a00", "#f2d64b", "dashdotdot", marker="x"),
+    "adadelta": Style("#7a3a78", "#d873b8", "longdash", marker="triangle-down"),
+    "rmsprop": Style("#008a60", "#4fe39a", "dashdot", marker="diamond"),
 }
 """The rules by the names that the command takes."""
 
@@ -80,20 +91,32 @@ def line(rule: str, scheme: Scheme = "light") -> dict[str, Any]:
     style = RULES[rule]
     return {
         "color": style.colour(scheme),
-        "linestyle": (0, style.dash) if style.dash else "-",
+        "linestyle": (0, DASHES[style.dash]) if DASHES[style.dash] else "-",
         "linewidth": style.width,
         "zorder": 2.5 if rule == "adam" else 2,
     }
 
 
-def plotly_dash(rule: str, width: float) -> str:
-    """The dashes of a rule's line of that width in pixels, for Plotly."""
-    return ",".join(f"{length * width:g}px" for length in RULES[rule].dash) or "solid"
-
-
 def variables(scheme: Scheme) -> str:
-    """The colours as declarations of CSS variables, as in ``--adam: #cc1100;``."""
+    """All colours as declarations of CSS variables, as in ``--adam: #cc1100;``."""
     colours = {name: pair[scheme == "dark"] for name, pair in COLOURS.items()}
-    colours |= {name: style.colour(scheme) for name, style in RULES.items()}
-    colours["descent"] = colours["sgd"]  # the page's name of plain gradient descent
-    return " ".join(f"--{name}: {colour};" for name, colour in colours.items())
+    return " ".join([*(f"--{name}: {colour};" for name, colour in colours.items()), rule_variables(scheme)])
+
+
+def rule_variables(scheme: Scheme) -> str:
+    """The rules' colours as declarations of CSS variables."""
+    return " ".join(f"--{name}: {style.colour(scheme)};" for name, style in RULES.items())
+
+
+def page_styles() -> str:
+    """The rules' colours for the page of the article, which has a switch for its scheme.
+
+    There plain gradient descent is called ``descent``.
+    """
+    renamed = {scheme: rule_variables(scheme).replace("--sgd:", "--descent:") for scheme in ("light", "dark")}
+    return f':root {{ {renamed["light"]} }}\n:root[data-theme="dark"] {{ {renamed["dark"]} }}\n'
+
+
+def on_page(name: str) -> Style | None:
+    """The style of a rule by the page's name of it; None if there is no such rule."""
+    return RULES.get({"descent": "sgd"}.get(name, name))

@@ -143,7 +143,7 @@ def _plots() -> tuple[Plot, ...]:
                 "average mₜ",
                 "t",
                 "average",
-                style={"mode": "lines", "line": {"color": "--adam", "width": 3}},
+                style={"mode": "lines", "line": {"color": "--average", "width": 3}},
             ),
             Trace(
                 "now",
@@ -168,7 +168,7 @@ def _plots() -> tuple[Plot, ...]:
                 "lag",
                 "weights",
                 length="lags",
-                style={"type": "bar", "marker": {"color": "--adam"}},
+                style={"type": "bar", "marker": {"color": "--average"}},
             ),
             Trace(
                 "memory",

@@ -22,8 +22,8 @@ RATES = (0.03, 0.1, 0.3, 1.0)
 AGAINST = ("iterations", "examples", "seconds")
 LOOKS = {
     "all": ("descent", "circle", "solid"),
-    "mini": ("momentum", "square", "dash"),
-    "one": ("rmsprop", "diamond", "dot"),
+    "mini": ("average", "square", "dash"),
+    "one": ("across", "diamond", "dot"),
 }
 
 

@@ -6,18 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from jaxopt_adam.lab import claim, data, interrupt, race
+from jaxopt_adam.lab import claim, data, interrupt, race, styles
 from jaxopt_adam.lab.explain.drawing import line
 from jaxopt_adam.lab.explain.section import Control, Field, Plot, Section, Trace
 
 RULES = ("sgd", "momentum", "rmsprop", "adam")
 SETTINGS = race.Settings()  # those of the command, so that both come to one verdict
-LOOKS = {
-    "sgd": ("descent", "x", "dash"),
-    "momentum": ("momentum", "square", "dashdot"),
-    "rmsprop": ("rmsprop", "diamond", "longdash"),
-    "adam": ("adam", "triangle-up", "solid"),
-}
+LOOKS = {rule: (rule.replace("sgd", "descent"), styles.RULES[rule].marker, styles.RULES[rule].dash) for rule in RULES}
 
 
 @functools.cache
@@ -95,7 +90,8 @@ def _plots() -> tuple[Plot, ...]:
 
     def look(rule: str, *, marked: bool) -> dict[str, Any]:
         colour, symbol, dash = LOOKS[rule]
-        return line(colour, width=2.2, dash=dash, marker={"size": 8, "symbol": symbol} if marked else None)
+        width = styles.RULES[rule].width
+        return line(colour, width=width, dash=dash, marker={"size": 8, "symbol": symbol} if marked else None)
 
     accuracy = Plot(
         "race-accuracy",

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxopt_adam.lab import styles
 from jaxopt_adam.lab.explain.section import Field, Plot, Trace
 from jaxopt_adam.lab.explain.surfaces import BOX, SURFACES, grid_points
 from jaxopt_adam.lab.landscape import heights
@@ -56,9 +57,22 @@ def ground_fields() -> dict[str, Field]:
     }
 
 
+def look(rule: str, *, own: bool = True) -> dict[str, Any]:
+    """The width and dashes of a rule's line; it is wider in the rule's `own` section."""
+    style = styles.on_page(rule)
+    if style is None:
+        return {"width": 2.5, "dash": "solid"}
+    return {"width": max(style.width, 2.5) if own else 0.85 * style.width, "dash": style.dash}
+
+
+def rank(rule: str) -> dict[str, Any]:
+    """The place in the legend: Adam is the first, although it is drawn last."""
+    return {"legendrank": 1} if rule == "adam" else {}
+
+
 def line(colour: str, *, width: float, dash: str, marker: dict[str, Any] | None = None) -> dict[str, Any]:
     """The style of a line, with markers in its colour if they are described."""
-    style: dict[str, Any] = {"mode": "lines", "line": {"color": f"--{colour}", "width": width, "dash": dash}}
+    style = {"mode": "lines", "line": {"color": f"--{colour}", "width": width, "dash": dash}} | rank(colour)
     if marker is not None:
         style |= {"mode": "lines+markers", "marker": {"color": f"--{colour}"} | marker}
     return style
@@ -66,7 +80,7 @@ def line(colour: str, *, width: float, dash: str, marker: dict[str, Any] | None 
 
 def curve(key: str, name: str, y: str, colour: str, *, x: str = "t", length: str | None = "steps", **own: Any) -> Trace:
     """A line over the steps."""
-    style = {"mode": "lines", "line": {"color": f"--{colour}", "width": 2.5} | own}
+    style = {"mode": "lines", "line": {"color": f"--{colour}"} | look(colour) | own} | rank(colour)
     return Trace(key, name, x, y, length=length, style=style)
 
 
@@ -80,11 +94,10 @@ def path(
     length: str,
     symbol: str,
     thin: bool = False,
-    dash: str = "solid",
 ) -> Trace:
     """A path over the surface, with a marker at each step."""
     marker = {"size": 4 if thin else 6, "symbol": symbol}
-    style = line(colour, width=1.5 if thin else 2.5, dash=dash, marker=marker)
+    style = line(colour, **look(colour, own=not thin), marker=marker)
     return Trace(key, name, x, y, length=length, style=style)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxopt_adam.lab import interrupt
+from jaxopt_adam.lab import interrupt, styles
 from jaxopt_adam.lab.explain import batches, descent, digits, encoding, needed, paths
 from jaxopt_adam.lab.explain.averages import AVERAGES
 from jaxopt_adam.lab.explain.drawing import number
@@ -59,7 +59,7 @@ def build(progress: Callable[[str], None] = lambda _: None) -> str:
         for name, section in SECTIONS.items()
     )
     parts["plotly"] = encoding.text(_plotly().encode())
-    parts["style"], parts["script"] = _file("page.css"), _file("page.js")
+    parts["style"], parts["script"] = styles.page_styles() + _file("page.css"), _file("page.js")
     return re.sub(r"\{\{([^{}]+)\}\}", lambda match: _part(match[1], parts), _file("page.html"))
 
 

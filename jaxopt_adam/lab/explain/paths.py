@@ -7,13 +7,22 @@ from typing import Any
 
 import numpy as np
 
-from jaxopt_adam.lab.explain.drawing import curve, curves, ground_fields, held, number, path, path_plot, surface_single
+from jaxopt_adam.lab.explain.drawing import (
+    curve,
+    curves,
+    ground_fields,
+    held,
+    look,
+    number,
+    path,
+    path_plot,
+    surface_single,
+)
 from jaxopt_adam.lab.explain.section import Control, Field, Plot, Section
 from jaxopt_adam.lab.explain.surfaces import SURFACES
 from jaxopt_adam.lab.explain.walks import RULES, STEPS, best, inside, one, settled, walk_grid
 
 SYMBOLS = {"descent": "circle", "momentum": "square", "rmsprop": "diamond", "adam": "triangle-up"}
-DASHES = {"descent": "dot", "momentum": "dash", "rmsprop": "dashdot", "adam": "solid"}
 MOMENTS = {"mu": "m", "nu": "v"}
 LABELS = {
     "learning_rate": "Learning rate α",
@@ -138,7 +147,6 @@ def _plots(rule: str, others: tuple[str, ...]) -> tuple[Plot, ...]:
             length=f"{other}-points",
             symbol=SYMBOLS[other],
             thin=True,
-            dash=DASHES[other],
         )
         for other in others
     ]
@@ -164,8 +172,7 @@ def _plots(rule: str, others: tuple[str, ...]) -> tuple[Plot, ...]:
                     other,
                     x="t0",
                     length=f"{other}-points",
-                    width=1.5,
-                    dash=DASHES[other],
+                    **look(other, own=False),
                 )
                 for other in others
             ),
