@@ -48,7 +48,7 @@ def unpacked(table: list[dict], content: bytes) -> dict:
     fields = {}
     for entry in table:
         if "texts" in entry:
-            fields[entry["name"]] = entry["axes"], np.array(entry["texts"])
+            fields[entry["name"]] = entry["axes"], np.array(entry["texts"], object)
             continue
         count = math.prod(entry["shape"])
         bits = words(entry["at"], count)

@@ -1,6 +1,7 @@
 """Section 2: gradient descent by all examples, by mini-batches and by single ones, on handwritten digits."""
 
 import functools
+import math
 import time
 from typing import Any
 
@@ -12,14 +13,16 @@ from jax import Array
 
 from jaxopt_adam import Optimizer, grid, sgd
 from jaxopt_adam.lab import data, interrupt, network
-from jaxopt_adam.lab.explain.drawing import ground, line, number
+from jaxopt_adam.lab.explain.drawing import ground, line, number, ticks
 from jaxopt_adam.lab.explain.section import Control, Field, Plot, Section, Trace
 
 STEPS = 400
 SIZES = {"all": None, "mini": 16, "one": 1}
 """The batch sizes; None for all examples."""
 RATES = (0.03, 0.1, 0.3, 1.0)
-AGAINST = ("iterations", "examples", "seconds")
+AGAINST = ("iterations", "examples", "time")
+COST_RANGE = (0.1, 15.0)
+COST_TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10)
 LOOKS = {
     "all": ("descent", "circle", "solid"),
     "mini": ("average", "square", "dash"),
@@ -129,14 +132,35 @@ def _placed(name: str, weights: np.ndarray, costs: np.ndarray) -> dict[str, np.n
     """The fields of paths with any leading axes."""
     mean, directions = _plane()
     places = (weights - mean) @ directions
-    return {f"{name}-x": places[..., 0], f"{name}-y": places[..., 1], f"{name}-cost": costs[..., 1:]}
+    return {f"{name}-x": places[..., 0], f"{name}-y": places[..., 1], f"{name}-cost": costs}
+
+
+def _unit(name: str, against: str) -> float:
+    """What one iteration takes: 1, examples, or milliseconds."""
+    if against == "examples":
+        return SIZES[name] or len(_digits()[1])
+    return 1000 * _seconds()[name] if against == "time" else 1
+
+
+def _origin(against: str) -> float:
+    """The place of step 0. A logarithmic axis has no zero, so there it is a little to the left of the first step."""
+    return 0.0 if against == "iterations" else min(_unit(name, against) for name in SIZES) / 3
 
 
 def _abscissa(name: str, against: str) -> np.ndarray:
-    steps = np.arange(1, STEPS + 1)
-    if against == "examples":
-        return steps * (SIZES[name] or len(_digits()[1]))
-    return steps * _seconds()[name] if against == "seconds" else steps
+    return np.append(_origin(against), np.arange(1, STEPS + 1) * _unit(name, against))
+
+
+def _ticks(against: str) -> dict[float, str]:
+    """The labels of the axis by their places: hundreds of iterations, or 0 and powers of ten."""
+    if against == "iterations":
+        return {each: str(each) for each in range(0, STEPS + 1, 100)}
+    units = [_unit(name, against) for name in SIZES]
+    first, last = math.ceil(math.log10(min(units))), math.floor(math.log10(STEPS * max(units)))
+    labels = {_origin(against): "0"}
+    for power in range(first, last + 1):
+        labels[10.0**power] = f"{10 ** (power - 3)}k" if power >= 3 else f"{10.0**power:g}"
+    return labels
 
 
 def single(learning_rate: float, against: str) -> dict[str, np.ndarray]:
@@ -146,7 +170,7 @@ def single(learning_rate: float, against: str) -> dict[str, np.ndarray]:
     for name, size in SIZES.items():
         way = _train(sgd(learning_rate), images, labels, _orders(size))
         found |= _placed(name, _flat(way), np.asarray(_costs(way, images, labels)))
-        if against != "seconds":  # measured anew each time, so no two results are equal
+        if against != "time":  # measured anew each time, so no two results are equal
             found[f"{name}-at"] = _abscissa(name, against)
     return found | _grounds(found)
 
@@ -159,8 +183,11 @@ def fields() -> dict[str, Field]:
     found = {field: Field(("learning_rate",), values) for field, values in placed.items()}
     for name in SIZES:
         found[f"{name}-at"] = Field(("against",), np.stack([_abscissa(name, each) for each in AGAINST]))
-    units = ["iterations", "examples seen", "seconds, compilation not counted"]
+    units = ["iterations", "examples seen", "milliseconds, without compilation"]
     found["against-title"] = Field(("against",), units)
+    labels = [_ticks(each) for each in AGAINST]
+    found["against-places"] = Field(("against",), [list(each) for each in labels])
+    found["against-labels"] = Field(("against",), [list(each.values()) for each in labels])
     found["against-type"] = Field(("against",), ["linear", "log", "log"])
     found["sentence"] = Field(("learning_rate",), [_sentence(row) for row in range(len(RATES))])
     return found
@@ -197,7 +224,10 @@ def _plots() -> tuple[Plot, ...]:
     def look(name: str, *, marked: bool) -> dict[str, Any]:
         colour, symbol, dash = LOOKS[name]
         marker = {"symbol": symbol, "size": 6, "maxdisplayed": 12} if marked else None
-        return line(colour, width=1.8, dash="solid" if marked else dash, marker=marker)
+        style = line(colour, width=1.8, dash="solid" if marked else dash, marker=marker)
+        if not marked:
+            style["line"]["shape"] = "hv"  # the cost stays what it is until an iteration is done
+        return style
 
     way = Plot(
         "batches-path",
@@ -227,8 +257,19 @@ def _plots() -> tuple[Plot, ...]:
             for name in ("one", "mini", "all")
         ),
         {
-            "xaxis": {"title": {"field": "against-title"}, "type": {"field": "against-type"}},
-            "yaxis": {"title": "cost (nats per example)", "type": "log"},
+            "xaxis": {
+                "title": {"field": "against-title"},
+                "type": {"field": "against-type"},
+                "tickmode": "array",
+                "tickvals": {"field": "against-places"},
+                "ticktext": {"field": "against-labels"},
+            },
+            "yaxis": {
+                "title": "cost (nats per example)",
+                "type": "log",
+                "range": [math.log10(each) for each in COST_RANGE],
+            }
+            | ticks(COST_TICKS),
         },
         shape="wide",
     )
@@ -239,7 +280,7 @@ BATCHES = Section(
     "batches",
     (
         Control("learning_rate", "Learning rate α", RATES, 0.3),
-        Control("against", "Cost by", AGAINST, "iterations", ["iterations", "examples seen", "seconds"]),
+        Control("against", "Cost by", AGAINST, "iterations", ["iterations", "examples seen", "time"]),
     ),
     _plots(),
     fields,

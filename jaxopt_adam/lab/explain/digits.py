@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxopt_adam.lab import claim, data, interrupt, race, styles
-from jaxopt_adam.lab.explain.drawing import line
+from jaxopt_adam.lab.explain.drawing import line, ticks
 from jaxopt_adam.lab.explain.section import Control, Field, Plot, Section, Trace
 
 RULES = ("sgd", "momentum", "rmsprop", "adam")
@@ -120,7 +120,7 @@ def _plots() -> tuple[Plot, ...]:
             ),
         ),
         {
-            "xaxis": {"title": "learning rate α", "type": "log"},
+            "xaxis": {"title": "learning rate α", "type": "log"} | ticks((0.001, 0.01, 0.1, 1)),
             "yaxis": {"title": "test accuracy (%)", "range": [0, 100]},
         },
         shape="wide",

@@ -1,6 +1,7 @@
 """Drawings that several sections share: the surface and paths on it, curves over the steps."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from jaxopt_adam.lab.explain.surfaces import BOX, SURFACES, grid_points
 from jaxopt_adam.lab.landscape import heights
 
 HEIGHT_RANGE = (1e-5, 1000.0)
+HEIGHT_TICKS = (1e-4, 1e-2, 1, 100)
 
 
 def number(value: float) -> str:
@@ -68,6 +70,15 @@ def look(rule: str, *, own: bool = True) -> dict[str, Any]:
 def rank(rule: str) -> dict[str, Any]:
     """The place in the legend: Adam is the first, although it is drawn last."""
     return {"legendrank": 1} if rule == "adam" else {}
+
+
+def ticks(values: Sequence[float]) -> dict[str, Any]:
+    """The labels of a logarithmic axis, each a whole number. Plotly's own would be 1, 2, 5, 10, 2, 5."""
+    return {
+        "tickmode": "array",
+        "tickvals": list(values),
+        "ticktext": [np.format_float_positional(each, trim="-") for each in values],
+    }
 
 
 def line(colour: str, *, width: float, dash: str, marker: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -168,7 +179,5 @@ def curves(
         axis |= {
             "type": "log",
             "range": [math.log10(each) for each in HEIGHT_RANGE],
-            "exponentformat": "power",
-            "dtick": 2 if len(traces) else 1,
-        }
+        } | ticks(HEIGHT_TICKS)
     return Plot(plot, title, label, traces, {"xaxis": {"title": "step t"}, "yaxis": axis}, shape)
