@@ -14,6 +14,7 @@ from jaxopt_adam.lab import interrupt, styles
 from jaxopt_adam.lab.explain import batches, descent, digits, encoding, needed, paths
 from jaxopt_adam.lab.explain.averages import AVERAGES
 from jaxopt_adam.lab.explain.drawing import number
+from jaxopt_adam.lab.explain.legend import legend
 from jaxopt_adam.lab.explain.section import Control, Field, Section
 from jaxopt_adam.lab.explain.usage import CODE
 
@@ -148,7 +149,7 @@ def _control(section: Section, control: Control, plots: list[str]) -> str:
 def _figures(section: Section) -> tuple[str, str]:
     """The first figure, which is beside the controls, and the others."""
     first, *rest = (
-        f'<figure class="{plot.shape}"><figcaption>{html.escape(plot.title)}</figcaption>'
+        f'<figure class="{plot.shape}"><figcaption>{html.escape(plot.title)}</figcaption>{legend(plot)}'
         f'<div class="plot" id="{plot.id}" role="img" aria-label="{html.escape(plot.label)}"></div></figure>'
         for plot in section.plots
     )
