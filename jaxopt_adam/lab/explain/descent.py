@@ -268,7 +268,11 @@ def _plots() -> tuple[Plot, ...]:
         ),
         {
             "showlegend": False,
-            "scene": {"xaxis": {"title": "x"}, "yaxis": {"title": "y"}, "zaxis": {"title": "height f"}},
+            "scene": {
+                "xaxis": {"title": "x", "tickvals": [-4, 0, 4]},
+                "yaxis": {"title": "y", "tickvals": [-2, 0, 2]},
+                "zaxis": {"title": "height f", "tickvals": [0, 200, 400]},
+            },
             "xaxis": {"visible": False},
             "yaxis": {"visible": False},
         },

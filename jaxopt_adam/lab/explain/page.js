@@ -139,6 +139,7 @@
     const { title, ...others } = axis;
     return {
       color: colour("--muted"),
+      tickfont: { size: 14 },
       gridcolor: colour("--grid"),
       zerolinecolor: colour("--grid-strong"),
       automargin: true,
@@ -151,27 +152,19 @@
   function layoutOf(plot, section, flat) {
     const { xaxis, yaxis, scene, ...others } = filled(plot.layout, section);
     const layout = {
-      font: { family: "system-ui, sans-serif", size: narrow.matches ? 12 : 13, color: colour("--muted") },
+      font: { family: "system-ui, sans-serif", size: 14, color: colour("--muted") },
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
-      margin: { l: 48, r: 12, t: 8, b: 40 },
+      margin: { l: 48, r: 20, t: 12, b: 40 }, // a label that does not fit into them is left out
       dragmode: false,
       hovermode: "closest",
-      legend: {
-        orientation: "h",
-        x: 0,
-        y: 0,
-        yref: "container",
-        yanchor: "bottom",
-        font: { color: colour("--ink"), size: narrow.matches ? 11 : 12 },
-        ...(narrow.matches ? { entrywidth: 0.49, entrywidthmode: "fraction" } : {}),
-      },
+      showlegend: false, // the page has its own
       ...others,
     };
     if (scene && !flat) {
       const ratio = { aspectmode: "manual", aspectratio: { x: 1.6, y: 1, z: 0.55 } };
       layout.scene = Object.fromEntries(Object.entries(scene).map(([key, axis]) => [key, { ...axisStyle(axis), fixedrange: undefined, automargin: undefined, title: { text: axis.title } }]));
-      Object.assign(layout.scene, ratio, { camera: { eye: camera(), center: { x: 0, y: 0, z: -0.15 } }, dragmode: "turntable" });
+      Object.assign(layout.scene, ratio, { camera: { eye: camera(element(plot.id).clientWidth < 480 ? 1.3 : 1), center: { x: 0, y: 0, z: -0.15 } }, dragmode: "turntable" });
       layout.margin = { l: 0, r: 0, t: 0, b: 0 };
       layout.uirevision = turn;
     } else {
@@ -190,9 +183,10 @@
   let hasWebgl;
   let turn = 0;
 
-  function camera() {
+  // From further away the labels fit into a narrow picture.
+  function camera(away) {
     const angle = (-60 + 15 * turn) * (Math.PI / 180);
-    return { x: 1.7 * Math.cos(angle), y: 1.7 * Math.sin(angle), z: 1.5 };
+    return { x: 1.7 * away * Math.cos(angle), y: 1.7 * away * Math.sin(angle), z: 1.5 * away };
   }
 
   const plots = new Map(); // id: {div, section's id, dirty, visible}
