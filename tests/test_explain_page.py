@@ -4,6 +4,7 @@ The tests need Chromium, wherever it is installed, and are skipped without it.
 """
 
 import functools
+import io
 import itertools
 import json
 import os
@@ -11,6 +12,7 @@ import random
 import shutil
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -31,7 +33,7 @@ ARGUMENTS = [
 ]
 SOFTWARE_WEBGL = ["--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 SCREENSHOTS = Path(__file__).parent.parent / "artifacts" / "explain"
-WIDTHS = {"phone": 375, "desktop": 1440}
+WIDTHS = {"phone": 375, "tablet": 768, "desktop": 1440}
 
 pytestmark = [
     pytest.mark.browser,
@@ -280,7 +282,54 @@ def test_the_surface_in_three_dimensions(playwright, page_file):
         browser.close()
 
 
-@pytest.mark.parametrize(("screen", "scheme"), [*itertools.product(WIDTHS, ("light", "dark"))])
+SCREENS = [*itertools.product(("phone", "desktop"), ("light", "dark")), ("tablet", "light")]
+
+BOXES = """(selector) => [...document.querySelectorAll(selector)].map((each) => {
+    const box = each.getBoundingClientRect();
+    return {
+        left: box.left, right: box.right, top: box.top, bottom: box.bottom, text: each.textContent,
+        home: each.closest("figure").querySelector(".plot").id,
+        size: parseFloat(getComputedStyle(each).fontSize),
+    };
+})"""
+
+
+def apart(boxes):
+    """Assert that no two boxes overlap by more than a pixel."""
+    for one, other in itertools.combinations(boxes, 2):
+        across = min(one["right"], other["right"]) - max(one["left"], other["left"])
+        down = min(one["bottom"], other["bottom"]) - max(one["top"], other["top"])
+        assert min(across, down) <= 1, (one, other)
+
+
+def amount(label):
+    """The number that a label stands for."""
+    text = label.replace("−", "-").replace(",", "")
+    return 1000 * float(text[:-1]) if text.endswith("k") else float(text)
+
+
+def assert_labels(tab):
+    """Legends and the labels of axes are large enough and apart, and labels increase along their axes."""
+    for selector in (".legend li", ".xtick text", ".ytick text"):
+        boxes = tab.page.evaluate(BOXES, selector)
+        assert boxes, selector
+        for home, group in itertools.groupby(boxes, lambda each: each["home"]):
+            group = list(group)
+            apart(group)
+            assert min(each["size"] for each in group) >= 14, home
+            if selector == ".xtick text":
+                group.sort(key=lambda each: each["left"])
+            elif selector == ".ytick text":
+                group.sort(key=lambda each: -each["top"])
+            else:
+                assert max(each["right"] for each in group) <= tab.page.viewport_size["width"], home
+                continue
+            values = [amount(each["text"]) for each in group]
+            assert len(values) >= 2, (home, selector)
+            assert values == sorted(set(values)), (home, selector, values)
+
+
+@pytest.mark.parametrize(("screen", "scheme"), SCREENS)
 def test_on_screens_and_for_everyone(browser, page_file, screen, scheme):
     width = WIDTHS[screen]
     with Opened(browser, page_file, width, color_scheme=scheme, device_scale_factor=1) as tab:
@@ -297,6 +346,11 @@ def test_on_screens_and_for_everyone(browser, page_file, screen, scheme):
             )
             assert left >= 0, plot
             assert right <= width, plot
+        if scheme == "light":
+            for against in tab.controls("batches")["against"]["values"]:
+                tab.set("batches", "against", against)
+                tab.drawn("batches-cost")
+                assert_labels(tab)
         results = Axe().run(tab.page)
         serious = [
             (each["id"], [node["html"][:200] for node in each["nodes"]])
@@ -311,6 +365,21 @@ def test_on_screens_and_for_everyone(browser, page_file, screen, scheme):
         for section in SECTIONS:
             tab.page.locator(f"#{section}").screenshot(path=folder / f"{section}.png")
             assert (folder / f"{section}.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("font", ["the page's", "DejaVu Sans"])
+def test_hats_lie_above_their_letters(browser, page_file, font):
+    # The second font has no table for formulas, as where the machine has no font for them.
+    with Opened(browser, page_file, device_scale_factor=4) as tab:
+        if font != "the page's":
+            tab.page.add_style_tag(content=f"math {{ font-family: '{font}' !important; }}")
+        hats = tab.page.locator("math mover")
+        assert hats.count() >= 4
+        for i in range(hats.count()):
+            picture = plt.imread(io.BytesIO(hats.nth(i).screenshot()))[..., :3].mean(axis=-1)
+            ink = (picture < 0.6).any(axis=1)
+            # From top to bottom: a hat, a gap, a letter.
+            assert np.count_nonzero(np.diff(ink.astype(int)) == 1) + ink[0] >= 2, i
 
 
 def test_it_is_operated_with_the_keyboard_alone(browser, page_file):
