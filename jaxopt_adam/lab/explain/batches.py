@@ -247,6 +247,7 @@ def _plots() -> tuple[Plot, ...]:
             "yaxis": {"title": "second principal direction", "zeroline": False, "showgrid": False},
         },
         shape="wide",
+        walked=True,
     )
     cost = Plot(
         "batches-cost",
@@ -286,4 +287,5 @@ BATCHES = Section(
     fields,
     single,
     "sentence",
+    steps=STEPS,
 )

@@ -6,10 +6,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from jaxopt_adam import descend, grid, sgd
 from jaxopt_adam.lab.explain.drawing import curve, curves, held, number, path, path_plot, surface_single
 from jaxopt_adam.lab.explain.section import Control, Field, Plot, Section, Trace
+from jaxopt_adam.lab.explain.starts import STARTS, moved, start_fields
 from jaxopt_adam.lab.explain.surfaces import BOX, SURFACES, grid_points
 from jaxopt_adam.lab.explain.walks import inside
 from jaxopt_adam.lab.landscape import heights
@@ -47,9 +49,10 @@ VIEW = np.array([[0.155, -0.115, 0.0], [0.05, 0.085, 0.9 / TALLEST]])
 
 
 @jax.jit
-def _walks(optimizers: Any) -> dict[str, Any]:
-    way = descend(VALLEY.function, jnp.asarray(VALLEY.start, float), optimizers, STEPS)
-    return {"x": way.x, "value": way.value, "end": _stop(optimizers)}
+def _walks(optimizer: Any, start: Any = VALLEY.start) -> dict[str, Any]:
+    start = jnp.asarray(start, float)
+    way = descend(VALLEY.function, start, optimizer, STEPS)
+    return {"x": way.x, "value": way.value, "end": _stop(optimizer, start)}
 
 
 class _Stop(NamedTuple):
@@ -61,7 +64,7 @@ class _Stop(NamedTuple):
     stopped: Any
 
 
-def _stop(optimizer: Any) -> _Stop:
+def _stop(optimizer: Any, x: Array) -> _Stop:
     def step(carry: tuple[_Stop, Any]) -> tuple[_Stop, Any]:
         at, state = carry
         updates, state = optimizer.update(jax.grad(VALLEY.function)(at.x), state, at.x)
@@ -73,7 +76,6 @@ def _stop(optimizer: Any) -> _Stop:
         at, _ = carry
         return ~at.stopped & (at.value < DIVERGED) & (at.steps < MOST)
 
-    x = jnp.asarray(VALLEY.start, float)
     start = _Stop(x, VALLEY.function(x), jnp.array(0), jnp.array(False))
     end, _ = jax.lax.while_loop(walking, step, (start, optimizer.init(x)))
     return end
@@ -125,9 +127,9 @@ def _wires() -> dict[str, np.ndarray]:
     return {"wires-across": np.array(across), "wires-up": np.array(up)}
 
 
-def _static() -> dict[str, np.ndarray]:
+def _static(start: tuple[float, float] | None = None) -> dict[str, np.ndarray]:
     return (
-        surface_single("valley")
+        surface_single("valley", start)
         | _wires()
         | {
             "height": heights(VALLEY, *grid_points()),
@@ -136,36 +138,50 @@ def _static() -> dict[str, np.ndarray]:
     )
 
 
-def single(learning_rate: float) -> dict[str, np.ndarray]:
+def single(learning_rate: float, start: tuple[float, float] | None = None) -> dict[str, np.ndarray]:
     """The fields for one learning rate."""
-    return _static() | _named(_walks(sgd(learning_rate)))
+    return _static(start) | _named(_walks(sgd(learning_rate), VALLEY.start if start is None else start))
 
 
 @functools.cache
 def _rows() -> tuple[dict[str, np.ndarray], Any]:
     optimizers, _ = grid(sgd, learning_rate=list(RATES))
     walks = jax.jit(jax.vmap(_walks))(optimizers)
-    return _named(walks), walks["end"]
+    return _within(_named(walks)), walks["end"]
+
+
+def _within(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The fields with each row held after its last point inside of the box."""
+    return rows | {
+        name: held(rows[name], rows["points"]) for name in ("path-x", "path-y", "value", "path-across", "path-up")
+    }
 
 
 def fields() -> dict[str, Field]:
     """The fields for all learning rates."""
     rows, end = _rows()
-    for name in ("path-x", "path-y", "value", "path-across", "path-up"):
-        rows[name] = held(rows[name], rows["points"])
     each = {name: Field(("learning_rate",), values) for name, values in rows.items()}
     each |= {name: Field((), values) for name, values in _static().items()}
     each["sentence"] = Field(("learning_rate",), [_sentence(row, rows, end) for row in range(len(RATES))])
-    return each
+    return each | _moved()
 
 
-def _sentence(row: int, rows: dict[str, np.ndarray], end: Any) -> str:
+def _moved() -> dict[str, Field]:
+    """The fields for the starts that a reader can choose."""
+    optimizers, _ = grid(sgd, learning_rate=list(RATES))
+    walks = jax.jit(jax.vmap(jax.vmap(_walks, (0, None)), (None, 0)))(optimizers, jnp.array(STARTS))
+    rows, axes = _within(_named(walks)), ("start", "learning_rate")
+    sentences = [[_sentence((i, j), rows, walks["end"]) for j in range(len(RATES))] for i in range(len(STARTS))]
+    return moved(axes, rows) | start_fields() | {"moved sentence": Field(axes, sentences)}
+
+
+def _sentence(row: Any, rows: dict[str, np.ndarray], end: Any) -> str:
     points, steps = int(rows["points"][row]), int(end.steps[row])
-    height, last = number(float(end.value[row])), number(float(rows["value"][row, -1]))
-    sides = np.sign(rows["path-y"][row, : min(points, 20)])
-    flips = (sides[1:] * sides[:-1] < 0).mean()
+    height, last = number(float(end.value[row])), number(float(rows["value"][row][-1]))
     if points <= STEPS:
         return f"Diverges: every step ends higher up on the opposite wall, and step {points} leaves the picture."
+    sides = np.sign(rows["path-y"][row][:20])
+    flips = (sides[1:] * sides[:-1] < 0).mean()
     if end.value[row] > 1:
         return (
             f"Bounces: the path jumps from wall to wall and stays at one height. The stopping rule is deceived: it "
@@ -298,4 +314,6 @@ DESCENT = Section(
     fields,
     single,
     "sentence",
+    steps=STEPS,
+    starts=STARTS,
 )

@@ -31,18 +31,19 @@ def held(values: np.ndarray, length: np.ndarray) -> np.ndarray:
     return np.take_along_axis(values, np.broadcast_to(last, values.shape), axis=-1)
 
 
-def surface_single(name: str) -> dict[str, np.ndarray]:
-    """The fields of one surface."""
+def surface_single(name: str, start: tuple[float, float] | None = None) -> dict[str, np.ndarray]:
+    """The fields of one surface, with its own start or another."""
     x, y = grid_points()
     surface = SURFACES[name]
+    start = surface.start if start is None else start
     minima = np.array([surface.minima[0], surface.minima[-1]], float)
     return {
         "ground-x": x,
         "ground-y": y,
         # Contours of the roots are evenly spaced. Those of the heights themselves would crowd at the rim.
         "ground-z": np.sqrt(heights(surface, x, y)),
-        "start-x": np.array(surface.start[:1]),
-        "start-y": np.array(surface.start[1:]),
+        "start-x": np.array(start[:1]),
+        "start-y": np.array(start[1:]),
         "minimum-x": minima[:, 0],
         "minimum-y": minima[:, 1],
     }
@@ -160,7 +161,7 @@ def path_plot(plot: str, title: str, label: str, *paths: Trace) -> Plot:
             "showgrid": False,
         },
     }
-    return Plot(plot, title, label, (ground(16), *paths, start, minimum), layout, shape="wide")
+    return Plot(plot, title, label, (ground(16), *paths, start, minimum), layout, shape="wide", walked=True)
 
 
 def curves(

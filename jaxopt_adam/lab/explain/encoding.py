@@ -15,14 +15,15 @@ def planes(values: np.ndarray) -> bytes:
     return np.ascontiguousarray(values, "<f4").reshape(-1).view(np.uint8).reshape(-1, 4).T.tobytes()
 
 
-def waves(values: np.ndarray) -> tuple[bytes, bytes]:
-    """Rows of numbers as whole multiples of a power of two between 2⁻¹⁷ and 2⁻¹⁸ of the row's range, rounded.
+def waves(values: np.ndarray, bits: int = BITS) -> tuple[bytes, bytes]:
+    """Rows of numbers as whole multiples of a power of two, rounded.
 
     The encoding stores the second difference along the row, with its sign in the lowest bit. It is small where the row
     is smooth.
 
     Args:
         values: of shape (…, n).
+        bits: the precision. The power of two is at most 2⁻ᵇⁱᵗˢ of the row's range, and more than half of that.
 
     Returns:
         The differences as unsigned 32-bit integers, their bytes ordered as in :func:`planes`; and a pair of float64 for
@@ -31,7 +32,9 @@ def waves(values: np.ndarray) -> tuple[bytes, bytes]:
     rows = np.asarray(values, float).reshape(-1, values.shape[-1])
     first = rows[:, :1]
     reach = np.ptp(rows, axis=1, keepdims=True)
-    unit = np.exp2(np.floor(np.log2(np.where(reach > 0, reach, 1))) - BITS)
+    unit = np.exp2(np.floor(np.log2(np.where(reach > 0, reach, 1))) - bits)
+    if bits < BITS:
+        first = np.rint(first / unit) * unit  # fewer digits, which compress
     whole = np.rint((rows - first) / unit).astype(np.int64)
     second = np.diff(np.diff(whole, axis=1, prepend=0), axis=1, prepend=0)
     folded = ((second << 1) ^ (second >> 63)).astype("<u4")
@@ -56,8 +59,9 @@ def packed(fields: Any) -> tuple[list[dict[str, Any]], bytes]:
             values = np.asarray(field.values, float)
             entry |= {"shape": list(values.shape), "at": len(content)}
             # Heights are drawn on logarithmic axes, which show the relative error of small numbers.
-            if values.size > LARGE and not name.endswith("value"):
-                numbers, frames = waves(values)
+            if field.bits or (values.size > LARGE and not name.endswith("value")):
+                numbers, frames = waves(values, field.bits or BITS)
+                entry |= {"log": True} if field.log else {}
                 entry |= {"kind": "waves", "frames": len(numbers)}
                 content += numbers + frames
             else:

@@ -19,8 +19,9 @@ from jaxopt_adam.lab.explain.drawing import (
     surface_single,
 )
 from jaxopt_adam.lab.explain.section import Control, Field, Plot, Section
+from jaxopt_adam.lab.explain.starts import STARTS, moved, start_fields
 from jaxopt_adam.lab.explain.surfaces import SURFACES
-from jaxopt_adam.lab.explain.walks import RULES, STEPS, best, inside, one, settled, walk_grid
+from jaxopt_adam.lab.explain.walks import RULES, STEPS, best, inside, one, settled, usual, walk_grid
 
 SYMBOLS = {"descent": "circle", "momentum": "square", "rmsprop": "diamond", "adam": "triangle-up"}
 MOMENTS = {"mu": "m", "nu": "v"}
@@ -45,9 +46,10 @@ def _named(way: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     }
 
 
-def _reference(name: str, surface: str) -> dict[str, np.ndarray]:
-    """The walk of another rule at its best setting."""
-    named = _named(one(RULES[name], surface, best(name, surface), bias_correction=RULES[name].corrected))
+@functools.cache
+def _reference(name: str, surface: str, start: tuple[float, float] | None = None) -> dict[str, np.ndarray]:
+    """The walk of another rule at the setting that is best from the surface's own start."""
+    named = _named(one(RULES[name], surface, best(name, surface), bias_correction=RULES[name].corrected, start=start))
     return {f"{name}-{field}": named[field] for field in ("path-x", "path-y", "value", "points")}
 
 
@@ -59,18 +61,20 @@ def _steps() -> dict[str, np.ndarray]:
     return {"t": np.arange(1, STEPS + 1), "t0": np.arange(STEPS + 1), "rate-t": np.array([1, STEPS])}
 
 
-def _single(rule: str, others: tuple[str, ...], **setting: Any) -> dict[str, np.ndarray]:
+def _single(
+    rule: str, others: tuple[str, ...], *, start: tuple[float, float] | None = None, **setting: Any
+) -> dict[str, np.ndarray]:
     surface, coordinate = setting["surface"], COORDINATES.index(setting["coordinate"])
-    named = _named(one(RULES[rule], surface, setting, bias_correction=setting["bias_correction"]))
+    named = _named(one(RULES[rule], surface, setting, bias_correction=setting["bias_correction"], start=start))
     moments = {name: named[name][coordinate] for name in named if name.partition("-")[0] in MOMENTS}
     rate = np.full(2, setting["learning_rate"])
     return (
-        surface_single(surface)
+        surface_single(surface, start)
         | _steps()
         | named
         | moments
         | {"rate-up": rate, "rate-down": -rate}
-        | {name: values for other in others for name, values in _reference(other, surface).items()}
+        | {name: values for other in others for name, values in _reference(other, surface, start).items()}
     )
 
 
@@ -82,27 +86,66 @@ def _fields(rule: str, others: tuple[str, ...]) -> dict[str, Field]:
     named = {name: np.array([[one[name] for one in row] for row in ways]) for name in ways[0][0]}
     axes = _axes(rule)
     fields = ground_fields() | {name: Field((), values) for name, values in _steps().items()}
-    for name, values in named.items():
-        if name in ("points", "steps"):
-            fields[name] = Field(axes, values)
-        elif name.partition("-")[0] in MOMENTS:
-            fields[name] = Field((*axes, "coordinate"), held(values, named["steps"][..., None]))
-        else:
-            fields[name] = Field(axes, held(values, named["steps" if name.startswith("step-") else "points"]))
+    for name, values in _within(named).items():
+        fields[name] = Field((*axes, "coordinate") if name.partition("-")[0] in MOMENTS else axes, values)
     for other in others:
         each = [_reference(other, surface) for surface in SURFACES]
         for name in each[0]:
             fields[name] = Field(("surface",), np.stack([row[name] for row in each]))
     rates = np.array(RULES[rule].axes["learning_rate"])[:, None] * np.ones(2)
     fields |= {"rate-up": Field(("learning_rate",), rates), "rate-down": Field(("learning_rate",), -rates)}
-    fields["sentence"] = Field(axes, _sentences(rule, others, named))
-    return fields
+    beside = np.array([_beside(others, surface, None) for surface in SURFACES], object)
+    fields["sentence"] = Field(axes, _sentences(named, beside))
+    return fields | _moved(rule, others)
 
 
-def _sentences(rule: str, others: tuple[str, ...], named: Mapping[str, np.ndarray]) -> Any:
+def _moved(rule: str, others: tuple[str, ...]) -> dict[str, Field]:
+    """The fields for the starts that a reader can choose, with the rule's usual setting but for the learning rate."""
+    ways = []
+    for surface in SURFACES:
+        way = walk_grid(usual(rule), surface, bias_correction=RULES[rule].corrected, starts=STARTS)
+        ways.append(
+            _named({name: each.squeeze(tuple(range(2, 2 + len(RULES[rule].usual)))) for name, each in way.items()})
+        )
+    named = {name: np.stack([way[name] for way in ways]) for name in ways[0]}
+    axes = ("surface", "start", "learning_rate")
+    fields = moved(axes, _within(named)) | start_fields()
+    beside = np.empty((len(SURFACES), len(STARTS)), object)
+    each = {
+        other: [[_reference(other, surface, start) for start in STARTS] for surface in SURFACES] for other in others
+    }
+    for other, rows in each.items():
+        stacked = {name: np.array([[one[name] for one in row] for row in rows]) for name in rows[0][0]}
+        length = stacked[f"{other}-points"]
+        fields |= moved(
+            axes[:2], {name: each if each.ndim == 2 else held(each, length) for name, each in stacked.items()}
+        )
+    for i, surface in enumerate(SURFACES):
+        for j, start in enumerate(STARTS):
+            beside[i, j] = _beside(others, surface, start)
+    return fields | {"moved sentence": Field(axes, _sentences(named, beside))}
+
+
+def _within(named: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The fields of walks with each row held after its last step inside of the box."""
+    found = dict(named)
+    for name, values in named.items():
+        if name.partition("-")[0] in MOMENTS:
+            found[name] = held(values, named["steps"][..., None])
+        elif name not in ("points", "steps"):
+            found[name] = held(values, named["steps" if name.startswith("step-") else "points"])
+    return found
+
+
+def _beside(others: tuple[str, ...], surface: str, start: tuple[float, float] | None) -> str:
+    """The other rules' results, as a sentence."""
+    return _capital("; ".join(_compared(other, surface, start) for other in others))
+
+
+def _sentences(named: Mapping[str, np.ndarray], beside: np.ndarray) -> Any:
+    """The sentences for each walk; `beside` has the first axes of the walks."""
     shape = named["points"].shape
     sentences = np.empty(shape, object)
-    beside = [_capital("; ".join(_compared(other, surface) for other in others)) for surface in SURFACES]
     for place in itertools.product(*map(range, shape)):
         points, values = int(named["points"][place]), named["value"][place]
         needed = settled(values, points)
@@ -113,7 +156,7 @@ def _sentences(rule: str, others: tuple[str, ...], named: Mapping[str, np.ndarra
         else:
             part = number(100 * values[-1] / values[0])
             text = f"Not there: after {STEPS} steps the path is at {part} % of its starting height"
-        sentences[place] = f"{text}. {beside[place[0]]}."
+        sentences[place] = f"{text}. {beside[place[: beside.ndim]]}."
     return sentences.tolist()
 
 
@@ -121,10 +164,13 @@ def _capital(text: str) -> str:
     return text[0].upper() + text[1:]
 
 
-def _compared(rule: str, surface: str) -> str:
-    values = _reference(rule, surface)[f"{rule}-value"]
-    needed = settled(values, len(values))
+def _compared(rule: str, surface: str, start: tuple[float, float] | None) -> str:
+    walk = _reference(rule, surface, start)
+    points = int(walk[f"{rule}-points"])
+    needed = settled(walk[f"{rule}-value"], points)
     rate = number(best(rule, surface)["learning_rate"])
+    if points <= STEPS:
+        return f"{RULES[rule].title} (α = {rate}) leaves the picture"
     return f"{RULES[rule].title} (α = {rate}) needs {f'more than {STEPS} steps' if needed is None else needed}"
 
 
@@ -231,6 +277,9 @@ def _section(rule: str, others: tuple[str, ...], learning_rate: float, surface: 
         functools.partial(_fields, rule, others),
         functools.partial(_single, rule, others),
         "sentence",
+        steps=STEPS,
+        starts=STARTS,
+        usual=dict(RULES[rule].usual) | {"bias_correction": RULES[rule].corrected},
     )
 
 

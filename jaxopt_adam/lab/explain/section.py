@@ -47,10 +47,14 @@ class Field:
     Args:
         axes: the controls that it depends on, by name; the leading axes of `values`.
         values: an array of numbers, or a nested list of sentences.
+        bits: the precision of each row, as a part of its range; None for the usual one.
+        log: whether the numbers are decimal logarithms of those that are drawn.
     """
 
     axes: tuple[str, ...]
     values: Any
+    bits: int | None = None
+    log: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +91,7 @@ class Plot:
         traces: what is drawn, the lowest first.
         layout: further attributes for Plotly; ``{"field": name}`` stands for the sentence of that field.
         shape: "wide", "tall" or "small", for its place and height.
+        walked: whether its paths are walks, drawn by walks.js, with a point that goes along them.
     """
 
     id: str
@@ -95,6 +100,7 @@ class Plot:
     traces: tuple[Trace, ...]
     layout: Mapping[str, Any]
     shape: str = "small"
+    walked: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +114,10 @@ class Section:
         fields: a function that computes every field, over the whole grid, in one vmapped program for each structure.
         single: a function that computes the fields that traces draw for one setting, given by name, without the grid.
         sentence: the field with the sentence that describes the plots; None for none.
+        steps: the steps of the walks; None where nothing walks.
+        starts: the points to which a reader can move the start. A field named ``moved …`` with the axis ``start`` is
+            drawn in place of the field ``…`` while it is moved.
+        usual: the values of some controls with which the moved walks were computed.
     """
 
     name: str
@@ -116,6 +126,9 @@ class Section:
     fields: Callable[[], dict[str, Field]]
     single: Callable[..., dict[str, np.ndarray]]
     sentence: str | None = None
+    steps: int | None = None
+    starts: Sequence[tuple[float, float]] = ()
+    usual: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def plots_of(self, axis: str, fields: Mapping[str, Field]) -> list[str]:
         """The ids of the plots that a control moves."""

@@ -106,12 +106,15 @@ def inside(x: np.ndarray) -> np.ndarray:
     return np.where(fits.all(-1), x.shape[-2], fits.argmin(-1))
 
 
-def walk(optimizer: jaxopt_adam.Optimizer, surface: Landscape, b1: Any = None, b2: Any = None) -> dict[str, Array]:
+def walk(
+    optimizer: jaxopt_adam.Optimizer, surface: Landscape, start: Any = None, b1: Any = None, b2: Any = None
+) -> dict[str, Array]:
     """The path of a rule: the points and values, and for each step the update and the moments after it.
 
     Args:
         optimizer: the rule.
-        surface: the function and the start.
+        surface: the function and its usual start.
+        start: the first point, shape (2,); None for the surface's own.
         b1: the decay of the rule's `mu`, if it has one.
         b2: the decay of its `nu`, likewise.
 
@@ -131,7 +134,7 @@ def walk(optimizer: jaxopt_adam.Optimizer, surface: Landscape, b1: Any = None, b
                 kept |= {name: moment, f"{name}_hat": debias(moment, decay, count)}
         return (optax.apply_updates(x, update), state), kept  # pyright: ignore[reportReturnType]
 
-    start = jnp.asarray(surface.start, float)
+    start = jnp.asarray(surface.start if start is None else start, float)
     (last, _), way = jax.lax.scan(step, (start, optimizer.init(start)), jnp.arange(1, STEPS + 1))
     way["x"] = jnp.concatenate([way["x"], last[None]])
     way["value"] = jnp.append(way["value"], surface.function(last))
@@ -142,16 +145,30 @@ _one = jax.jit(walk, static_argnames="surface")
 
 
 def one(
-    rule: Rule, surface: str, setting: Mapping[str, Any], *, bias_correction: bool = False
+    rule: Rule,
+    surface: str,
+    setting: Mapping[str, Any],
+    *,
+    bias_correction: bool = False,
+    start: tuple[float, float] | None = None,
 ) -> dict[str, np.ndarray]:
     """The walk of a rule with one setting."""
     optimizer = rule.factory(bias_correction=bias_correction)(**rule.given(setting))
-    way = _one(optimizer, SURFACES[surface], setting.get("b1"), setting.get("b2"))
+    way = _one(optimizer, SURFACES[surface], start, setting.get("b1"), setting.get("b2"))
     return {name: np.asarray(values) for name, values in way.items()}
 
 
-def walk_grid(rule: Rule, surface: str, *, bias_correction: bool = False) -> dict[str, np.ndarray]:
-    """The walks of a rule with every setting of its sliders, which are the leading axes of the arrays."""
+def walk_grid(
+    rule: Rule, surface: str, *, bias_correction: bool = False, starts: Sequence[tuple[float, float]] | None = None
+) -> dict[str, np.ndarray]:
+    """The walks of a rule with every setting of its sliders, which are the leading axes of the arrays.
+
+    Args:
+        rule: the rule, with the settings of its sliders.
+        surface: the name of the surface.
+        bias_correction: the kind of the rule.
+        starts: the first points, whose axis is then the first; None for the surface's own, without an axis.
+    """
     optimizers, table = jaxopt_adam.grid(
         rule.factory(bias_correction=bias_correction),
         **rule.given({axis: list(each) for axis, each in rule.axes.items()}),
@@ -161,9 +178,21 @@ def walk_grid(rule: Rule, surface: str, *, bias_correction: bool = False) -> dic
         for name in ("b1", "b2")
         if name in rule.axes
     }
-    ways = jax.jit(jax.vmap(lambda each, decays: walk(each, SURFACES[surface], **decays)))(optimizers, decays)
+    program = jax.vmap(lambda start, each, decays: walk(each, SURFACES[surface], start, **decays), (None, 0, 0))
     shape = tuple(map(len, rule.axes.values()))
-    return {name: np.asarray(values).reshape(*shape, *values.shape[1:]) for name, values in ways.items()}
+    if starts is None:
+        ways = jax.jit(program)(None, optimizers, decays)
+    else:
+        program, shape = jax.vmap(program, (0, None, None)), (len(starts), *shape)
+        ways = jax.jit(program)(jnp.array(starts, float), optimizers, decays)
+    leading = 1 if starts is None else 2
+    return {name: np.asarray(values).reshape(*shape, *values.shape[leading:]) for name, values in ways.items()}
+
+
+def usual(name: str) -> Rule:
+    """A rule with its usual settings, where only the learning rate has more than one value."""
+    rule = RULES[name]
+    return dataclasses.replace(rule, axes=dict(rule.axes) | {axis: (value,) for axis, value in rule.usual.items()})
 
 
 def settled(values: np.ndarray, points: int) -> int | None:
@@ -183,8 +212,7 @@ def settled(values: np.ndarray, points: int) -> int | None:
 def best(name: str, surface: str) -> dict[str, Any]:
     """A rule's usual setting at the learning rate that settles first; among equals, that of the least sum of values."""
     rule = RULES[name]
-    usual = dataclasses.replace(rule, axes=dict(rule.axes) | {axis: (value,) for axis, value in rule.usual.items()})
-    ways = walk_grid(usual, surface, bias_correction=rule.corrected)
+    ways = walk_grid(usual(name), surface, bias_correction=rule.corrected)
     values = ways["value"].reshape(-1, STEPS + 1)
     points = inside(ways["x"]).ravel()
 
