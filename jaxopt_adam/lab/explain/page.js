@@ -63,9 +63,16 @@
       this.bytes = new Uint8Array(buffer, 4 + head);
       this.home = home;
       this.fields = new Map(this.description.fields.map((field) => [field.name, field]));
+      this.start = -1; // the place of a moved start
+      this.recent = new Map();
+    }
+
+    field(name) {
+      return (this.start >= 0 && this.fields.get(`moved ${name}`)) || this.fields.get(name);
     }
 
     place(axis) {
+      if (axis === "start") return this.start;
       const inputs = this.home.querySelectorAll(`input[data-axis="${axis}"]`);
       if (inputs[0].type === "range") return Number(inputs[0].value);
       if (inputs[0].type === "checkbox") return Number(inputs[0].checked);
@@ -85,11 +92,20 @@
       return numbers;
     }
 
+    // The row of a field that the controls say. The same row is the same array.
     values(name) {
-      const field = this.fields.get(name);
+      const field = this.field(name);
+      const row = this.row(field);
+      const recent = this.recent.get(name);
+      if (recent?.field === field && recent.row === row) return recent.values;
+      const values = this.decoded(field, row);
+      this.recent.set(name, { field, row, values });
+      return values;
+    }
+
+    decoded(field, row) {
       const rest = field.shape.slice(field.axes.length);
       const count = product(rest);
-      const row = this.row(field);
       const numbers = this.words(field.at, product(field.shape), row * count, count);
       let found;
       if (field.kind === "waves") {
@@ -100,7 +116,7 @@
         found = Array.from(numbers, (folded) => {
           slope += folded & 1 ? -((folded >>> 1) + 1) : folded >>> 1;
           height += slope;
-          return first + height * unit;
+          return field.log ? 10 ** (first + height * unit) : first + height * unit;
         });
       } else {
         found = Array.from(new Float32Array(numbers.buffer));
@@ -110,7 +126,7 @@
     }
 
     text(name) {
-      const field = this.fields.get(name);
+      const field = this.field(name);
       return field.axes.reduce((texts, axis) => texts[this.place(axis)], field.texts);
     }
   }
@@ -189,13 +205,16 @@
     return { x: 1.7 * away * Math.cos(angle), y: 1.7 * away * Math.sin(angle), z: 1.5 * away };
   }
 
-  const plots = new Map(); // id: {div, section's id, dirty, visible}
+  // Plots by id: {div, section's id, the time since when it is dirty or Infinity, visible, the layer over it}.
+  const plots = new Map();
   const sections = new Map(); // id: promise of a Section
+  const opened = new Map(); // id: Section
 
   function sectionOf(id) {
     if (!sections.has(id)) {
       sections.set(id, unpacked(`data-${id}`).then((buffer) => {
         const section = new Section(buffer, element(id));
+        opened.set(id, section);
         say(section);
         return section;
       }));
@@ -203,22 +222,38 @@
     return sections.get(id);
   }
 
-  function traceOf(trace, section) {
+  function numbers(trace, section) {
     const length = trace.length ? section.values(trace.length)[0] : undefined;
-    const drawn = { type: "scatter", showlegend: Boolean(trace.name), name: trace.name, meta: { key: trace.key }, ...coloured(trace.style) };
+    const found = {};
     for (const axis of ["x", "y", "z"]) {
-      if (trace[axis]) drawn[axis] = section.values(trace[axis]).slice(0, length);
+      if (trace[axis]) found[axis] = section.values(trace[axis]).slice(0, length); // Plotly takes the same array for the old one
     }
-    return drawn;
+    return found;
   }
 
-  async function draw(id) {
+  function traceOf(trace, section) {
+    const drawn = { type: "scatter", showlegend: Boolean(trace.name), name: trace.name, meta: { key: trace.key }, ...coloured(trace.style) };
+    return Object.assign(drawn, numbers(trace, section));
+  }
+
+  const drawings = {}; // id: how often it was drawn, and when the last drawing was asked for and done
+
+  function drawNow(id) {
     const plot = plots.get(id);
-    const section = await sectionOf(plot.section);
-    await plotly;
-    if (!plot.dirty) return plot.drawing;
-    plot.dirty = false;
+    const asked = plot.since;
+    plot.since = Infinity;
+    const begun = performance.now();
+    drawNew(id, plot, opened.get(plot.section));
+    const done = performance.now();
+    plot.spent = done - begun;
+    drawings[id] = { count: (drawings[id]?.count ?? 0) + 1, asked, done };
+  }
+
+  function drawNew(id, plot, section) {
     const description = section.description.plots.find((each) => each.id === id);
+    const sentence = section.description.sentence;
+    plot.div.setAttribute("aria-label", sentence ? `${description.label} ${section.text(sentence)}` : description.label);
+    if (description.walked && drawWalks(plot, section, description)) return;
     let traces = description.traces;
     let flat = true;
     if (traces.some(inSpace)) {
@@ -228,29 +263,122 @@
       element("flat").hidden = hasWebgl;
       element("turn").hidden = !hasWebgl;
     }
+    plot.stale = false;
     plot.drawing = Plotly.react(
       plot.div,
       traces.map((trace) => traceOf(trace, section)),
       layoutOf(description, section, flat),
       { displayModeBar: false, responsive: true, scrollZoom: false, doubleClick: false },
     );
-    const sentence = section.description.sentence;
-    plot.div.setAttribute("aria-label", sentence ? `${description.label} ${section.text(sentence)}` : description.label);
+    if (section.description.steps && flat) cover(plot, section, description);
+  }
+
+  // Walks. Plotly draws the ground and the axes, and walks.js the paths, which takes a millisecond.
+
+  const overSteps = (trace) => trace.x === "t" || trace.x === "t0";
+  const onLayer = (trace) => trace.style.type !== "contour";
+
+  function frameOf(div) {
+    const { xaxis, yaxis } = div._fullLayout;
+    return {
+      left: xaxis._offset,
+      top: yaxis._offset,
+      width: xaxis._length,
+      height: yaxis._length,
+      x: (value) => xaxis._offset + xaxis.l2p(value),
+      y: (value) => yaxis._offset + yaxis.l2p(value),
+    };
+  }
+
+  function cover(plot, section, description) {
+    const { walked, traces } = description;
+    if (!walked && !traces.some(overSteps)) return;
+    if (!plot.layer) {
+      plot.layer = new walks.Layer(plot.div.parentElement);
+      plot.layer.stage.classList.toggle("walked", walked);
+      plot.layer.step = players.get(plot.section).shown();
+      const { starts } = section.description;
+      if (walked && starts.length) new walks.Start(plot.layer, starts, (index) => moveStart(section, index));
+      plot.div.on("plotly_afterplot", () => cover(plot, section, description)); // after a new size
+    }
+    if (!walked) return plot.layer.rule(frameOf(plot.div));
+    plot.ground = groundOf(section, description);
+    showWalks(plot, section, traces);
+  }
+
+  function showWalks(plot, section, traces) {
+    const shown = traces.filter(onLayer).map((trace) => ({ ...trace, ...numbers(trace, section) }));
+    plot.layer.show(shown, frameOf(plot.div));
+  }
+
+  const groundOf = (section, { traces }) =>
+    traces.filter((trace) => !onLayer(trace)).flatMap(({ x, y, z }) => [x, y, z]).map((name) => section.values(name));
+
+  // Draw the walks alone, where the ground under them is what was drawn last.
+  function drawWalks(plot, section, description) {
+    const { layer, ground, div } = plot;
+    if (!layer || plot.restyled || !groundOf(section, description).every((values, i) => values === ground[i])) {
+      plot.restyled = false;
+      return false;
+    }
+    for (const trace of description.traces.filter(onLayer)) {
+      Object.assign(div.data.find((each) => each.meta.key === trace.key), numbers(trace, section));
+    }
+    showWalks(plot, section, description.traces);
+    plot.stale = true; // Plotly still has the old numbers under the pointer
+    return true;
+  }
+
+  async function draw(id) {
+    const plot = plots.get(id);
+    await sectionOf(plot.section);
+    await plotly;
+    if (plot.since < Infinity) drawNow(id);
     return plot.drawing;
   }
 
+  const BUDGET = 12; // milliseconds of a frame
   let scheduled = false;
+
   function drawSoon() {
     if (scheduled) return;
     scheduled = true;
     requestAnimationFrame(() => {
       scheduled = false;
-      for (const [id, plot] of plots) if (plot.dirty && plot.visible) draw(id);
+      drawSome();
     });
   }
 
+  // Draw what is near the screen: the walks first, then what waits longest. What would not fit into the frame, as far as
+  // the last time tells, waits for the next.
+  function drawSome() {
+    const waiting = [...plots].filter(([, plot]) => plot.since < Infinity && plot.visible);
+    waiting.sort(([, one], [, other]) => Boolean(other.ground) - Boolean(one.ground) || one.since - other.since);
+    const start = performance.now();
+    for (const [place, [id, plot]] of waiting.entries()) {
+      if (place && performance.now() - start + (plot.spent ?? 0) > BUDGET) return drawSoon();
+      if (opened.has(plot.section) && window.Plotly) drawNow(id);
+      else draw(id);
+    }
+  }
+
+  function dirty(plot) {
+    plot.since = Math.min(plot.since, performance.now());
+  }
+
   function redrawAll() {
-    for (const plot of plots.values()) plot.dirty = true;
+    for (const plot of plots.values()) {
+      dirty(plot);
+      plot.restyled = true;
+    }
+    drawSoon();
+  }
+
+  // What lies under the pointer is brought up to date.
+  function freshen(plot) {
+    if (!plot.stale) return;
+    plot.restyled = true;
+    dirty(plot);
     drawSoon();
   }
 
@@ -262,6 +390,7 @@
     const strong = document.createElement("strong");
     strong.textContent = word ?? "";
     section.home.querySelector(".say").replaceChildren(strong, word ? ` ${rest}` : rest);
+    players.get(section.home.id)?.tell();
   }
 
   function showValue(input) {
@@ -273,9 +402,31 @@
 
   async function moved(input) {
     showValue(input);
-    for (const id of input.dataset.plots.split(" ")) if (id) plots.get(id).dirty = true;
+    for (const id of input.dataset.plots.split(" ")) if (id) dirty(plots.get(id));
     drawSoon();
-    say(await sectionOf(input.closest("section").id));
+    const section = await sectionOf(input.closest("section").id);
+    const { usual } = section.description;
+    if (section.start >= 0 && input.dataset.axis in usual && section.place(input.dataset.axis) !== usual[input.dataset.axis]) {
+      moveStart(section, -1);
+    } else say(section);
+  }
+
+  function set(home, axis, place) {
+    const inputs = home.querySelectorAll(`input[data-axis="${axis}"]`);
+    if (inputs[0].type === "range") inputs[0].value = place;
+    else if (inputs[0].type === "checkbox") inputs[0].checked = Boolean(place);
+    else inputs[place].checked = true;
+    showValue(inputs[0]);
+    return inputs[0];
+  }
+
+  // Other starts were computed for the usual values of some controls. The start -1 is the surface's own.
+  function moveStart(section, index) {
+    section.start = index;
+    if (index >= 0) for (const [axis, place] of Object.entries(section.description.usual)) set(section.home, axis, place);
+    for (const plot of plots.values()) if (plot.section === section.home.id) dirty(plot);
+    drawSoon();
+    say(section);
   }
 
   for (const input of document.querySelectorAll("input[data-axis]")) {
@@ -286,36 +437,101 @@
   for (const button of document.querySelectorAll("button.try")) {
     button.addEventListener("click", () => {
       const home = button.closest("section");
-      for (const [axis, place] of Object.entries(JSON.parse(button.dataset.set))) {
-        const inputs = home.querySelectorAll(`input[data-axis="${axis}"]`);
-        if (inputs[0].type === "range") inputs[0].value = place;
-        else if (inputs[0].type === "checkbox") inputs[0].checked = Boolean(place);
-        else inputs[place].checked = true;
-        moved(inputs[0]);
-      }
+      if (opened.get(home.id)?.start >= 0) moveStart(opened.get(home.id), -1);
+      for (const [axis, place] of Object.entries(JSON.parse(button.dataset.set))) moved(set(home, axis, place));
     });
   }
 
   for (const button of document.querySelectorAll("#turn button")) {
     button.addEventListener("click", () => {
       turn += Number(button.dataset.turn);
-      plots.get("descent-surface").dirty = true;
+      dirty(plots.get("descent-surface"));
       drawSoon();
     });
   }
+
+  // Players.
+
+  const players = new Map(); // section's id: Player
+
+  function at(id, step) {
+    for (const plot of plots.values()) if (plot.section === id && plot.visible) plot.layer?.at(step);
+  }
+
+  function told(section, step) {
+    return section.fields.has("value") ? `height ${walks.said(section.values("value")[step])}` : "";
+  }
+
+  for (const home of document.querySelectorAll("main .player")) {
+    const id = home.dataset.of;
+    const steps = Number(home.dataset.steps);
+    players.set(id, new walks.Player(home, {
+      steps,
+      seconds: Math.min(6, steps / 10) + Math.max(0, steps - 60) / 60,
+      at: (step) => at(id, step),
+      told: (step) => opened.has(id) ? told(opened.get(id), step) : "",
+    }));
+  }
+
+  // The picture at the top has a player and a start, but no axes.
+
+  unpacked("data-hero").then((buffer) => {
+    const home = element("hero");
+    const section = new Section(buffer, home);
+    const { steps, starts, plots: [{ traces, layout }] } = section.description;
+    const layer = new walks.Layer(home.querySelector(".stage"));
+    const [left, right, bottom, top] = layout.box;
+
+    function show() {
+      const { clientWidth: width, clientHeight: height } = layer.stage;
+      layer.show(traces.map((trace) => ({ ...trace, ...numbers(trace, section) })), {
+        x: (value) => ((value - left) / (right - left)) * width,
+        y: (value) => ((top - value) / (top - bottom)) * height,
+      });
+    }
+
+    const player = new walks.Player(home.querySelector(".player"), {
+      steps,
+      seconds: 8,
+      at: (step) => layer.at(step),
+      told: (step) => traces.filter((trace) => trace.name)
+        .map(({ key, name }) => `${name} at height ${walks.said(section.values(`${key}-value`)[step])}`).join(", "),
+    });
+    new walks.Start(layer, starts, (index) => {
+      section.start = index;
+      show();
+      player.tell();
+    });
+    show();
+    new ResizeObserver(show).observe(layer.stage);
+    home.querySelector(".whole").remove(); // the layer shows it
+    if (!walks.still.matches) player.play();
+  });
 
   // Plots are drawn when they come near.
 
   const near = new IntersectionObserver(
     (entries) => {
-      for (const entry of entries) plots.get(entry.target.id).visible = entry.isIntersecting;
+      for (const { target, isIntersecting } of entries) {
+        const plot = plots.get(target.id);
+        plot.visible = isIntersecting;
+        const player = players.get(plot.section);
+        if (isIntersecting) plot.layer?.at(player.shown());
+        else if (plot.ground && player.playing) player.pause();
+      }
       drawSoon();
     },
     { rootMargin: "300px" },
   );
 
   for (const div of document.querySelectorAll(".plot")) {
-    plots.set(div.id, { div, section: div.closest("section").id, dirty: true, visible: false });
+    const stage = document.createElement("div");
+    stage.className = "stage";
+    div.replaceWith(stage);
+    stage.append(div);
+    const plot = { div, section: div.closest("section").id, since: 0, visible: false };
+    plots.set(div.id, plot);
+    stage.addEventListener("pointerenter", () => freshen(plot));
   }
 
   const plotly = unpacked("plotly").then((buffer) => {
@@ -330,5 +546,6 @@
   window.explain = {
     ready: plotly,
     drawn: (id) => draw(id),
+    drawings,
   };
 })();

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from jaxopt_adam.lab import interrupt, styles
-from jaxopt_adam.lab.explain import batches, descent, digits, encoding, needed, paths
+from jaxopt_adam.lab.explain import batches, descent, digits, encoding, hero, needed, paths
 from jaxopt_adam.lab.explain.averages import AVERAGES
 from jaxopt_adam.lab.explain.drawing import number
 from jaxopt_adam.lab.explain.legend import legend
@@ -46,7 +46,8 @@ def build(progress: Callable[[str], None] = lambda _: None) -> str:
             interrupt.check()
             progress(name)
             fields[name] = section.fields()
-        parts = _facts() | {"table needed": needed.table()}
+        hero_fields = hero.HERO.fields()
+        parts = _facts() | {"hero picture": hero.picture(), "table needed": needed.table()}
     interrupt.check()
     for name, section in SECTIONS.items():
         parts[f"controls {name}"] = "\n".join(
@@ -55,16 +56,21 @@ def build(progress: Callable[[str], None] = lambda _: None) -> str:
         parts |= {
             f"plots {name} {part}": figures for part, figures in zip(("first", "rest"), _figures(section), strict=True)
         }
+        parts[f"player {name}"] = _player(section)
+    everything = [(hero.HERO, hero_fields), *((section, fields[name]) for name, section in SECTIONS.items())]
     parts["data"] = "\n".join(
-        f'<script type="text/plain" id="data-{name}">{encoding.text(_content(section, fields[name]))}</script>'
-        for name, section in SECTIONS.items()
+        f'<script type="text/plain" id="data-{section.name}">{encoding.text(_content(section, each))}</script>'
+        for section, each in everything
     )
     parts["plotly"] = encoding.text(_plotly().encode())
-    parts["style"], parts["script"] = styles.page_styles() + _file("page.css"), _file("page.js")
+    parts["style"] = styles.page_styles() + _file("page.css")
+    parts["script"] = _file("walks.js") + _file("page.js")
     return re.sub(r"\{\{([^{}]+)\}\}", lambda match: _part(match[1], parts), _file("page.html"))
 
 
-def expected(section: str, **setting: Any) -> dict[str, dict[str, dict[str, np.ndarray]]]:
+def expected(
+    section: str, *, start: tuple[float, float] | None = None, **setting: Any
+) -> dict[str, dict[str, dict[str, np.ndarray]]]:
     """The values that the plots of a section should show at a setting, computed for that setting alone.
 
     The result lacks what no single setting has: the measured seconds of the batches, and the race's results over all
@@ -72,6 +78,7 @@ def expected(section: str, **setting: Any) -> dict[str, dict[str, dict[str, np.n
 
     Args:
         section: the id of the section.
+        start: one of the section's starts; None for the surface's own.
         **setting: values by the names of the controls' axes; a control that is not named has its default.
 
     Returns:
@@ -79,7 +86,7 @@ def expected(section: str, **setting: Any) -> dict[str, dict[str, dict[str, np.n
 
     Raises:
         TypeError: if there is no such control.
-        ValueError: if there is no such section, or a control has no such value.
+        ValueError: if there is no such section, the section has no such start, or a control has no such value.
 
     Example:
         >>> from jaxopt_adam.lab.explain import expected
@@ -89,8 +96,11 @@ def expected(section: str, **setting: Any) -> dict[str, dict[str, dict[str, np.n
     if section not in SECTIONS:
         raise ValueError(f"section must be one of {', '.join(SECTIONS)}, got {section!r}")
     chosen = SECTIONS[section]
+    if start is not None and start not in chosen.starts:
+        raise ValueError(f"{section}: start must be one of {list(chosen.starts)}, got {start!r}")
+    given = {} if start is None else {"start": start}
     with jax.enable_x64(True):
-        fields = chosen.single(**chosen.setting(**setting))
+        fields = chosen.single(**chosen.setting(**setting), **given)
     found: dict[str, dict[str, dict[str, np.ndarray]]] = {}
     for plot in chosen.plots:
         found[plot.id] = {}
@@ -156,17 +166,38 @@ def _figures(section: Section) -> tuple[str, str]:
     return first, "\n".join(rest)
 
 
+def _player(section: Section) -> str:
+    """The element that walks.js fills with play, pause and the step, and a note on the starts."""
+    player = f'<div class="player" data-of="{section.name}" data-steps="{section.steps}"></div>'
+    if not section.starts:
+        return f'<div class="walking">{player}</div>'
+    names = {control.axis: control.label.partition(",")[0] for control in section.controls}
+    usual = ", ".join(
+        f"{names[axis]} = {number(value)}" for axis, value in section.usual.items() if value not in (0, 1)
+    )
+    note = "The circle is the start. Drag it, or move it with the arrow keys."
+    if usual:
+        kind = "with" if section.usual["bias_correction"] else "without"
+        note += f" Other starts are computed for {usual}, {kind} bias correction."
+    return f'<div class="walking">{player}<p class="note">{note}</p></div>'
+
+
 def _content(section: Section, fields: Mapping[str, Field]) -> bytes:
     """A section's description, as JSON after its length, and its numbers."""
     table, numbers = encoding.packed(fields)
+    controls = {control.axis: control for control in section.controls}
     description = {
-        "axes": {control.axis: len(control.values) for control in section.controls},
+        "axes": {control.axis: len(control.values) for control in section.controls} | {"start": len(section.starts)},
         "sentence": section.sentence,
+        "steps": section.steps,
+        "starts": section.starts,
+        "usual": {axis: list(controls[axis].values).index(value) for axis, value in section.usual.items()},
         "plots": [
             {
                 "id": plot.id,
                 "label": plot.label,
                 "layout": plot.layout,
+                "walked": plot.walked,
                 "traces": [
                     {
                         "key": trace.key,
@@ -190,7 +221,7 @@ def _content(section: Section, fields: Mapping[str, Field]) -> bytes:
 
 def _facts() -> dict[str, str]:
     """Numbers and sentences for the text."""
-    found = batches.facts() | digits.facts() | needed.facts()
+    found = batches.facts() | digits.facts() | needed.facts() | hero.facts()
     found |= {f"code {name}": code for name, code in CODE.items()}
     return {name: html.escape(value) for name, value in found.items()}
 
