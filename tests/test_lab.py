@@ -20,7 +20,7 @@ import pytest
 
 import jaxopt_adam
 from jaxopt_adam import descend, sgd
-from jaxopt_adam.lab import averages, claim, cli, data, landscape, output, race, report
+from jaxopt_adam.lab import averages, claim, cli, data, landscape, output, race, report, styles
 from jaxopt_adam.lab.cli import main
 from jaxopt_adam.lab.explain import digits
 
@@ -302,6 +302,31 @@ def test_a_walk_is_the_best_learning_rates_path():
     np.testing.assert_allclose(found.path, path.x, rtol=1e-5)
 
 
+def test_a_zigzag_does_not_paint_over_the_other_paths():
+    across = np.stack([np.linspace(0, 1, 101), np.tile([0.0, 0.5], 51)[:101]], axis=1)
+    straight = across * [1.0, 0.0]
+    calm, wild = (landscape.Walk("rmsprop", "RMSProp", 0.1, path, np.ones(101)) for path in (straight, across))
+    assert calm.zigzag == pytest.approx(1)
+    assert wild.zigzag == pytest.approx(50 / 1.25**0.5, rel=0.01)
+    whole, pale = landscape.path_look(calm), landscape.path_look(wild)
+    assert whole == styles.line("rmsprop") | {"alpha": 1.0}
+    assert pale["linewidth"] < 0.5 * whole["linewidth"]
+    assert pale["alpha"] < 0.6
+    assert pale["zorder"] < whole["zorder"] < styles.line("adam")["zorder"]
+
+
+def test_the_path_of_adam_is_the_first_in_the_legend_and_the_last_drawn():
+    bowl = landscape.LANDSCAPES["bowl"]
+    walks = [landscape.walk(bowl, rule, steps=5, learning_rates=(0.01,)) for rule in ("sgd", "adam", "rmsprop")]
+    drawn = landscape.figure(bowl, walks)
+    (legend,) = drawn.legends
+    assert [text.get_text() for text in legend.get_texts()][:2] == ["Adam (0.01)", "gradient descent (0.01)"]
+    left, right = drawn.axes
+    for axes in (left, right):
+        highest = max(axes.lines, key=lambda line: line.get_zorder())
+        assert highest.get_color() == styles.RULES["adam"].light
+
+
 def test_averages_with_and_without_bias_correction():
     result = averages.average((0.0, 0.9), length=50, noise=1.0, seed=3)
     np.testing.assert_allclose(result.biased[0], result.signal, rtol=1e-6)
@@ -427,10 +452,13 @@ def test_digits_on_mnist(mnist, tmp_path, capsys):
 
 
 def test_landscape_and_averages_write_their_figures(tmp_path, capsys):
-    assert run(capsys, "landscape", "beale", "--rule", "adam", "--steps", "5", "--out", str(tmp_path))[0] == 0
+    arguments = ["--rule", "adam", "--steps", "5", "--out", str(tmp_path)]
+    assert run(capsys, "landscape", "beale", *arguments)[0] == 0
     assert run(capsys, "averages", "--beta", "0.9", "--length", "20", "--out", str(tmp_path))[0] == 0
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"landscape-beale.png", "landscape-beale.json", "averages.png", "averages.json"}
+    assert names == {
+        "landscape-beale.png", "landscape-beale.json", "averages.png", "averages.json",
+    }  # fmt: skip
     for name in ("landscape-beale.png", "averages.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
