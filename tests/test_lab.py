@@ -17,10 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 import jaxopt_adam
 from jaxopt_adam import descend, sgd
-from jaxopt_adam.lab import averages, claim, cli, data, landscape, output, race, report, styles
+from jaxopt_adam.lab import animation, averages, claim, cli, data, landscape, output, race, report, styles
 from jaxopt_adam.lab.cli import main
 from jaxopt_adam.lab.explain import digits
 
@@ -327,6 +328,27 @@ def test_the_path_of_adam_is_the_first_in_the_legend_and_the_last_drawn():
         assert highest.get_color() == styles.RULES["adam"].light
 
 
+def test_the_moving_picture_is_small_and_pauses_at_its_end(tmp_path):
+    bowl = landscape.LANDSCAPES["bowl"]
+    walks = [landscape.walk(bowl, rule, steps=130, learning_rates=(0.01,)) for rule in ("sgd", "adam")]
+    animation.save(bowl, walks, tmp_path / "made.gif")
+    kept = Path(__file__).parents[1] / "docs" / "images" / "paths.gif"
+    for path, frames in ((tmp_path / "made.gif", 45), (kept, 61)):  # every third step, and every one
+        assert path.stat().st_size < 1_000_000
+        with Image.open(path) as picture:
+            durations = []
+            for frame in range(picture.n_frames):
+                picture.seek(frame)
+                durations.append(picture.info["duration"])
+            assert len(durations) == frames
+            assert picture.info["loop"] == 0  # for ever
+            assert durations[-1] > 1500 > max(durations[:-1])
+            assert sum(durations) <= 8000
+            found = {color for _, color in picture.convert("RGB").getcolors(1 << 20)}
+        adam = [int(styles.RULES["adam"].light[at : at + 2], 16) for at in (1, 3, 5)]
+        assert min(np.abs(np.subtract(adam, color)).max() for color in found) < 12
+
+
 def test_averages_with_and_without_bias_correction():
     result = averages.average((0.0, 0.9), length=50, noise=1.0, seed=3)
     np.testing.assert_allclose(result.biased[0], result.signal, rtol=1e-6)
@@ -452,12 +474,12 @@ def test_digits_on_mnist(mnist, tmp_path, capsys):
 
 
 def test_landscape_and_averages_write_their_figures(tmp_path, capsys):
-    arguments = ["--rule", "adam", "--steps", "5", "--out", str(tmp_path)]
+    arguments = ["--rule", "adam", "--steps", "5", "--animate", "--out", str(tmp_path)]
     assert run(capsys, "landscape", "beale", *arguments)[0] == 0
     assert run(capsys, "averages", "--beta", "0.9", "--length", "20", "--out", str(tmp_path))[0] == 0
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {
-        "landscape-beale.png", "landscape-beale.json", "averages.png", "averages.json",
+        "landscape-beale.png", "landscape-beale.gif", "landscape-beale.json", "averages.png", "averages.json",
     }  # fmt: skip
     for name in ("landscape-beale.png", "averages.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")

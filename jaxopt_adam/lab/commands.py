@@ -15,8 +15,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 import jaxopt_adam
+from jaxopt_adam.lab import animation, claim, data, figures, interrupt, race, report
 from jaxopt_adam.lab import averages as averages_lab
-from jaxopt_adam.lab import claim, data, figures, interrupt, race, report
 from jaxopt_adam.lab import explain as explain_lab
 from jaxopt_adam.lab import landscape as landscape_lab
 from jaxopt_adam.lab import memory as memory_lab
@@ -246,6 +246,14 @@ def landscape(
         typer.Option(help="The first point; the usual one by default.", callback=within_reach),
     ] = None,
     steps: Annotated[int, typer.Option(help="How many steps.", callback=at_least(1))] = 200,
+    animate: Annotated[
+        bool,
+        typer.Option(
+            "--animate",
+            help="Write a moving picture as well, a GIF. docs/images/paths.gif is that of "
+            "bowl --steps 60 --rule sgd --rule momentum --rule rmsprop --rule adam.",
+        ),
+    ] = False,
     out: Out = Path("report"),
 ) -> None:
     """Draw the path of each rule down a function of two variables, over its contours."""
@@ -258,6 +266,8 @@ def landscape(
             for each in dict.fromkeys(rule or landscape_lab.RULES)
         ]
         figures.save(landscape_lab.figure(chosen, walks), unfinished / f"landscape-{name}.png")
+        if animate:
+            animation.save(chosen, walks, unfinished / f"landscape-{name}.gif")
         write_json(
             unfinished / f"landscape-{name}.json",
             {
@@ -287,6 +297,8 @@ def landscape(
         ],
     )
     _print_path(out / f"landscape-{name}.png")
+    if animate:
+        _print_path(out / f"landscape-{name}.gif")
 
 
 @app.command()
