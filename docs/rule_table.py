@@ -1,4 +1,4 @@
-"""The documentation's tables of the rules: two short texts of each rule, and what signatures and states tell."""
+"""The documentation's tables of the rules: their use, two short texts of each, and what signatures and states tell."""
 
 import inspect
 from collections.abc import Callable, Iterable
@@ -25,6 +25,17 @@ class Texts(NamedTuple):
     summary: str
     choice: str
 
+
+GROUPS = {
+    "everyday": ("adam", "adamw", "sgd", "nadam", "nadamw", "radam"),
+    "stable": ("stable_adamw", "adopt", "laprop", "adam_atan2", "amsgrad", "adabelief", "yogi"),
+    "memory": ("lion", "adafactor", "adam_mini"),
+    "large": ("adan", "ademamix", "lamb", "novograd"),
+    "matrices": ("muon", "soap"),
+    "free": ("schedule_free_adamw", "prodigy"),
+    "classic": ("adagrad", "adadelta", "rmsprop", "adamax", "adamaxw"),
+}
+"""The rules by their use; each is in one group."""
 
 TEXTS = {
     "adabelief": Texts(
@@ -160,18 +171,17 @@ def bytes_a_parameter(factory: Callable[..., Optimizer]) -> float:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state) if leaf.size > 1) / MATRIX.size
 
 
-def table() -> str:
-    """A row for each rule, in MyST's Markdown."""
-    lines = ["| rule | what it does | choose it | state | bytes | optax |", "|---|---|---|---|---|---|"]
+def table(group: str) -> str:
+    """A row for each rule of a group, in MyST's Markdown."""
     links = {name: _link(name) for name in RULES}
-    for name, factory in RULES.items():
+    lines = ["| rule | what it does | choose it | state | in optax |", "|---|---|---|---|---|"]
+    for name in GROUPS[group]:
         summary, choice = (text.format_map(links) for text in TEXTS[name])
-        known = "yes" if hasattr(optax, name) else "contrib" if hasattr(optax.contrib, name) else "–"
-        lines.append(
-            f"| {links[name]} | {summary} | {choice} "
-            f"| {', '.join(moments(factory)) or '–'} | {bytes_a_parameter(factory):.3g} | {known} |"
-        )
-    return "\n".join(lines)
+        known = "yes" if hasattr(optax, name) else "contrib" if hasattr(optax.contrib, name) else "no"
+        kept = ", ".join(f"`{moment}`" for moment in moments(RULES[name]))
+        size = f"{bytes_a_parameter(RULES[name]):.3g} bytes: {kept}" if kept else "none"
+        lines.append(f"| {links[name]} | {summary} | {choice} | {size} | {known} |")
+    return "\n".join(["```{table}", ":class: rules", "", *lines, "```"])
 
 
 def against_optax() -> str:

@@ -169,9 +169,17 @@ class TestReference:
         for summary, choice in RULE_TABLE["TEXTS"].values():
             assert summary
             assert choice
-        rows = RULE_TABLE["table"]().splitlines()[2:]
-        assert [row.split("`")[1].removeprefix("~jaxopt_adam.") for row in rows] == list(RULES)
-        assert all(row.count("|") == 7 for row in rows)
+
+    def test_the_tables_of_rules_have_each_rule_once(self):
+        groups = re.findall(r'^Markdown\(table\("(\w+)"\)\)$', (DOCS / "rules.md").read_text(), re.MULTILINE)
+        assert groups == list(RULE_TABLE["GROUPS"])
+        rows = [
+            row for group in groups for row in RULE_TABLE["table"](group).splitlines() if row.startswith("| {func}")
+        ]
+        names = [row.split("`")[1].removeprefix("~jaxopt_adam.") for row in rows]
+        assert names[:2] == ["adam", "adamw"]
+        assert sorted(names) == sorted(RULES)
+        assert all(row.count("|") == 6 for row in rows)
 
 
 def raised(function):
