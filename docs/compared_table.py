@@ -16,16 +16,18 @@ OTHERS = ("optax", "torch", "bitsandbytes", "optimistix", "a ")
 """The first letters of the names of contestants that are not of this library."""
 
 
-def speed(library: str, scenes: Iterable[str] = tuple(SPEED), pairs: Mapping[str, str] | None = None) -> Markdown:
+def speed(
+    library: str | tuple[str, ...], scenes: Iterable[str] = tuple(SPEED), pairs: Mapping[str, str] | None = None
+) -> Markdown:
     """The times of this library beside those of another one.
 
     Args:
-        library: a part of the names of the other library's contestants.
+        library: the first letters of the names of the other library's contestants, or several such.
         scenes: the keys of the scenes in the measurements.
         pairs: for contestants of this library that of the other one; None for all pairs.
     """
     rows = [_row(*case) for case in _cases(library, scenes, pairs)]
-    return _table(["work", "here", "there", "time here", "time there", "here / there", "range"], rows)
+    return _table(["work", "here / there", "here", "there"], rows)
 
 
 def versions(*names: str) -> Markdown:
@@ -52,32 +54,28 @@ def errors(training: str) -> Markdown:
 
 
 def _cases(
-    library: str, scenes: Iterable[str], pairs: Mapping[str, str] | None
+    library: str | tuple[str, ...], scenes: Iterable[str], pairs: Mapping[str, str] | None
 ) -> Iterator[tuple[str, dict[str, Any], str, str]]:
     """Each case of the scenes with each contestant of this library and each of the other one."""
     for scene in map(SPEED.__getitem__, scenes):
         for name, case in scene["cases"].items():
             for here, there in itertools.permutations(case["contestants"], 2):
-                theirs = library in there and there.startswith(OTHERS) and not here.startswith(OTHERS)
+                theirs = there.startswith(library) and not here.startswith(OTHERS)
                 if theirs and (pairs is None or pairs.get(here) == there):
                     yield f"{scene['title']}: {name}", case, here, there
 
 
 def _row(work: str, case: dict[str, Any], here: str, there: str) -> list[str]:
-    times = [_seconds(statistics.median(case["contestants"][name]["seconds"]["step"])) for name in (here, there)]
-    relative = case["contestants"][here]["beside"][there]
-    spread = f"{_ratio(min(relative))} to {_ratio(max(relative))}" if len(relative) > 1 else ""
-    return [work, here, there, *times, _ratio(statistics.median(relative)), spread]
+    timed = [f"{name}: {_seconds(case['contestants'][name]['seconds']['step'])}" for name in (here, there)]
+    relative = statistics.median(case["contestants"][here]["beside"][there])
+    return [work, f"{relative:.2f}" if relative >= 0.095 else f"{relative:.1g}", *timed]
 
 
-def _ratio(value: float) -> str:
-    return f"{value:.2f}" if value >= 0.095 else f"{value:.1g}"
-
-
-def _seconds(value: float) -> str:
+def _seconds(values: list[float]) -> str:
+    value = statistics.median(values)
     for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
         if value >= size:
-            return f"{value / size:.3g} {unit}"
+            return f"{value / size:.3g}\N{NO-BREAK SPACE}{unit}"
     raise ValueError(value)
 
 
