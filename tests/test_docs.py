@@ -351,3 +351,18 @@ class TestFigures:
     @pytest.mark.parametrize("path", sorted(DOCS.glob("*.py")), ids=lambda path: path.name)
     def test_helpers_make_no_images(self, path):
         assert not re.search(r"\bImage\(|pyplot", path.read_text())
+
+
+class TestGallery:
+    TEXT = (DOCS / "gallery.md").read_text()
+    RUN = re.compile(r"^```sh\npython examples/(\w+)\.py([^\n]*)\n```\n\n```text\n(.+?)^```$", re.MULTILINE | re.DOTALL)
+
+    def test_each_example_has_its_command_and_its_output(self):
+        names = [name for name, _, _ in self.RUN.findall(self.TEXT)]
+        assert sorted(names) == sorted(path.stem for path in (ROOT / "examples").glob("*.py"))
+
+    def test_figures_that_the_commands_draw_are_shown(self):
+        drawn = [
+            path for _, arguments, _ in self.RUN.findall(self.TEXT) for path in re.findall(r"docs/(\S+)", arguments)
+        ]
+        assert drawn == re.findall(r"^!\[.+\]\((\S+)\)$", self.TEXT, re.MULTILINE)
