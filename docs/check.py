@@ -2,7 +2,8 @@
 
 Every link leads to a page and an anchor that are there. In Chromium, with all requests to other places blocked, no page
 asks for anything from outside, no image is missing, every equation is drawn, no page is higher than 12,000 pixels at a
-width of 1,440, and none is wider than a phone's screen of 375. What does not hold is printed, and the exit code is 1.
+width of 1,440, and none is wider than a phone's screen of 375. The first screen of the index has a picture and code.
+What does not hold is printed, and the exit code is 1.
 """
 
 import shutil
@@ -15,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 from playwright.sync_api import Page, Route, sync_playwright
 
 HIGHEST = 12_000
-WIDTH, PHONE = 1440, 375
+WIDTH, SCREEN, PHONE = 1440, 900, 375
 # What a page would show if an equation had been left as LaTeX.
 LATEX = r"\\(frac|sqrt|hat|beta|text|operatorname|begin)\b|\$\$|\\\("
 LOOK = """latex => {
@@ -30,6 +31,8 @@ LOOK = """latex => {
         height: document.documentElement.scrollHeight,
         equations: empty.length + written.length + document.querySelectorAll("merror").length,
         images: missing.map(each => each.getAttribute("src")),
+        first: ["article img", "article .cell_input"].map(
+            each => document.querySelector(each)?.getBoundingClientRect().bottom),
     };
 }"""
 
@@ -67,7 +70,7 @@ def dead_links(folder: Path) -> Iterator[str]:
                 yield f"{page.relative_to(folder)}: {address} has no such anchor"
 
 
-def faults(page: Page, file: Path) -> Iterator[str]:
+def faults(page: Page, file: Path, is_index: bool) -> Iterator[str]:
     """What is wrong with a page as the browser shows it."""
     outside: list[str] = []
 
@@ -79,7 +82,7 @@ def faults(page: Page, file: Path) -> Iterator[str]:
             route.abort()
 
     page.route("**/*", answer)
-    page.set_viewport_size({"width": WIDTH, "height": 900})
+    page.set_viewport_size({"width": WIDTH, "height": SCREEN})
     page.goto(file.as_uri())
     seen = page.evaluate(LOOK, LATEX)
     page.unroute("**/*")
@@ -89,6 +92,8 @@ def faults(page: Page, file: Path) -> Iterator[str]:
         yield f"{seen['equations']} equations are not drawn"
     if seen["height"] > HIGHEST:
         yield f"{seen['height']:,} pixels high, more than {HIGHEST:,}"
+    if is_index and any(bottom is None or bottom > SCREEN for bottom in seen["first"]):
+        yield f"no picture and code on the first {SCREEN} pixels"
     page.set_viewport_size({"width": PHONE, "height": 800})
     if (width := page.evaluate("document.documentElement.scrollWidth")) > PHONE:
         yield f"{width} pixels wide on a screen of {PHONE}"
@@ -105,7 +110,10 @@ def main() -> None:
         page = browser.new_page()
         for file in pages:
             if file.name != "explain.html":
-                lines += [f"{file.relative_to(folder)}: {fault}" for fault in faults(page, file)]
+                lines += [
+                    f"{file.relative_to(folder)}: {fault}"
+                    for fault in faults(page, file, file == folder / "index.html")
+                ]
         browser.close()
     print("\n".join([*lines, f"{len(pages)} pages, {len(lines)} faults"]))  # noqa: T201
     sys.exit(bool(lines))

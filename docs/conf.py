@@ -34,7 +34,7 @@ exclude_patterns = ["_build", "jupyter_execute", "tables"]
 html_theme = "furo"
 html_title = "jaxopt_adam"
 html_static_path = ["static"]
-html_css_files = ["tables.css"]
+html_css_files = ["beside.css", "tables.css"]
 html_math_renderer = "mathml"
 
 myst_heading_anchors = 3
