@@ -1,5 +1,6 @@
 """The interactive article without a browser: what it computes, what it packs, and the page that comes of it."""
 
+import functools
 import gzip
 import importlib.resources
 import itertools
@@ -16,9 +17,10 @@ import pytest
 
 from jaxopt_adam import adam, descend, rmsprop, sgd
 from jaxopt_adam.lab.cli import main
-from jaxopt_adam.lab.explain import SECTIONS, encoding, expected, needed
+from jaxopt_adam.lab.explain import SECTIONS, encoding, exits, expected, needed
 from jaxopt_adam.lab.explain import rules as explain_rules
 from jaxopt_adam.lab.explain.descent import RATES, VALLEY
+from jaxopt_adam.lab.explain.descent import STEPS as DESCENT_STEPS
 from jaxopt_adam.lab.explain.digits import RULES as RACERS
 from jaxopt_adam.lab.explain.digits import SETTINGS
 from jaxopt_adam.lab.explain.drawing import held, number
@@ -57,10 +59,17 @@ def unpacked(table: list[dict], content: bytes) -> dict:
             second = np.where(folded & 1, -(folded + 1) // 2, folded // 2)
             frames = np.frombuffer(content, "<f8", 2 * len(folded), entry["at"] + entry["frames"]).reshape(-1, 2)
             values = frames[:, :1] + np.cumsum(np.cumsum(second, axis=1), axis=1) * frames[:, 1:]
+            values = 10**values if entry.get("log") else values
         else:
             values = bits.view("<f4").astype(float)
         fields[entry["name"]] = entry["axes"], values.reshape(entry["shape"])
     return fields
+
+
+@functools.cache
+def fields_of(name: str) -> dict:
+    """The fields of a section as the page has them."""
+    return unpacked(*encoding.packed(SECTIONS[name].fields()))
 
 
 def shown(section, fields: dict, setting: dict) -> dict:
@@ -115,7 +124,7 @@ def settings(section, count: int) -> list[dict]:
 )
 def test_what_the_page_packs_is_what_one_run_gives(name, count):
     section = SECTIONS[name]
-    fields = unpacked(*encoding.packed(section.fields()))
+    fields = fields_of(name)
     compared = 0
     for setting in settings(section, count):
         page = shown(section, fields, setting)
@@ -136,6 +145,77 @@ def test_what_the_page_packs_is_what_one_run_gives(name, count):
                         )
                         compared += 1
     assert compared > count
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_no_plot_is_empty_in_any_setting(name):
+    fields = fields_of(name)
+    for plot in SECTIONS[name].plots:
+        axes = {axis: plot.layout.get(f"{axis}axis", {}) for axis in "xy"}
+        for trace, moved in itertools.product(plot.traces, ("", "moved ")):
+            if trace.key.startswith("stop"):
+                continue  # there is none where nothing stops
+
+            each = {name: fields.get(moved + name, fields[name]) for name in (trace.x, trace.y, trace.length) if name}
+            every = max((of for of, _ in each.values()), key=len)
+
+            def values(name, each=each, every=every):
+                """The rows of a field, with an axis for each control that any of the fields depends on."""
+                of, found = each[name]
+                return found.reshape(*(found.shape[of.index(axis)] if axis in of else 1 for axis in every), -1)
+
+            x, y = values(trace.x), values(trace.y)
+            length = values(trace.length) if trace.length else np.array([x.shape[-1]])
+            style = trace.style
+            alone = style.get("type") == "bar" or "markers" in style.get("mode", "")
+            assert length.min() >= (1 if alone else 2), (plot.id, trace.key)
+            # Something of each is within the axes, and no path is a dot.
+            if style.get("type") in ("contour", "surface"):
+                continue
+            for axis, found in zip("xy", (x, y), strict=True):
+                part = np.arange(found.shape[-1]) < length
+                found = np.where(part, found, np.nan)
+                assert (np.isfinite(found) | ~part | (trace.key == "wires")).all(), (plot.id, trace.key, axis)
+                if "range" in axes[axis]:
+                    low, high = axes[axis]["range"]
+                    if axes[axis].get("type") == "log":
+                        low, high = 10.0**low, 10.0**high
+                    assert ((found >= low) & (found <= high)).any(-1).all(), (plot.id, trace.key, axis)
+            if plot.id.endswith("-path") and trace.x == "path-x":
+                far = np.hypot(*(np.ptp(np.where(part, found, found[..., :1]), axis=-1) for found in (x, y)))
+                assert (far > 0.05).all(), (plot.id, trace.key)
+
+
+@pytest.mark.parametrize(("name", "steps"), [("gradient-descent", DESCENT_STEPS), ("momentum", STEPS)])
+def test_a_walk_that_leaves_is_drawn_to_the_border_and_says_so(name, steps):
+    fields = fields_of(name)
+    for moved in ("", "moved "):
+        x, y, points, drawn = (fields[moved + each][1] for each in ("path-x", "path-y", "points", "drawn"))
+        leaves = points <= steps
+        assert leaves.any()
+        np.testing.assert_array_equal(drawn, np.where(leaves, points + 1, steps + 1))
+        last = (drawn - 1)[..., None].astype(int)
+        left, right, bottom, top = BOX
+        end = [np.take_along_axis(each, last, axis=-1)[..., 0] for each in (x, y)]
+        distance = np.minimum(
+            np.minimum(abs(end[0] - left), abs(end[0] - right)), np.minimum(abs(end[1] - bottom), abs(end[1] - top))
+        )
+        assert distance[leaves].max() < 0.02
+        words = fields[moved + "exit"][1]
+        assert ((words != "") == leaves).all()
+        assert set(words[leaves]) == {f"Step {int(each)} leaves the picture." for each in points[leaves]}
+
+
+def test_the_border_is_on_the_line_of_the_step():
+    right, top = BOX[1], BOX[3]
+    x = np.array(
+        [[[0, 0], [2 * right, top], [9, 9]], [[0, 0], [1, 1], [1, 2 * top - 1]], [[0, 0], [1, 1], [2, 2]]], float
+    )
+    found = exits.to_border(x, inside(x))
+    np.testing.assert_allclose(found[0, 1], [right, top / 2])
+    np.testing.assert_allclose(found[1, 2], [1, top])
+    np.testing.assert_array_equal(found[2], x[2])
+    np.testing.assert_array_equal(exits.drawn(inside(x), 2), [2, 3, 3])
 
 
 # The rules over the whole of their grids, against NumPy's float64 and the papers' formulas.

@@ -30,8 +30,9 @@ What a test may rely on:
   that resolves when plot `id` shows what the controls say.
 - Where there is no WebGL, the plot ``descent-surface`` shows the keys ``wires``, ``path-projected`` and
   ``stop-projected`` in place of ``surface``, ``path`` and ``stop``; :func:`expected` has all of them.
-- A path is drawn until its first point outside of :data:`~jaxopt_adam.lab.explain.surfaces.BOX`. Every plot leaves out
-  that point, all later points, and the step that leads there.
+- A path is drawn until its first point outside of :data:`~jaxopt_adam.lab.explain.surfaces.BOX`. The step that leads
+  there is drawn up to the border. The plots of heights, moments and steps show that step too, and say that it leaves.
+  The surface in three dimensions does not show it. No plot shows what comes after it.
 - :func:`expected` computes what the plots should show, without the grids. The page's numbers are rounded, by less than
   4·10⁻⁶ of the range of their row, or to float32. From a moved start they are rounded by less than 10⁻³ of that range;
   heights by less than 10⁻³ of the range of their logarithms, and to no less than 10⁻⁹.

@@ -9,6 +9,7 @@ import numpy as np
 from jax import Array
 
 from jaxopt_adam import descend, grid, sgd
+from jaxopt_adam.lab.explain import exits
 from jaxopt_adam.lab.explain.drawing import curve, curves, held, number, path, path_plot, surface_single
 from jaxopt_adam.lab.explain.section import Control, Field, Plot, Section, Trace
 from jaxopt_adam.lab.explain.starts import STARTS, moved, start_fields
@@ -85,14 +86,16 @@ def _named(walks: dict[str, Any]) -> dict[str, np.ndarray]:
     """The fields of walks with any leading axes."""
     x, value, end = np.asarray(walks["x"]), np.asarray(walks["value"]), walks["end"]
     points = inside(x)
+    path = exits.to_border(x, points)
     where, height, steps = np.asarray(end.x), np.asarray(end.value), np.asarray(end.steps)
     shown = np.asarray(end.stopped) & (steps < points)
     where, height = np.where(shown[..., None], where, 0), np.where(shown, height, 0)
     return {
-        "path-x": x[..., 0],
-        "path-y": x[..., 1],
+        "path-x": path[..., 0],
+        "path-y": path[..., 1],
         "value": value,
         "points": points,
+        "drawn": exits.drawn(points, STEPS),
         "stop-x": where[..., :1],
         "stop-y": where[..., 1:],
         "stop-step": steps[..., None],
@@ -151,9 +154,11 @@ def _rows() -> tuple[dict[str, np.ndarray], Any]:
 
 
 def _within(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The fields with each row held after its last point inside of the box."""
+    """The fields with each row held after the last point that is drawn."""
     return rows | {
-        name: held(rows[name], rows["points"]) for name in ("path-x", "path-y", "value", "path-across", "path-up")
+        name: held(rows[name], rows[length])
+        for length, names in (("drawn", ("path-x", "path-y", "value")), ("points", ("path-across", "path-up")))
+        for name in names
     }
 
 
@@ -163,6 +168,7 @@ def fields() -> dict[str, Field]:
     each = {name: Field(("learning_rate",), values) for name, values in rows.items()}
     each |= {name: Field((), values) for name, values in _static().items()}
     each["sentence"] = Field(("learning_rate",), [_sentence(row, rows, end) for row in range(len(RATES))])
+    each["exit"] = Field(("learning_rate",), exits.words(rows["points"], STEPS))
     return each | _moved()
 
 
@@ -172,7 +178,8 @@ def _moved() -> dict[str, Field]:
     walks = jax.jit(jax.vmap(jax.vmap(_walks, (0, None)), (None, 0)))(optimizers, jnp.array(STARTS))
     rows, axes = _within(_named(walks)), ("start", "learning_rate")
     sentences = [[_sentence((i, j), rows, walks["end"]) for j in range(len(RATES))] for i in range(len(STARTS))]
-    return moved(axes, rows) | start_fields() | {"moved sentence": Field(axes, sentences)}
+    words = {"moved sentence": Field(axes, sentences), "moved exit": Field(axes, exits.words(rows["points"], STEPS))}
+    return moved(axes, rows) | start_fields() | words
 
 
 def _sentence(row: Any, rows: dict[str, np.ndarray], end: Any) -> str:
@@ -209,7 +216,7 @@ def _plots() -> tuple[Plot, ...]:
         "From above",
         "Contours of a long valley, seen from above, and the path of gradient descent from the left towards the lowest "
         "point in the middle.",
-        path("path", "gradient descent", "descent", x="path-x", y="path-y", length="points", symbol="circle"),
+        path("path", "gradient descent", "descent", x="path-x", y="path-y", length="drawn", symbol="circle"),
         Trace("stop", "stops here", "stop-x", "stop-y", length="stops", style=stop),
     )
     line = {"color": "--descent", "width": 5}
@@ -299,10 +306,12 @@ def _plots() -> tuple[Plot, ...]:
         "Height at each step",
         "The height at each step, on a logarithmic scale.",
         "height f",
-        curve("value", "height", "value", "descent", x="t0", length="points"),
+        curve("value", "height", "value", "descent", x="t0", length="drawn"),
         Trace("stop", "stops here", "stop-step", "stop-value", length="stops", style=stop),
         log=True,
         shape="wide",
+        steps=STEPS,
+        note="exit",
     )
     return flat, solid, value
 

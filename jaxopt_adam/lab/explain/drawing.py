@@ -90,9 +90,22 @@ def line(colour: str, *, width: float, dash: str, marker: dict[str, Any] | None 
     return style
 
 
-def curve(key: str, name: str, y: str, colour: str, *, x: str = "t", length: str | None = "steps", **own: Any) -> Trace:
-    """A line over the steps."""
-    style = {"mode": "lines", "line": {"color": f"--{colour}"} | look(colour) | own} | rank(colour)
+def curve(
+    key: str,
+    name: str,
+    y: str,
+    colour: str,
+    *,
+    x: str = "t",
+    length: str | None = "steps",
+    symbol: str | None = None,
+    **own: Any,
+) -> Trace:
+    """A line over the steps; with a symbol, also some marks, which show where there is one step alone."""
+    style: dict[str, Any] = {"mode": "lines", "line": {"color": f"--{colour}"} | look(colour) | own} | rank(colour)
+    if symbol:
+        marker = {"color": f"--{colour}", "symbol": symbol, "size": 6, "maxdisplayed": 9}
+        style |= {"mode": "lines+markers", "marker": marker}
     return Trace(key, name, x, y, length=length, style=style)
 
 
@@ -172,13 +185,19 @@ def curves(
     *traces: Trace,
     log: bool = False,
     shape: str = "small",
+    steps: int,
+    note: str | None = None,
     **y_axis: Any,
 ) -> Plot:
-    """Lines over the steps."""
+    """Lines over so many steps, with the sentence of the field `note` over them."""
     axis: dict[str, Any] = {"title": y_title} | y_axis
     if log:
         axis |= {
             "type": "log",
             "range": [math.log10(each) for each in HEIGHT_RANGE],
         } | ticks(HEIGHT_TICKS)
-    return Plot(plot, title, label, traces, {"xaxis": {"title": "step t"}, "yaxis": axis}, shape)
+    layout: dict[str, Any] = {"xaxis": {"title": "step t", "range": [0, steps]}, "yaxis": axis}
+    if note:
+        place = {"x": 0, "xref": "paper", "xanchor": "left", "y": 1, "yref": "paper", "yanchor": "bottom"}
+        layout["title"] = {"text": {"field": note}, "font": {"size": 14}, "pad": {"b": 8}} | place
+    return Plot(plot, title, label, traces, layout, shape)

@@ -167,11 +167,12 @@
 
   function layoutOf(plot, section, flat) {
     const { xaxis, yaxis, scene, ...others } = filled(plot.layout, section);
+    const above = others.title?.text ? 34 : 12;
     const layout = {
       font: { family: "system-ui, sans-serif", size: 14, color: colour("--muted") },
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
-      margin: { l: 48, r: 20, t: 12, b: 40 }, // a label that does not fit into them is left out
+      margin: { l: 48, r: 20, t: above, b: 40 }, // a label that does not fit into them is left out
       dragmode: false,
       hovermode: "closest",
       showlegend: false, // the page has its own

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxopt_adam.lab.explain import exits
 from jaxopt_adam.lab.explain.drawing import (
     curve,
     curves,
@@ -37,8 +38,10 @@ COORDINATES = ("x", "y")
 def _named(way: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The fields of walks with any leading axes; those of moments have one more axis, of the coordinates."""
     points = inside(way["x"])
-    named = {"path-x": way["x"][..., 0], "path-y": way["x"][..., 1], "value": way["value"], "points": points}
-    named |= {"steps": points - 1, "step-x": way["step"][..., 0], "step-y": way["step"][..., 1]}
+    shown = exits.drawn(points, STEPS)
+    path = exits.to_border(way["x"], points)
+    named = {"path-x": path[..., 0], "path-y": path[..., 1], "value": way["value"], "points": points, "drawn": shown}
+    named |= {"steps": shown - 1, "step-x": way["step"][..., 0], "step-y": way["step"][..., 1]}
     return named | {
         name.replace("_", "-"): np.swapaxes(way[name], -1, -2)
         for name in ("mu", "mu_hat", "nu", "nu_hat")
@@ -50,7 +53,7 @@ def _named(way: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 def _reference(name: str, surface: str, start: tuple[float, float] | None = None) -> dict[str, np.ndarray]:
     """The walk of another rule at the setting that is best from the surface's own start."""
     named = _named(one(RULES[name], surface, best(name, surface), bias_correction=RULES[name].corrected, start=start))
-    return {f"{name}-{field}": named[field] for field in ("path-x", "path-y", "value", "points")}
+    return {f"{name}-{field}": named[field] for field in ("path-x", "path-y", "value", "points", "drawn")}
 
 
 def _axes(rule: str) -> tuple[str, ...]:
@@ -95,7 +98,7 @@ def _fields(rule: str, others: tuple[str, ...]) -> dict[str, Field]:
     rates = np.array(RULES[rule].axes["learning_rate"])[:, None] * np.ones(2)
     fields |= {"rate-up": Field(("learning_rate",), rates), "rate-down": Field(("learning_rate",), -rates)}
     beside = np.array([_beside(others, surface, None) for surface in SURFACES], object)
-    fields["sentence"] = Field(axes, _sentences(named, beside))
+    fields |= {"sentence": Field(axes, _sentences(named, beside)), "exit": _exit(axes, named)}
     return fields | _moved(rule, others)
 
 
@@ -116,24 +119,28 @@ def _moved(rule: str, others: tuple[str, ...]) -> dict[str, Field]:
     }
     for other, rows in each.items():
         stacked = {name: np.array([[one[name] for one in row] for row in rows]) for name in rows[0][0]}
-        length = stacked[f"{other}-points"]
+        length = stacked[f"{other}-drawn"]
         fields |= moved(
             axes[:2], {name: each if each.ndim == 2 else held(each, length) for name, each in stacked.items()}
         )
     for i, surface in enumerate(SURFACES):
         for j, start in enumerate(STARTS):
             beside[i, j] = _beside(others, surface, start)
-    return fields | {"moved sentence": Field(axes, _sentences(named, beside))}
+    return fields | {"moved sentence": Field(axes, _sentences(named, beside)), "moved exit": _exit(axes, named)}
+
+
+def _exit(axes: tuple[str, ...], named: Mapping[str, np.ndarray]) -> Field:
+    return Field(axes, exits.words(named["points"], STEPS))
 
 
 def _within(named: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The fields of walks with each row held after its last step inside of the box."""
+    """The fields of walks with each row held after the last step that is drawn."""
     found = dict(named)
     for name, values in named.items():
         if name.partition("-")[0] in MOMENTS:
             found[name] = held(values, named["steps"][..., None])
-        elif name not in ("points", "steps"):
-            found[name] = held(values, named["steps" if name.startswith("step-") else "points"])
+        elif name not in ("points", "drawn", "steps"):
+            found[name] = held(values, named["steps" if name.startswith("step-") else "drawn"])
     return found
 
 
@@ -190,7 +197,7 @@ def _plots(rule: str, others: tuple[str, ...]) -> tuple[Plot, ...]:
             other,
             x=f"{other}-path-x",
             y=f"{other}-path-y",
-            length=f"{other}-points",
+            length=f"{other}-drawn",
             symbol=SYMBOLS[other],
             thin=True,
         )
@@ -203,7 +210,7 @@ def _plots(rule: str, others: tuple[str, ...]) -> tuple[Plot, ...]:
             f"Contours of the surface and the path of {title} over it. Thinner lines show {_listed(names)}, each at "
             "its best learning rate.",
             *ways,
-            path("path", title, rule, x="path-x", y="path-y", length="points", symbol=SYMBOLS[rule]),
+            path("path", title, rule, x="path-x", y="path-y", length="drawn", symbol=SYMBOLS[rule]),
         ),
         curves(
             f"{rule}-value",
@@ -217,13 +224,15 @@ def _plots(rule: str, others: tuple[str, ...]) -> tuple[Plot, ...]:
                     f"{other}-value",
                     other,
                     x="t0",
-                    length=f"{other}-points",
+                    length=f"{other}-drawn",
                     **look(other, own=False),
                 )
                 for other in others
             ),
-            curve("value", title, "value", rule, x="t0", length="points"),
+            curve("value", title, "value", rule, x="t0", length="drawn"),
             log=True,
+            steps=STEPS,
+            note="exit",
         ),
     ]
     for moment, letter in MOMENTS.items():
@@ -236,8 +245,12 @@ def _plots(rule: str, others: tuple[str, ...]) -> tuple[Plot, ...]:
                     f"The {what} {letter} of {title} in one coordinate at each step, and {letter} hat, which is "
                     f"{letter} with bias correction.",
                     f"{letter}, {letter}̂",
-                    curve(moment, letter, moment, "plain", dash="dash"),
-                    curve(f"{moment}_hat", f"{letter}̂, corrected", f"{moment}-hat", rule, width=2),
+                    curve(moment, letter, moment, "plain", symbol="circle", dash="dash"),
+                    curve(
+                        f"{moment}_hat", f"{letter}̂, corrected", f"{moment}-hat", rule, symbol=SYMBOLS[rule], width=2
+                    ),
+                    steps=STEPS,
+                    note="exit",
                 )
             )
     bounds = (
@@ -254,9 +267,11 @@ def _plots(rule: str, others: tuple[str, ...]) -> tuple[Plot, ...]:
             "The length of each step",
             f"The distance that {title} moves along x and along y in each step.",
             "change",
-            curve("step-x", "along x", "step-x", "along"),
-            curve("step-y", "along y", "step-y", "across", dash="dash", width=2),
+            curve("step-x", "along x", "step-x", "along", symbol="circle"),
+            curve("step-y", "along y", "step-y", "across", symbol="square", dash="dash", width=2),
             *bounds,
+            steps=STEPS,
+            note="exit",
         )
     )
     return tuple(plots)
