@@ -367,6 +367,40 @@ def test_on_screens_and_for_everyone(browser, page_file, screen, scheme):
             assert (folder / f"{section}.png").stat().st_size > 10_000
 
 
+FIGURES = """() => Object.fromEntries([...document.querySelectorAll("div.plot")].map((each) => {
+    const svg = each.querySelector(".main-svg");
+    return [each.id, {
+        width: svg ? svg.getBoundingClientRect().width : 0,
+        marks: each.parentElement.querySelectorAll(".trace, .contourlayer path, .layer path[d^=M]").length,
+        count: window.explain.drawings[each.id] ? window.explain.drawings[each.id].count : 0,
+    }];
+}))"""
+
+
+def test_what_is_printed_at_once_has_every_figure(browser, page_file):
+    with browser.new_context(viewport={"width": 1440, "height": 900}, color_scheme="dark") as context:
+        page = context.new_page()
+        page.goto(page_file.as_uri())  # until the load event, as all do that print a page, and no longer
+        page.evaluate(f"addEventListener('beforeprint', () => {{ window.printed = ({FIGURES})(); }})")
+        paper = page.pdf(format="A4")
+        printed = page.evaluate("window.printed")
+        plots = {plot.id for section in SECTIONS.values() for plot in section.plots}
+        assert set(printed) == plots
+        for plot, figure in printed.items():
+            assert figure["marks"] > 0, plot
+            assert 500 < figure["width"] < 700, plot  # A4 is 794 wide
+        assert len(paper) > 200_000
+        # Afterwards the page is as before, and a browser that only changes its medium prints as much.
+        assert page.evaluate("document.documentElement.className") == ""
+        assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+        page.emulate_media(media="print")
+        again = page.evaluate(FIGURES)
+        assert all(again[plot]["count"] > printed[plot]["count"] for plot in plots)
+        assert page.evaluate("document.documentElement.dataset.theme") == "light"
+        page.emulate_media(media="screen")
+        assert page.evaluate("document.documentElement.className") == ""
+
+
 @pytest.mark.parametrize("font", ["the page's", "DejaVu Sans"])
 def test_hats_lie_above_their_letters(browser, page_file, font):
     # The second font has no table for formulas, as where the machine has no font for them.

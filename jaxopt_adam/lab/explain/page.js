@@ -198,6 +198,7 @@
 
   const inSpace = (trace) => trace.style.type === "surface" || trace.style.type === "scatter3d";
   let hasWebgl;
+  let printing = false;
   let turn = 0;
 
   // From further away the labels fit into a narrow picture.
@@ -259,8 +260,8 @@
     let flat = true;
     if (traces.some(inSpace)) {
       hasWebgl ??= webgl();
-      flat = !hasWebgl;
-      traces = traces.filter((trace) => inSpace(trace) === hasWebgl);
+      flat = !hasWebgl || printing; // the other one is not drawn before the page is on paper
+      traces = traces.filter((trace) => inSpace(trace) !== flat);
       element("flat").hidden = hasWebgl;
       element("turn").hidden = !hasWebgl;
     }
@@ -543,6 +544,44 @@
   });
 
   for (const plot of plots.values()) near.observe(plot.div);
+
+  // Printing: every figure is drawn at once, for paper, before the page is.
+
+  function startPrinting() {
+    if (printing || !window.Plotly) return;
+    printing = true;
+    element("hero").style.width = `${element("hero").clientWidth}px`;
+    root.classList.add("printing");
+    root.dataset.theme = "light";
+    for (const [id, plot] of plots) {
+      plot.restyled = true;
+      if (opened.has(plot.section)) drawNow(id);
+    }
+  }
+
+  function stopPrinting() {
+    if (!printing) return;
+    printing = false;
+    element("hero").style.width = "";
+    root.classList.remove("printing");
+    setTheme();
+    redrawAll();
+  }
+
+  addEventListener("beforeprint", startPrinting);
+  addEventListener("afterprint", stopPrinting);
+  matchMedia("print").addEventListener("change", ({ matches }) => (matches ? startPrinting() : stopPrinting()));
+
+  // What prints a page waits for its load event. A document within that is still open holds this event back until
+  // everything is unpacked.
+  const gate = document.createElement("iframe");
+  gate.hidden = true;
+  document.body.append(gate);
+  gate.contentDocument.open();
+  Promise.allSettled([plotly, ...[...plots.values()].map((plot) => sectionOf(plot.section))]).then(() => {
+    gate.contentDocument.close();
+    gate.remove();
+  });
 
   window.explain = {
     ready: plotly,
