@@ -19,7 +19,7 @@ from axe_playwright_python.sync_playwright import Axe
 from filelock import FileLock
 from playwright.sync_api import sync_playwright
 
-from jaxopt_adam.lab.explain import SECTIONS, build, expected
+from jaxopt_adam.lab.explain import SECTIONS, build, expected, hero
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 ARGUMENTS = [
@@ -77,8 +77,8 @@ def browser(playwright):
 class Opened:
     """The page in a tab, with its errors and all that it asked for."""
 
-    def __init__(self, browser, path, width=1440, **context):
-        self.context = browser.new_context(viewport={"width": width, "height": 900}, **context)
+    def __init__(self, browser, path, width=1440, height=900, **context):
+        self.context = browser.new_context(viewport={"width": width, "height": height}, **context)
         self.page = self.context.new_page()
         self.complaints, self.requests = [], []
         self.page.on("console", lambda message: message.type == "error" and self.complaints.append(message.text))
@@ -190,16 +190,30 @@ def assert_shown(shown, wanted, where):
                 assert off <= 1e-5, (where, plot, key, axis, off)
 
 
+def assert_roughly_shown(shown, wanted, where):
+    """The drawn numbers are the library's, to the lower precision of walks from a moved start."""
+    for plot, traces in wanted.items():
+        for key, axes in traces.items():
+            for axis, values in axes.items():
+                drawn, computed = np.array(shown[plot][key][axis], float), np.asarray(values, float)
+                assert drawn.shape == computed.shape, (where, plot, key, axis)
+                if axis == "z" or (axis == "y" and plot.endswith("-value")):  # heights, which are kept as logarithms
+                    drawn, computed = (np.log10(np.maximum(each, 1e-9)) for each in (drawn, computed))
+                if computed.size:
+                    off = np.abs(drawn - computed).max()
+                    assert off <= 1e-3 * (np.ptp(computed) or 1), (where, plot, key, axis, off)
+
+
 @functools.cache
 def computed(section, *setting):
     """The library's own answer for a setting, given as pairs."""
     return expected(section, **dict(setting))
 
 
-def wanted_of(opened, section, setting):
+def wanted_of(opened, section, setting, start=None):
     """The library's own numbers for the plots that this browser draws."""
     shown = {plot: opened.drawn(plot) for plot in opened.plots(f"#{section}")}
-    wanted = computed(section, *setting.items())
+    wanted = computed(section, ("start", start), *setting.items())
     if "descent-surface" in shown:
         # With WebGL or without.
         keys = {"surface", "path", "stop"}, {"wires", "path-projected", "stop-projected"}
@@ -470,3 +484,207 @@ def test_light_and_dark_are_chosen_by_the_system_and_by_a_button(browser, page_f
         assert colours[0] != colours[1]
         light.page.locator("#theme").click()
         assert light.page.evaluate(paper) == colours[1]
+
+
+# The picture at the top, the players, and the starts.
+
+SCREENS = ((1440, 900), (768, 1024), (375, 812))
+WALKED = [name for name, section in SECTIONS.items() if section.steps]
+MOVED = [name for name, section in SECTIONS.items() if section.starts]
+
+
+def step_of(tab, name):
+    return int(tab.page.locator(f"#walk-{name}").input_value())
+
+
+def ways(tab, within):
+    """The points of the paths that have been walked, in pixels of their picture, in the order of drawing."""
+    drawn = tab.page.evaluate(
+        "(within) => [...document.querySelectorAll(within + ' .walk .done')].map(each => each.getAttribute('d'))",
+        within,
+    )
+    return [np.array([point.split(",") for point in path[1:].split("L")], float) for path in drawn]
+
+
+@pytest.mark.parametrize("size", SCREENS, ids=str)
+def test_the_first_screen_has_a_picture_that_waits_if_motion_is_unwanted(browser, page_file, size):
+    with Opened(browser, page_file, *size, reduced_motion="reduce") as tab:
+        tab.page.locator("#hero .player input").wait_for()
+        for part in ("#hero .stage", "#hero .play", "#hero .player input"):
+            box = tab.page.locator(part).bounding_box()
+            assert box["x"] >= 0
+            assert box["x"] + box["width"] <= size[0]
+            assert box["y"] + box["height"] <= size[1], part
+        after = "document.querySelector('h1').nextElementSibling.id"
+        assert tab.page.evaluate(after) == "hero"
+        tab.page.wait_for_timeout(200)
+        assert step_of(tab, "hero") == hero.HERO.steps
+        assert "Play" in tab.page.locator("#hero .play").text_content()
+        # The whole paths are what the library computes, from the start of the picture and from others.
+        handle = tab.page.locator("#hero .start")
+        for key in (None, "ArrowRight", "ArrowUp"):
+            if key:
+                handle.press(key)
+            start = handle.get_attribute("data-start")
+            wanted = hero.single(tuple(json.loads(start)) if start else None)
+            width, height = tab.page.evaluate(
+                "(({clientWidth, clientHeight}) => [clientWidth, clientHeight])(document.querySelector('#hero .stage'))"
+            )
+            left, right, bottom, top = hero.BOX
+            drawn = dict(zip(hero.SHOWN, ways(tab, "#hero"), strict=True))
+            for name, points in drawn.items():
+                x = (wanted[f"{name}-x"] - left) / (right - left) * width
+                y = (top - wanted[f"{name}-y"]) / (top - bottom) * height
+                np.testing.assert_allclose(points, np.stack([x, y], axis=1), rtol=0, atol=1.0)  # pixels
+
+
+def test_the_picture_at_the_top_plays_by_itself_and_pauses(browser, page_file):
+    with Opened(browser, page_file) as tab:
+        button = tab.page.locator("#hero .play")
+        tab.page.wait_for_function("Number(document.querySelector('#hero input')?.value) > 1")
+        assert "Pause" in button.text_content()
+        assert step_of(tab, "hero") < hero.HERO.steps
+        button.click()
+        assert "Play" in button.text_content()
+        here = step_of(tab, "hero")
+        tab.page.wait_for_timeout(200)
+        assert step_of(tab, "hero") == here
+        for points in ways(tab, "#hero"):
+            assert len(points) == here + 1
+        tab.page.locator("#hero .player input").fill("59")
+        button.click()
+        tab.page.wait_for_function("document.querySelector('#hero .play').textContent.includes('Play')")
+        assert step_of(tab, "hero") == 60
+        assert tab.complaints == []
+
+
+@pytest.mark.parametrize("name", WALKED)
+def test_a_walk_is_stepped_and_played(opened, name):
+    section = SECTIONS[name]
+    (plot,) = (plot for plot in section.plots if plot.walked)
+    whole = opened.drawn(plot.id)
+    assert step_of(opened, name) == section.steps
+    within = f".stage:has(> #{plot.id})"
+    traces = [trace.key for trace in plot.traces if "lines" in trace.style.get("mode", "")]
+    opened.page.locator(f"#{plot.id}").scroll_into_view_if_needed()
+    slider, button = opened.page.locator(f"#walk-{name}"), opened.page.locator(f"#{name} .play")
+    slider.fill("3")
+    assert slider.get_attribute("aria-valuetext").startswith(f"3 of {section.steps}")
+    assert [len(points) for points in ways(opened, within)] == [3 + 1] * len(traces)
+    opened.page.locator(f"#{name} .by").last.click()
+    assert step_of(opened, name) == 4
+    slider.press("ArrowLeft")
+    assert step_of(opened, name) == 3
+    button.click()
+    opened.page.wait_for_function("(id) => Number(document.getElementById(id).value) > 4", arg=f"walk-{name}")
+    button.click()
+    assert "Play" in button.text_content()
+    assert opened.drawn(plot.id) == whole  # a step shows a part of the path, and the numbers are the whole
+    slider.fill(str(section.steps))
+    for key, points in zip(traces, ways(opened, within), strict=True):
+        assert len(points) == len(whole[key]["x"])
+    assert opened.complaints == []
+
+
+@pytest.mark.parametrize("name", MOVED)
+def test_the_start_is_moved_by_keys_and_by_dragging(opened, name):
+    section = SECTIONS[name]
+    (plot,) = (plot for plot in section.plots if plot.walked)
+    opened.drawn(plot.id)
+    handle = opened.page.locator(f"#{name} .start")
+    assert handle.get_attribute("data-start") == ""
+    words = opened.page.locator(f"#{name} .say")
+    said = {words.text_content()}
+    for axis in section.usual:  # settings without other starts are left for the usual ones
+        values = next(control.values for control in section.controls if control.axis == axis)
+        opened.set(name, axis, next(value for value in values if value != section.usual[axis]))
+    handle.press("ArrowRight")
+    opened.drawn(plot.id)
+    first = tuple(json.loads(handle.get_attribute("data-start")))
+    assert first in section.starts
+    assert f"x = {first[0]:g}".replace("-", "−") in handle.get_attribute("aria-valuetext")
+    setting = opened.setting(name)
+    assert setting == section.setting(**section.usual)
+    assert_roughly_shown(*wanted_of(opened, name, setting, first), (name, first))
+    said.add(words.text_content())
+    handle.scroll_into_view_if_needed()
+    box = handle.bounding_box()
+    middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    opened.page.mouse.move(*middle)
+    opened.page.mouse.down()
+    opened.page.mouse.move(middle[0] + 150, middle[1] - 20, steps=3)
+    opened.page.mouse.up()
+    opened.drawn(plot.id)
+    second = tuple(json.loads(handle.get_attribute("data-start")))
+    assert second[0] > first[0]
+    said.add(words.text_content())
+    assert len(said) > 1
+    opened.set(name, "learning_rate", section.controls[0 if name == "gradient-descent" else 1].values[1])
+    opened.drawn(plot.id)
+    setting = opened.setting(name)
+    assert handle.get_attribute("data-start") == json.dumps(second).replace(" ", "").replace(".0", "")
+    assert_roughly_shown(*wanted_of(opened, name, setting, second), (name, second))
+    # A setting without other starts puts the start back, and so does the Home key.
+    if section.usual:
+        opened.set(name, "bias_correction", not section.usual["bias_correction"])
+        opened.page.wait_for_function("(name) => !document.querySelector(`#${name} .start`).dataset.start", arg=name)
+        setting = opened.setting(name)
+        assert_shown(*wanted_of(opened, name, setting), setting)
+        handle.press("ArrowUp")
+        opened.drawn(plot.id)
+        assert handle.get_attribute("data-start") != ""
+    handle.press("Home")
+    opened.drawn(plot.id)
+    assert handle.get_attribute("data-start") == ""
+    setting = opened.setting(name)
+    assert_shown(*wanted_of(opened, name, setting), setting)
+    assert opened.complaints == []
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_a_slider_draws_what_it_moves_near_the_screen_and_once_in_a_frame(opened, name):
+    """Counts, which a busy machine does not change; benchmarks/explain_page.py has the milliseconds."""
+    found = opened.page.evaluate(
+        """async (name) => {
+            const home = document.getElementById(name);
+            const lab = home.querySelector(".lab");
+            lab.scrollIntoView({block: "start", behavior: "instant"});
+            const frames = (count) => new Promise((done) => {
+                const next = () => count-- > 0 ? requestAnimationFrame(next) : done();
+                next();
+            });
+            const all = [...home.querySelectorAll(".plot")].map((each) => each.id);
+            for (const id of all) await explain.drawn(id);
+            await frames(30);
+            const count = (id) => explain.drawings[id].count;
+            const slider = home.querySelector("input[type=range][data-axis]");
+            const moved = slider.dataset.plots.split(" ");
+            const ids = Object.keys(explain.drawings);
+            const before = Object.fromEntries(ids.map((id) => [id, count(id)]));
+            const most = Object.fromEntries(ids.map((id) => [id, 0]));
+            const far = new Set(ids.filter((id) => {
+                const box = document.getElementById(id).getBoundingClientRect();
+                return box.bottom < -400 || box.top > innerHeight + 400;
+            }));
+            for (let frame = 0; frame < 6; frame++) {
+                const start = Object.fromEntries(ids.map((id) => [id, count(id)]));
+                for (let i = 0; i < 3; i++) {  // several events before one frame
+                    slider.value = (Number(slider.value) + 1) % (Number(slider.max) + 1);
+                    slider.dispatchEvent(new Event("input", {bubbles: true}));
+                }
+                await frames(1);
+                for (const id of ids) most[id] = Math.max(most[id], count(id) - start[id]);
+            }
+            await frames(30);
+            return {moved, far: [...far], most,
+                drawn: Object.fromEntries(ids.map((id) => [id, count(id) - before[id]]))};
+        }""",
+        name,
+    )
+    drawn, moved, far = found["drawn"], set(found["moved"]), set(found["far"])
+    assert {plot for plot, count in drawn.items() if count} == moved - far
+    assert max(found["most"].values()) == 1
+    assert max(drawn.values()) <= 7  # six frames, and the rest of the last
+    first = SECTIONS[name].plots[0]
+    if first.id in moved and first.walked and name != "batches":
+        assert drawn[first.id] == 6  # the walk is in every frame

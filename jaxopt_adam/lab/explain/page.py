@@ -171,14 +171,16 @@ def _player(section: Section) -> str:
     player = f'<div class="player" data-of="{section.name}" data-steps="{section.steps}"></div>'
     if not section.starts:
         return f'<div class="walking">{player}</div>'
-    names = {control.axis: control.label.partition(",")[0] for control in section.controls}
-    usual = ", ".join(
-        f"{names[axis]} = {number(value)}" for axis, value in section.usual.items() if value not in (0, 1)
-    )
-    note = "The circle is the start. Drag it, or move it with the arrow keys."
-    if usual:
+    note = "Drag the circle to start elsewhere, or move it with the arrow keys. The Home key puts it back."
+    if section.usual:
+        letters = {"b1": "β₁", "b2": "β₂", "eps": "ε"}
+        usual = ", ".join(
+            f"{letter} = {number(section.usual[axis])}" for axis, letter in letters.items() if axis in section.usual
+        )
         kind = "with" if section.usual["bias_correction"] else "without"
-        note += f" Other starts are computed for {usual}, {kind} bias correction."
+        note += (
+            f" Walks from other starts have {usual}, {kind} bias correction. Another setting puts the start back, too."
+        )
     return f'<div class="walking">{player}<p class="note">{note}</p></div>'
 
 

@@ -62,9 +62,10 @@ const walks = (() => {
         const [dx, dy] = [x - points[i][0], y - points[i][1]];
         const length = Math.hypot(dx, dy);
         gone += length;
+        if (gone < ARROW_EVERY || length < 1) return "";
         const [u, v] = [(5 * dx) / length, (5 * dy) / length];
         const [tipX, tipY] = [points[i][0] + 0.6 * dx + u / 2, points[i][1] + 0.6 * dy + v / 2];
-        if (gone < ARROW_EVERY || tips.some((tip) => Math.hypot(tip[0] - tipX, tip[1] - tipY) < ARROW_APART)) return "";
+        if (tips.some((tip) => Math.hypot(tip[0] - tipX, tip[1] - tipY) < ARROW_APART)) return "";
         gone = 0;
         tips.push([tipX, tipY]);
         return `M${tipX - u - 0.8 * v},${tipY - v + 0.8 * u}L${tipX},${tipY}L${tipX - u + 0.8 * v},${tipY - v - 0.8 * u}`;
@@ -76,7 +77,8 @@ const walks = (() => {
       const gone = Math.min(step, last);
       const i = Math.floor(gone);
       const head = this.between(i, gone - i);
-      this.done.setAttribute("d", head ? polyline([...this.points.slice(0, i + 1), head]) : "");
+      const until = this.points.slice(0, i + 1);
+      this.done.setAttribute("d", polyline(gone > i ? [...until, head] : until));
       this.ahead.setAttribute("d", gone < last ? polyline([head, ...this.points.slice(i + 1)]) : "");
       this.tail.setAttribute("d", gone < last ? polyline([...this.points.slice(Math.max(0, i - TAIL), i + 1), head]) : "");
       this.marks.setAttribute("d", this.marked.slice(0, i + 1).join(""));
@@ -223,7 +225,7 @@ const walks = (() => {
   class Player {
     constructor(home, { steps, seconds, at, told = () => "" }) {
       Object.assign(this, { home, steps, at, told, speed: steps / seconds, step: steps, playing: false });
-      const id = `${home.dataset.of}-step`;
+      const id = `walk-${home.dataset.of}`;
       home.setAttribute("role", "group");
       home.setAttribute("aria-label", "The walk, step by step");
       home.innerHTML =
