@@ -408,11 +408,12 @@ def test_what_is_printed_at_once_has_every_figure(browser, page_file):
         assert page.evaluate("document.documentElement.className") == ""
         assert page.evaluate("document.documentElement.dataset.theme") == "dark"
         page.emulate_media(media="print")
+        page.wait_for_function("document.documentElement.className === 'printing'")
         again = page.evaluate(FIGURES)
         assert all(again[plot]["count"] > printed[plot]["count"] for plot in plots)
         assert page.evaluate("document.documentElement.dataset.theme") == "light"
         page.emulate_media(media="screen")
-        assert page.evaluate("document.documentElement.className") == ""
+        page.wait_for_function("document.documentElement.className === ''")
 
 
 @pytest.mark.parametrize("font", ["the page's", "DejaVu Sans"])
