@@ -316,6 +316,13 @@ def test_a_zigzag_does_not_paint_over_the_other_paths():
     assert pale["zorder"] < whole["zorder"] < styles.line("adam")["zorder"]
 
 
+def test_walks_that_diverge_or_stay_are_drawn(tmp_path, capsys):
+    arguments = ["--steps", "9", "--rule", "sgd", "--rule", "adam", "--animate", "--out", str(tmp_path)]
+    assert run(capsys, "landscape", "rosenbrock", "--learning-rate", "1e5", *arguments)[0] == 0
+    assert run(capsys, "landscape", "sphere", "--start", "0", "0", *arguments)[0] == 0
+    assert len(list(tmp_path.glob("*.gif"))) == len(list(tmp_path.glob("*.png"))) == 2
+
+
 def test_the_path_of_adam_is_the_first_in_the_legend_and_the_last_drawn():
     bowl = landscape.LANDSCAPES["bowl"]
     walks = [landscape.walk(bowl, rule, steps=5, learning_rates=(0.01,)) for rule in ("sgd", "adam", "rmsprop")]

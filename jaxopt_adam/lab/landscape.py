@@ -107,8 +107,8 @@ class Walk:
 
     @property
     def zigzag(self) -> float:
-        """The length of the path over the diagonal of the box around it: 1 for a straight line."""
-        found = self.path[np.isfinite(self.path).all(axis=1)]
+        """The length of the path over the diagonal of the box around it: 1 for a straight line, 0 for one point."""
+        found = self.path[np.isfinite(self.path).all(axis=1)].astype(float)  # float32 would overflow
         length = np.linalg.norm(np.diff(found, axis=0), axis=1).sum()
         return float(length / max(np.linalg.norm(np.ptp(found, axis=0)), 1e-30))
 
@@ -180,7 +180,7 @@ def draw_ground(axes: Axes, landscape: Landscape, *, filled: bool = False) -> No
 def path_look(walk: Walk) -> dict[str, Any]:
     """The look of a path. The more it zigzags, the thinner and paler it is, and the lower it lies."""
     look = styles.line(walk.name)
-    calm = min(1.0, 3 / walk.zigzag)
+    calm = min(1.0, 3 / max(walk.zigzag, 1.0))
     # The dashes of a zigzag would make no line.
     dashes = {} if calm > 0.5 else {"linestyle": "-"}
     return (
