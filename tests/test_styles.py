@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxopt_adam.lab import explain, race, styles
+from jaxopt_adam.lab.explain.legend import legend
 from jaxopt_adam.lab.styles import COLOURS, DASHES, MARKERS, RULES
 
 # Machado, Oliveira and Fernandes 2009, table 1: complete absence of one kind of cone, for linear RGB.
@@ -120,3 +121,21 @@ def test_the_page_has_the_rules_colours_from_the_table():
         # The deepest ground is the darkest that a path crosses.
         for name in ON_THE_PAGE:
             assert contrast(RULES[name].colour(scheme), variables["ground-low"]) >= 3, name
+
+
+def test_a_rule_has_one_line_in_all_plots_of_the_page():
+    seen = set()
+    for plot in (plot for section in explain.SECTIONS.values() for plot in section.plots):
+        lines = [trace for trace in plot.traces if "line" in trace.style and "lines" in trace.style.get("mode", "")]
+        for trace in lines:
+            name = trace.style["line"]["color"].removeprefix("--")
+            style = styles.on_page(name)
+            if style:
+                seen.add(name)
+                assert trace.style["line"].get("dash", "solid") == style.dash, (plot.id, trace.key)
+                assert trace.style["line"]["width"] <= RULES["adam"].width or "scatter3d" in trace.style.values()
+        named = [trace.name for trace in lines if trace.name in {title for title, *_ in race.RULES.values()}]
+        if "Adam" in named:
+            assert named[-1] == "Adam"  # the last drawn
+            assert legend(plot).partition("</li>")[0].endswith(">Adam")
+    assert seen == {"descent", "momentum", "rmsprop", "adam"}

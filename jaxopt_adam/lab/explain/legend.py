@@ -14,9 +14,12 @@ DASHES = {"solid": "", "dot": "2 3", "dash": "8 4", "longdash": "13 5", "dashdot
 
 
 def legend(plot: Plot) -> str:
-    """The entries of the traces that have a name. Traces of one name, such as a path from two sides, share an entry."""
+    """The entries of the traces that have a name, Adam's first.
+
+    Traces of one name, such as a path from two sides, share an entry.
+    """
     styles: dict[str, Mapping[str, Any]] = {}
-    for trace in plot.traces:
+    for trace in sorted(plot.traces, key=lambda trace: trace.style.get("legendrank", 1000)):
         if trace.name:
             styles.setdefault(trace.name, trace.style)
     entries = "".join(f"<li>{_drawing(style)}{html.escape(name)}</li>" for name, style in styles.items())
