@@ -8,7 +8,7 @@ import collections
 import functools
 import types
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,16 @@ from jaxopt_adam._averages import finite_product, squarable
 from jaxopt_adam._eager import Compilable
 from jaxopt_adam._hyperparameters import flag, scheduled
 from jaxopt_adam._notes import note
+from jaxopt_adam._rule_checks import (
+    OF_STEP,
+    check_declared,
+    check_moment,
+    check_update,
+    checked_others,
+    checked_scalars,
+    refuse_moments,
+    rule_name,
+)
 from jaxopt_adam._trees import (
     Path,
     array_like,
@@ -80,6 +90,10 @@ class Step(types.SimpleNamespace):
     The halves and `finish` also find here what `scalars` returned, by name. For the halves its floating-point numbers
     are in the real dtype of the arithmetic.
     """
+
+    def __getattr__(self, name: str) -> NoReturn:
+        # Called for what is not there.
+        raise AttributeError(f"step has no {name!r} here: {OF_STEP.get(name, 'scalars returned no such number')}")
 
 
 Scalars = Callable[[Any], Mapping[str, Any]]
@@ -157,9 +171,11 @@ def leafwise(
         >>> print(update)
         -0.5
     """
-    present = {name: moment for name, moment in kept.items() if moment is not None}
-    rule = _Rule(first, second, _moments_type(tuple(kept)), tuple(present), sees_to_decay)
     extra = dict(others or {})
+    functions = {"first": first, "second": second, "scalars": scalars, "finish": finish}
+    check_declared(state_type, functions, extra, kept, leafwise.__kwdefaults__ or ())
+    present = {name: moment for name, moment in kept.items() if moment is not None}
+    rule = _Rule(first, second, _moments_type(tuple(kept)), tuple(present), sees_to_decay, needs_params)
 
     def init(params: optax.Params) -> Any:
         if present:
@@ -170,7 +186,8 @@ def leafwise(
         leaves, tree = jax.tree_util.tree_flatten_with_path(params)
         storages = storage_of_leaves(present, storage, leaves if present else [])
         rows = [leaf.start(path, param) for leaf, (path, param) in zip(storages, leaves, strict=False)]
-        starts = {name: field_of(tree, [row[index] for row in rows], storages) for index, name in enumerate(present)}
+        starts = dict.fromkeys(kept)
+        starts |= {name: field_of(tree, [row[index] for row in rows], storages) for index, name in enumerate(present)}
         started = {name: jnp.array(value, jnp.result_type(float)) for name, value in extra.items()}
         state = state_type(count=jnp.zeros([], jnp.int32), **starts, **started)
         return note(
@@ -189,9 +206,9 @@ def leafwise(
         numbers = jax.tree.leaves(weight_decay)
         is_decaying = not numbers or not all(isinstance(number, float) and number == 0.0 for number in numbers)
         if params is None and (is_decaying or needs_params):
-            what = "this rule" if needs_params else "weight_decay"
+            what = rule_name(first) if needs_params else f"{rule_name(first)}: weight_decay"
             raise ValueError(f"{what} needs the parameters: call update(gradients, state, params)")
-        if is_decaying or (sees_to_decay and params is not None):
+        if is_decaying or needs_params:
             thetas = [
                 array_like(path, grad, theta, None, "the parameter")
                 for (path, grad), theta in zip(grads, leaves_like(tree, params, "params"), strict=True)
@@ -253,10 +270,12 @@ def leafwise(
                 kinds[kind] = jax.jit(run) if is_compiled else run
             rows.append(kinds[kind](grad, theta, decay, numbers, own, step))
         new_updates, *new_moments = ([row[i] for row in rows] for i in range(1 + len(present)))
-        after = {name: field_of(tree, column, storages) for name, column in zip(present, new_moments, strict=True)}
+        after = dict.fromkeys(kept)
+        after |= {name: field_of(tree, column, storages) for name, column in zip(present, new_moments, strict=True)}
         if finish is not None:
             of_step = steps[0] if steps else step_of(scheduled(learning_rate, count, "learning_rate"))
-            after |= finish(of_step, updates, params, types.SimpleNamespace(**after))
+            others_after = finish(of_step, updates, params, types.SimpleNamespace(**after))
+            after |= checked_others(finish, others_after, extra)
         return jax.tree.unflatten(tree, new_updates), state_type(count=step, **after)
 
     return Compilable(init, transform)
@@ -275,6 +294,7 @@ class _Rule(NamedTuple):
         moments: the type of the named tuples of moments that the halves get.
         present: the names of the moments that are not None.
         sees_to_decay: whether it applies weight decay itself.
+        needs_params: whether it needs the parameter.
     """
 
     first: First
@@ -282,6 +302,7 @@ class _Rule(NamedTuple):
     moments: Any
     present: tuple[str, ...]
     sees_to_decay: bool
+    needs_params: bool
 
 
 def _step_of_leaf(
@@ -318,10 +339,11 @@ def _step_of_leaf(
     value = jnp.asarray(grad, storage.compute)
     theta = None if theta is None else theta.astype(storage.compute)
     decay = None if decay is None or theta is None else scalar_like(path, grad, decay, storage.real)
-    inputs = value, *((theta, decay) if rule.sees_to_decay else (None, None)), scalars
+    is_read = rule.sees_to_decay or rule.needs_params
+    inputs = value, theta if is_read else None, decay if rule.sees_to_decay else None, scalars
     halves = _halves_of_leaf(rule, path, storage, scalars_tree)
     try:
-        change, after = storage.step(halves, path, inputs, entries, step, rounded=is_rounded)
+        change, after = storage.step(halves, inputs, entries, step, rounded=is_rounded)
     except (TypeError, ValueError) as error:
         if type(error) not in (TypeError, ValueError) or str(error).startswith(leaf_name(path)):
             raise
@@ -337,8 +359,11 @@ def _halves_of_leaf(rule: _Rule, path: Path, storage: LeafStorage, scalars_tree:
     def grad_and_step(inputs: Any) -> tuple[Array, Step]:
         value, theta, decay, scalars = inputs
         grad = squarable(value) if storage.has_squares else value
-        term = 0.0 if decay is None else finite_product(decay, theta)
-        step = Step(**jax.tree.unflatten(scalars_tree, scalars), path=path, grad=value, param=theta, decay=term)
+        step = Step(**jax.tree.unflatten(scalars_tree, scalars), path=path, grad=value)
+        if rule.needs_params:
+            step.param = theta
+        if rule.sees_to_decay:
+            step.decay = 0.0 if decay is None else finite_product(decay, theta)
         is_plain = storage.is_plain
         step.keep = functools.partial(fence, step.count) if is_plain else lambda arrays: arrays
         step.again = again if is_plain else lambda array, count: array
@@ -347,12 +372,23 @@ def _halves_of_leaf(rule: _Rule, path: Path, storage: LeafStorage, scalars_tree:
     def first(inputs: Any, old: Sequence[Any]) -> list[Any]:
         grad, step = grad_and_step(inputs)
         new = rule.first(grad, rule.moments(**dict(zip(rule.present, old, strict=True))), step)
-        return [getattr(new, name) for name in rule.present]
+        try:
+            values = [getattr(new, name) for name in rule.present]
+        except AttributeError:
+            refuse_moments(rule.first, new, rule.present)
+        for name, value, before in zip(rule.present, values, old, strict=True):
+            is_array = isinstance(before, Array) and isinstance(value, Array)
+            if not is_array or value.shape != before.shape or value.dtype != before.dtype:
+                check_moment(rule.first, path, name, value, before)
+        return values
 
     def second(inputs: Any, old: Sequence[Any], new: Sequence[Any]) -> Array:
         grad, step = grad_and_step(inputs)
         before, after = dict(zip(rule.present, old, strict=True)), dict(zip(rule.present, new, strict=True))
-        return rule.second(grad, rule.moments(**before), rule.moments(**after), step)
+        update = rule.second(grad, rule.moments(**before), rule.moments(**after), step)
+        if not isinstance(update, Array) or update.shape != grad.shape:
+            check_update(rule.second, path, update, grad)
+        return update
 
     return Halves(first, second)
 
@@ -360,7 +396,7 @@ def _halves_of_leaf(rule: _Rule, path: Path, storage: LeafStorage, scalars_tree:
 def _step(scalars: Scalars | None, **known: Any) -> Step:
     step = Step(**known)
     if scalars is not None:
-        vars(step).update(scalars(step))
+        vars(step).update(checked_scalars(scalars, scalars(step)))
     return step
 
 

@@ -104,7 +104,7 @@ def prodigy(
         rate, change = fence(step.count, (rate, change))
         return {
             "change": change,
-            "rate": rate,
+            "step_size": rate,
             "distance": distance,
             "growth": growth,
             "b3": b3,
@@ -121,10 +121,10 @@ def prodigy(
         )
 
     def second(grad, old, new, step):
-        return -step.rate * (new.mu / (root(new.nu) + step.eps) + step.decay)
+        return -step.step_size * (new.mu / (root(new.nu) + step.eps) + step.decay)
 
     def finish(step, grads, params, moments):
-        numerator = b3 * step.state.numerator_weighted + step.growth * step.rate * step.change
+        numerator = b3 * step.state.numerator_weighted + step.growth * step.step_size * step.change
         size = optax.tree.sum(jax.tree.map(jnp.abs, moments.grad_sum))
         estimate = kinds.single(estim_lr_coef, "estim_lr_coef") * numerator / jnp.where(size == 0, jnp.inf, size)
         return {"estim_lr": jnp.maximum(step.distance, estimate), "numerator_weighted": numerator}

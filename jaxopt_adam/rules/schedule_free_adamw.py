@@ -100,7 +100,7 @@ def schedule_free_adamw(
         weight_sum = step.state.weight_sum + weight
         share = weight / jnp.where(weight_sum == 0, 1, weight_sum)
         return {
-            "rate": rate,
+            "step_size": rate,
             "max_learning_rate": largest,
             "weight_sum": weight_sum,
             "share": share,
@@ -110,7 +110,7 @@ def schedule_free_adamw(
         }
 
     def move_of_z(grad, nu, step):
-        return finite_product(-step.rate, grad / step.denominator(finite_quotient(nu, step.c2)) + step.decay)
+        return finite_product(-step.step_size, grad / step.denominator(finite_quotient(nu, step.c2)) + step.decay)
 
     def first(grad, old, step):
         count, nu = step.keep((step.count, ema(old.nu, abs_sq(grad), b2)))

@@ -125,7 +125,7 @@ class CodedLeafStorage(LeafStorage):
         """The moments in the dtype of the arithmetic, of entries that are checked."""
         return loaded(*_parted(self._packing, entries), self._packing)
 
-    def _step(self, rule: Halves, path: Path, given: Any, entries: Sequence[Any]) -> tuple[Array, Sequence[Any]]:
+    def _step(self, rule: Halves, given: Any, entries: Sequence[Any]) -> tuple[Array, Sequence[Any]]:
         wants_kernel = any(storage.implementation == "pallas" for storage in self._coded.values())
         run = in_one_pass if wants_kernel and suits(self._packing.layout) else in_passes
         *inputs, step = given

@@ -224,45 +224,33 @@ class LeafStorage:
         return values
 
     def step(
-        self, rule: Halves, path: Path, inputs: Any, entries: Sequence[Any], step: Array, *, rounded: bool = True
+        self, rule: Halves, inputs: Any, entries: Sequence[Any], step: Array, *, rounded: bool = True
     ) -> tuple[Array, Sequence[Any]]:
         """The update of the leaf and its moments after the step.
 
         Args:
             rule: the two halves of the rule.
-            path: the path of the leaf.
             inputs: the inputs of the rule besides the moments, the gradient first.
             entries: the moments as they are in the state, in order, checked.
             step: the number of the step, from 1.
             rounded: whether moments are rounded to their storage; otherwise they are arrays of float32.
-
-        Raises:
-            ValueError: if a moment would change its shape.
         """
         if not rounded:
             old = self.load(entries)
-            new = self._after(rule, path, inputs, old)
+            new = rule.first(inputs, old)
             return rule.second(inputs, old, new), new
-        run = functools.partial(self._step, rule, path)
+        run = functools.partial(self._step, rule)
         arguments = (*inputs, step), entries
         if self._is_elementwise:
             return run(*arguments)
         # Such a step changes the shapes of arrays.
         return with_auto_axes(run, arguments, outputs=(inputs[0], entries))
 
-    def _after(self, rule: Halves, path: Path, inputs: Any, old: Sequence[Any]) -> Sequence[Any]:
-        """The moments after the step, before they are rounded; ValueError if one would change its shape."""
-        new = rule.first(inputs, old)
-        for name, value, before in zip(self.names, new, old, strict=True):
-            if not isinstance(before, Array) or np.shape(value) != np.shape(before):
-                _check_shape(path, value, before, f"state.{name}")
-        return new
-
-    def _step(self, rule: Halves, path: Path, given: Any, entries: Sequence[Any]) -> tuple[Array, Sequence[Any]]:
+    def _step(self, rule: Halves, given: Any, entries: Sequence[Any]) -> tuple[Array, Sequence[Any]]:
         """The step with rounding; `given` is what the rule reads, and the step."""
         *inputs, step = given
         old = self.load(entries)
-        new = self._after(rule, path, inputs, old)
+        new = rule.first(inputs, old)
         if not (self._rounded or self._pair):
             return rule.second(inputs, old, new), new
         stored: list[Any] = list(new)
@@ -312,16 +300,6 @@ def _threshold(shape: tuple[int, ...], step: Array, salt: int) -> Array:
         # Otherwise the compiler would compute the hash of a position anew for each element.
         vectors = fence(step, vectors)
     return ROUNDINGS["dither"](step, along_axes(vectors, len(shape)))
-
-
-def _check_shape(path: Path, value: Any, before: Any, what: str) -> None:
-    """ValueError unless a moment has the shape that it had `before`."""
-    shape, other = (jax.tree.map(np.shape, each) for each in (before, value))
-    if other != shape:
-        raise ValueError(
-            f"{leaf_name(path)}: {what} has {_text(shape)} and cannot become {_text(other)}, as with these "
-            "hyperparameters it would; for a batch of optimizers use jax.vmap"
-        )
 
 
 def array_texts(entry: Any) -> list[str]:
