@@ -42,6 +42,7 @@ KNOWN = [
     "doi.org",
     "github.com/bitsandbytes-foundation/bitsandbytes",
     "github.com/databricks/flashoptim",
+    "github.com/google/jaxopt",
     "github.com/pytorch/ao",
     "optax.readthedocs.io",
     "orbax.readthedocs.io",
