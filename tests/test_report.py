@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import sync_playwright
 
 from jaxopt_adam.lab import data, figures, race, report, styles
@@ -101,6 +102,15 @@ def test_it_is_legible_on_every_screen(browser, report_file, width, scheme):
 def rgb(colour: str) -> str:
     """``#rrggbb`` as a browser says it."""
     return f"rgb({', '.join(str(int(colour[at : at + 2], 16)) for at in (1, 3, 5))})"
+
+
+def test_it_is_for_everyone(browser, report_file):
+    for scheme in ("light", "dark"):
+        with browser.new_context(viewport={"width": 375, "height": 900}, color_scheme=scheme) as context:
+            page = context.new_page()
+            page.goto(report_file.as_uri())
+            found = Axe().run(page).response["violations"]
+            assert [each["id"] for each in found if each["impact"] in ("serious", "critical")] == []
 
 
 def test_accuracies_above_90_percent_have_half_of_the_axis(browser, report_file):

@@ -218,7 +218,7 @@ def _page(
 <ul>{first}</ul>
 <details><summary>At the other learning rates</summary><ul>{more}</ul></details>
 <h2>Each rule at its best learning rate</h2>
-<div class="scroll">
+<div class="scroll" tabindex="0" role="region" aria-label="The results of each rule">
 <table>
 <thead><tr>{heads}</tr></thead>
 <tbody>
