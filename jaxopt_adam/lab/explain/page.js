@@ -64,6 +64,7 @@
       this.home = home;
       this.fields = new Map(this.description.fields.map((field) => [field.name, field]));
       this.start = -1; // the place of a moved start
+      this.inputs = new Map(Object.keys(this.description.axes).map((axis) => [axis, [...home.querySelectorAll(`input[data-axis="${axis}"]`)]]));
       this.recent = new Map();
     }
 
@@ -73,10 +74,10 @@
 
     place(axis) {
       if (axis === "start") return this.start;
-      const inputs = this.home.querySelectorAll(`input[data-axis="${axis}"]`);
+      const inputs = this.inputs.get(axis);
       if (inputs[0].type === "range") return Number(inputs[0].value);
       if (inputs[0].type === "checkbox") return Number(inputs[0].checked);
-      return [...inputs].findIndex((input) => input.checked);
+      return inputs.findIndex((input) => input.checked);
     }
 
     row(field) {
@@ -133,7 +134,12 @@
 
   // Drawing.
 
-  const colour = (name) => getComputedStyle(root).getPropertyValue(name).trim();
+  const colours = new Map(); // of the theme; to ask for one costs a new style of the whole page
+
+  function colour(name) {
+    if (!colours.has(name)) colours.set(name, getComputedStyle(root).getPropertyValue(name).trim());
+    return colours.get(name);
+  }
 
   function coloured(style) {
     if (style === "--ground") return [[0, colour("--ground-low")], [1, colour("--ground-high")]];
@@ -339,7 +345,7 @@
     return plot.drawing;
   }
 
-  const BUDGET = 12; // milliseconds of a frame
+  const BUDGET = 16; // milliseconds of a frame
   let scheduled = false;
 
   function drawSoon() {
@@ -351,24 +357,26 @@
     });
   }
 
-  // Draw what is near the screen: the walks first, then what waits longest. What would not fit into the frame, as far as
-  // the last time tells, waits for the next.
+  // Draw what is near the screen: the walks first, then what waits longest, then what took the least time before. What
+  // would not fit into the frame waits for the next.
   function drawSome() {
     const waiting = [...plots].filter(([, plot]) => plot.since < Infinity && plot.visible);
-    waiting.sort(([, one], [, other]) => Boolean(other.ground) - Boolean(one.ground) || one.since - other.since);
+    const later = ({ ground }) => (ground ? 0 : 1);
+    waiting.sort(([, one], [, other]) => later(one) - later(other) || one.since - other.since || one.spent - other.spent);
     const start = performance.now();
     for (const [place, [id, plot]] of waiting.entries()) {
-      if (place && performance.now() - start + (plot.spent ?? 0) > BUDGET) return drawSoon();
+      if (place && performance.now() - start + plot.spent > BUDGET) return drawSoon();
       if (opened.has(plot.section) && window.Plotly) drawNow(id);
       else draw(id);
     }
   }
 
-  function dirty(plot) {
-    plot.since = Math.min(plot.since, performance.now());
+  function dirty(plot, now = performance.now()) {
+    plot.since = Math.min(plot.since, now);
   }
 
   function redrawAll() {
+    colours.clear();
     for (const plot of plots.values()) {
       dirty(plot);
       plot.restyled = true;
@@ -404,7 +412,8 @@
 
   async function moved(input) {
     showValue(input);
-    for (const id of input.dataset.plots.split(" ")) if (id) dirty(plots.get(id));
+    const now = performance.now();
+    for (const id of input.dataset.plots.split(" ")) if (id) dirty(plots.get(id), now);
     drawSoon();
     const section = await sectionOf(input.closest("section").id);
     const { usual } = section.description;
@@ -426,7 +435,8 @@
   function moveStart(section, index) {
     section.start = index;
     if (index >= 0) for (const [axis, place] of Object.entries(section.description.usual)) set(section.home, axis, place);
-    for (const plot of plots.values()) if (plot.section === section.home.id) dirty(plot);
+    const now = performance.now();
+    for (const plot of plots.values()) if (plot.section === section.home.id) dirty(plot, now);
     drawSoon();
     say(section);
   }
@@ -531,7 +541,7 @@
     stage.className = "stage";
     div.replaceWith(stage);
     stage.append(div);
-    const plot = { div, section: div.closest("section").id, since: 0, visible: false };
+    const plot = { div, section: div.closest("section").id, since: 0, spent: 0, visible: false };
     plots.set(div.id, plot);
     stage.addEventListener("pointerenter", () => freshen(plot));
   }
