@@ -17,7 +17,7 @@ import pytest
 
 from jaxopt_adam import adam, descend, rmsprop, sgd
 from jaxopt_adam.lab.cli import main
-from jaxopt_adam.lab.explain import SECTIONS, encoding, exits, expected, needed
+from jaxopt_adam.lab.explain import SECTIONS, encoding, exits, expected, hero, needed
 from jaxopt_adam.lab.explain import rules as explain_rules
 from jaxopt_adam.lab.explain.descent import RATES, VALLEY
 from jaxopt_adam.lab.explain.descent import STEPS as DESCENT_STEPS
@@ -25,6 +25,7 @@ from jaxopt_adam.lab.explain.digits import RULES as RACERS
 from jaxopt_adam.lab.explain.digits import SETTINGS
 from jaxopt_adam.lab.explain.drawing import held, number
 from jaxopt_adam.lab.explain.page import build
+from jaxopt_adam.lab.explain.starts import LOWEST, STARTS
 from jaxopt_adam.lab.explain.surfaces import BOX, SURFACES
 from jaxopt_adam.lab.explain.usage import CODE
 from jaxopt_adam.lab.explain.walks import RULES, STEPS, inside, one, settled, walk_grid
@@ -74,7 +75,7 @@ def fields_of(name: str) -> dict:
 
 def shown(section, fields: dict, setting: dict) -> dict:
     """The numbers that the page's plots show at a setting."""
-    controls = {control.axis: list(control.values) for control in section.controls}
+    controls = {control.axis: list(control.values) for control in section.controls} | {"start": list(section.starts)}
 
     def row(name: str) -> np.ndarray:
         axes, values = fields[name]
@@ -91,6 +92,62 @@ def shown(section, fields: dict, setting: dict) -> dict:
         }
         for plot in section.plots
     }
+
+
+@pytest.mark.parametrize("name", [name for name, section in SECTIONS.items() if section.starts])
+def test_what_the_page_packs_for_a_moved_start_is_what_one_run_gives(name):
+    section = SECTIONS[name]
+    packed = unpacked(*encoding.packed(section.fields()))
+    # While the start is moved, these take the place of the fields of the same names.
+    moved = {each.removeprefix("moved "): packed[each] for each in packed if each.startswith("moved ")}
+    assert set(moved) == {each for each in packed if f"moved {each}" in packed}
+    assert not any("start" in axes for each, (axes, _) in packed.items() if not each.startswith("moved "))
+    rates = next(control.values for control in section.controls if control.axis == "learning_rate")
+    generator = np.random.default_rng(1)
+    controls = {control.axis: list(control.values) for control in section.controls} | {"start": section.starts}
+    for start in section.starts[:: len(section.starts) // 6]:
+        chosen = {axis: values[generator.integers(len(values))] for axis, values in controls.items()}
+        setting = {axis: chosen[axis] for axis in chosen if axis != "start"} | dict(section.usual)
+        setting |= {"learning_rate": rates[generator.integers(len(rates))]}
+        where = setting | {"start": start}
+        page = shown(section, packed | moved, where)
+        for plot, traces in expected(name, start=start, **setting).items():
+            for key, arrays in traces.items():
+                for axis, array in arrays.items():
+                    drawn, height = page[plot][key][axis], "value" in axis_field(section, plot, key, axis)
+                    array = np.log10(np.maximum(array, LOWEST)) if height else array
+                    assert drawn.shape == array.shape, (where, plot, key, axis)
+                    if array.size:
+                        reach = np.nanmax(array) - np.nanmin(array) or 1
+                        assert np.nanmax(np.abs(drawn - array)) <= 1e-3 * reach, (where, plot, key, axis)
+
+
+def axis_field(section, plot: str, key: str, axis: str) -> str:
+    """The name of the field that a trace draws along an axis."""
+    traces = next(each.traces for each in section.plots if each.id == plot)
+    return getattr(next(trace for trace in traces if trace.key == key), axis)
+
+
+def test_starts_are_inside_of_the_picture_and_no_minimum():
+    for x, y in STARTS:
+        assert BOX[0] < x < BOX[1]
+        assert BOX[2] < y < BOX[3]
+        assert (x, y) not in {minimum for surface in SURFACES.values() for minimum in surface.minima}
+    with pytest.raises(ValueError, match=r"adam: start must be one of .*, got \(0.0, 0.0\)"):
+        expected("adam", start=(0.0, 0.0))
+    with pytest.raises(ValueError, match="race: start must be one of"):
+        expected("race", start=STARTS[0])
+
+
+@pytest.mark.parametrize("name", hero.SHOWN)
+def test_the_picture_at_the_top_has_the_rate_that_ends_lowest(name):
+    rule = RULES[name]
+    ends = {}
+    for rate in rule.axes["learning_rate"]:
+        way = one(rule, "valley", {"learning_rate": rate} | dict(rule.usual), bias_correction=rule.corrected)
+        if inside(way["x"]) > STEPS:
+            ends[rate] = way["value"][-1]
+    assert hero.rate(name) == min(ends, key=ends.__getitem__)
 
 
 def settings(section, count: int) -> list[dict]:
