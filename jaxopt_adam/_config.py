@@ -122,8 +122,19 @@ def _written(value: Any, place: str, known: Known) -> Any:
     for name, function in known.items():
         if function is value:
             return {"function": name}
-    kind = "a function that is not among the known ones" if callable(value) else f"a {type(value).__name__}"
+    if callable(value):
+        raise TypeError(
+            f"to_config: {place or 'value'} is a function that is not among the known ones, {value!r}; give it by "
+            f"name, {_as_known(getattr(value, '__name__', 'name'))}"
+        )
+    kind = f"a {type(value).__name__}"
     raise TypeError(f"to_config: {place or 'value'} is {kind}, {value!r}, which a dictionary cannot say")
+
+
+def _as_known(name: str) -> str:
+    """The argument `known` that is missing."""
+    # A lambda has a name that is none.
+    return f"known={{{name!r}: {name}}}" if name.isidentifier() else "known={'name': the function}"
 
 
 def _written_factory(value: Data, place: str, known: Known) -> dict[str, Any]:
@@ -131,7 +142,10 @@ def _written_factory(value: Data, place: str, known: Known) -> dict[str, Any]:
     name = factory.__name__
     own = next((each for each, function in known.items() if function is factory), None)
     if own is None and factories().get(name) is not factory:
-        raise TypeError(f"to_config: {place or 'value'} is made by {name}, which is not among the known factories")
+        raise TypeError(
+            f"to_config: {place or 'value'} is made by {name}, which is not among the known factories; "
+            f"give it by name, {_as_known(name)}"
+        )
     here = f"{place}.{own or name}".lstrip(".")
     if name in ("chain", "named_chain") and own is None:
         parts = [
@@ -202,7 +216,10 @@ def _read(config: Any, place: str, known: Known) -> Any:
     here = f"{place}.{name}".lstrip(".")
     if name == "function":
         if inside not in known:
-            raise ValueError(f"from_config: {place} is the function {inside!r}, which is not among the known ones")
+            raise ValueError(
+                f"from_config: {place} is the function {inside!r}, which is not among the known ones; give it by name, "
+                f"{_as_known(str(inside))}"
+            )
         return known[inside]
     if name == "dict":
         if not isinstance(inside, Mapping):
@@ -222,7 +239,10 @@ def _refuse(config: Mapping[str, Any], place: str, known: Known) -> NoReturn:
         raise TypeError(f"from_config: {place or 'config'} must have one key, the name of a factory, got {names!r}")
     near = difflib.get_close_matches(str(names[0]), [*known, *factories()], 3)
     hint = f"; near to it are {', '.join(near)}" if near else ""
-    raise ValueError(f"from_config: {place and place + ': '}{names[0]!r} is no factory{hint}")
+    raise ValueError(
+        f"from_config: {place and place + ': '}{names[0]!r} is no factory{hint}; "
+        f"one of your own must be given by name, {_as_known(str(names[0]))}"
+    )
 
 
 def _read_array(config: Mapping[str, Any], place: str) -> Any:
@@ -248,7 +268,8 @@ def _made(name: str, inside: Any, here: str, known: Known) -> Any:
     try:
         return factory(*args, **kwargs)
     except (TypeError, ValueError) as error:
-        raise type(error)(f"from_config: {here}: {error}") from None
+        # The factory names itself; so does the place, at its end.
+        raise type(error)(f"from_config: {here}: {str(error).removeprefix(f'{name}: ')}") from None
 
 
 def _part(config: Any, place: str, known: Known) -> Any:

@@ -262,10 +262,11 @@ def leaves_like(tree: Any, other: Any, what: str) -> list[Any]:
         pass
     path, part, other_part = _first_difference(grads, other, ()) or ((), grads, other)
     given, expected = _paths(path, part), _paths(path, other_part)
-    why = [f"they have no leaf {name}" for name in expected if name and name not in given]
-    why += [f"it has no leaf {name}" for name in given if name and name not in expected]
+    why = [f"the gradients have no leaf {name}" for name in expected if name and name not in given]
+    why += [f"{what} has no leaf {name}" for name in given if name and name not in expected]
     where = f"at {jax.tree_util.keystr(path)} " if path else ""
-    why += [f"{where}they are {jax.tree.structure(part)}, it is {jax.tree.structure(other_part)}"]
+    structures = jax.tree.structure(part), jax.tree.structure(other_part)
+    why += [f"{where}the gradients are {structures[0]}, and {what} is {structures[1]}"]
     raise ValueError(f"the gradients must have the same tree as {what}, but {why[0]}")
 
 

@@ -973,7 +973,7 @@ class TestErrors:
         state = optimizer.init(params)
         with pytest.raises(ValueError, match=r"needs the parameters: call update\(gradients, state, params\)"):
             optimizer.update(params, state)
-        with pytest.raises(ValueError, match=r"they have no leaf \['weight'\]"):
+        with pytest.raises(ValueError, match=r"the gradients have no leaf \['weight'\]"):
             optimizer.update({"bias": params["bias"]}, state, params)
         with pytest.raises(ValueError, match=r"leaf \['weight'\]: for a gradient of shape \(2,\) the parameter must"):
             optimizer.update(params | {"weight": jnp.ones(2)}, state, params)
