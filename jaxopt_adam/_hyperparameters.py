@@ -81,16 +81,28 @@ class Fixed(float):
 
 @dataclasses.dataclass(frozen=True)
 class Number:
-    """A check for real numbers, rounded to float32 (float64 in x64 mode): from 0, or above 0, and less than `below`.
+    """A check for real numbers, rounded to float32 (float64 in x64 mode): from `least`, and less than `below`.
 
     Args:
-        expected: what is allowed, in words.
-        below: the upper bound.
-        positive: whether 0 is excluded.
+        expected: what is allowed, in words, for the error.
+        below: the upper bound, which is excluded itself.
+        positive: whether the lower bound is excluded, as 0 is for positive numbers.
         schedule: whether a function of `count` is allowed.
         optional: whether None is allowed.
         tree: whether a tree of such values is allowed.
         direction: whether None stands for no learning rate, so that the rule gives the direction alone.
+        least: the lower bound, which is allowed itself unless it is infinite.
+
+    Example:
+        >>> from typing import Annotated
+        >>> import optax
+        >>> from jaxopt_adam import Number, optimizer
+        >>> @optimizer
+        ... def shifted_sgd(learning_rate, shift: Annotated[float, Number("a real number", least=-float("inf"))] = 0.0):
+        ...     return optax.chain(optax.sgd(learning_rate), optax.scale(shift))
+        >>> shifted_sgd(0.1, shift="a")
+        Traceback (most recent call last):
+        TypeError: shifted_sgd: shift must be a real number, got 'a' (str)
     """
 
     expected: str
@@ -100,6 +112,7 @@ class Number:
     optional: bool = False
     tree: bool = False
     direction: bool = False
+    least: float = 0.0
 
     def __call__(self, name: str, value: Any) -> Any:
         """The value to keep; TypeError or ValueError if it is not allowed. Traced numbers are taken on trust."""
@@ -146,7 +159,8 @@ class Number:
         return jnp.where(self._allows(value), value, jnp.nan) if self.below == 1 else value
 
     def _allows(self, numbers: Any) -> Any:
-        return (numbers > 0 if self.positive else numbers >= 0) & (numbers < self.below)
+        is_open = self.positive or self.least == -np.inf
+        return (numbers > self.least if is_open else numbers >= self.least) & (numbers < self.below)
 
     def _why_not(self, value: Any) -> str:
         dtype = getattr(value, "dtype", np.dtype(np.float64))

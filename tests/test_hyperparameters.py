@@ -3,6 +3,7 @@
 import functools
 import inspect
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -202,3 +203,23 @@ def test_every_decay_has_the_check_of_a_decay():
             check = check.each if isinstance(check, Pair) else check
             assert isinstance(check, Number), (rule, name)
             assert check.below == 1, (rule, name)
+
+
+@pytest.mark.parametrize(
+    ("check", "allowed", "refused"),
+    [
+        (Number("in [-1, 2)", least=-1.0, below=2.0), [-1, 0, 1.5], [-1.5, 2.0, np.nan]),
+        (Number("a real number", least=-np.inf), [-1e30, 0.0, 1e30], [np.nan, np.inf, -np.inf, -1e39]),
+        (Number("above 0", positive=True), [1e-30], [0.0, -1.0]),
+        (Number("from 0"), [0.0], [-1e-30]),
+    ],
+)
+def test_the_range_of_a_number(check, allowed, refused):
+    for value in allowed:
+        assert check("own", value) == value
+        assert (check("own", np.array([value, value])) == value).all()
+    for value in refused:
+        for given in (value, np.array([allowed[0], value])):
+            with pytest.raises(ValueError, match=f"own must be {re.escape(check.expected)}, got"):
+                check("own", given)
+    assert jax.jit(lambda value: check("own", value))(-7.0) == -7  # traced numbers are taken on trust
