@@ -1,5 +1,7 @@
-"""A rule of a user's own, written wrongly: each error names the rule and what is wrong with it."""
+"""Rules of a user's own: errors that name the rule and what is wrong with it, and what the pages say of them."""
 
+import re
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -7,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxopt_adam import AdamState, AdanState, Moment, abs_sq, ema, leafwise, optimizer
+import jaxopt_adam
+from jaxopt_adam import AdamState, AdanState, Denominator, Moment, abs_sq, ema, leafwise, optimizer
+from jaxopt_adam.storage import Blockwise
 
 PARAMS = {"kernel": np.ones((64, 128), np.float32)}
 GRADS = {"kernel": np.full((64, 128), 0.5, np.float32)}
@@ -209,3 +213,78 @@ def test_a_rule_that_needs_the_parameter(moments):
 def test_errors_without_a_function_around_the_rule_name_leafwise():
     with pytest.raises(ValueError, match=r"^leafwise: mu=Moment"):
         leafwise(OnlyMu, jax.jit, jax.jit, storage="float32", learning_rate=0.1, mu=Moment(over="nu"))
+
+
+class SlowState(NamedTuple):
+    count: Any
+    slow: Any
+    mu: Any
+    nu: Any
+
+
+def with_slow(slow, moments, spread, steps=20):
+    """The last update of Adam with a slow average that is added to the gradients, and how that is stored."""
+    denominator = Denominator(1e-8)
+
+    @optimizer
+    def own(learning_rate=0.5):
+        def first(grad, old, step):
+            slow = ema(old.slow, grad, 0.98)
+            total = grad + 2.0 * slow
+            return old._replace(slow=slow, mu=ema(old.mu, total, 0.9), nu=ema(old.nu, abs_sq(total), 0.999))
+
+        def second(grad, old, new, step):
+            return -step.rate * new.mu / denominator(new.nu)
+
+        mu, nu = Moment(over="nu", denominator=denominator), Moment(real=True)
+        return leafwise(SlowState, first, second, storage=moments, learning_rate=learning_rate, slow=slow, mu=mu, nu=nu)
+
+    scales = np.exp(spread * np.random.default_rng(0).normal(size=(64, 128)))
+    rule = own()
+    state = rule.init(np.zeros((64, 128), np.float32))
+    update = jax.jit(rule.update)
+    for seed in range(steps):
+        grads = (scales * np.random.default_rng(seed).normal(size=(64, 128))).astype(np.float32)
+        change, state = update(grads, state)
+    return change
+
+
+def test_a_moment_that_feeds_another_is_over_the_same():
+    """As the page on writing a rule has it: only gradients of unlike sizes show that `over` is missing."""
+    right = Moment(over="nu", denominator=Denominator(1e-8))
+
+    def error(slow, spread):
+        exact, stored = (with_slow(slow, moments, spread) for moments in ("float32", "int8"))
+        return np.linalg.norm(stored - exact) / np.linalg.norm(exact)
+
+    assert error(right, 3.0) < 0.05
+    assert 0.4 < error(Moment(), 3.0) < 0.6
+    np.testing.assert_allclose(error(Moment(), 0.0), error(right, 0.0), rtol=0.05)
+
+
+KINDS = {name: kind for name, kind in vars(jaxopt_adam).items() if hasattr(kind, "__metadata__")}
+ROWS = [
+    [cell.strip() for cell in line.strip("|").split("|")]
+    for line in (Path(__file__).parents[1] / "docs/reference/authors.md").read_text().splitlines()
+    if line.startswith("| `")
+]
+
+
+def test_each_kind_of_argument_has_a_row_in_the_reference():
+    assert {cells[0].strip("`") for cells in ROWS if "[" not in cells[0]} == set(KINDS)
+
+
+@pytest.mark.parametrize("cells", [cells for cells in ROWS if "[" not in cells[0]], ids=lambda cells: cells[0])
+def test_a_kind_of_argument_accepts_what_the_reference_says(cells):
+    check = KINDS[cells[0].strip("`")].__metadata__[0]
+    accepted, refused = (
+        [eval(text, {"jnp": jnp, "Blockwise": Blockwise}) for text in re.findall("`([^`]+)`", cell)]
+        for cell in cells[2:]
+    )
+    assert accepted
+    assert refused
+    for value in accepted:
+        check("own", value)
+    for value in refused:
+        with pytest.raises((TypeError, ValueError), match=r"^own must be"):
+            check("own", value)
