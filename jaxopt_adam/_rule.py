@@ -74,21 +74,27 @@ class Step(types.SimpleNamespace):
         count: the number of the step, from 1, int32.
         rate: the learning rate α; −1 where it is None, so that −α times a direction is the direction.
         state: for `scalars` and `finish` only: the `others` by name, as they are before the step.
-        grads: likewise, the tree of the gradients.
-        params: likewise, the tree of the parameters, or None.
-        moments: likewise, the moments by name, as they are in the state before the step.
-        path: for the halves only, as what follows is: the path of the leaf.
-        grad: the gradient as it came. What the halves get is bounded in size if a moment is made of squares.
-        keep: ``keep(arrays)``: the same arrays, written to memory before anything reads them; for new moments that are
-            read twice. Where moments are rounded neither it nor `again` does anything, because they are written anyway.
-        again: ``again(array, count)``: the same array, which the compiler takes for another, and so computes anew. With
-            a count that was kept with moments, it comes after them.
-        param: the parameter θ in the dtype of the arithmetic, or None where `update` got no parameters or the rule does
-            not see to weight decay itself.
-        decay: λθ, or 0.0 where the leaf does not decay. No compiler can merge its multiplication with an addition.
+        grads: for `scalars` and `finish` only: the tree of the gradients.
+        params: for `scalars` and `finish` only: the tree of the parameters, or None.
+        moments: for `scalars` and `finish` only: the moments by name, as they are in the state before the step.
+        path: for `first` and `second` only, as what follows is: the path of the leaf.
+        grad: the gradient as it came. If a moment is an average of squares, the gradient that the halves get as an
+            argument is this one bounded in size, so that its square is finite.
+        param: the parameter θ in the dtype of the arithmetic; only with `needs_params`.
+        decay: λθ, an array, or 0.0 where the leaf does not decay; only with `sees_to_decay`. No compiler can merge its
+            multiplication with an addition.
+        keep: ``keep(arrays)`` returns the same arrays. The compiler writes them to memory before anything reads them.
+            Without it, XLA computes a new moment twice on a CPU if the moment is read twice.
+        again: ``again(array, count)`` returns the same array. The compiler takes it for another array and computes it a
+            second time, in place of keeping it in memory from its first use to its second. If `count` was returned by
+            `keep`, together with some moments, the array is computed after these moments are written.
+
+    `keep` and `again` save time and memory, and change no number. Neither does anything where moments are rounded,
+    because rounded moments are written to memory in any case.
 
     The halves and `finish` also find here what `scalars` returned, by name. For the halves its floating-point numbers
-    are in the real dtype of the arithmetic.
+    are in the real dtype of the arithmetic. What a step does not have raises AttributeError, which says where it is
+    found or which argument of :func:`leafwise` it takes.
     """
 
     def __getattr__(self, name: str) -> NoReturn:
@@ -122,34 +128,45 @@ def leafwise(
     """A gradient transformation of trees from a rule for one leaf.
 
     Args:
-        state_type: makes a state of `count`, the moments and the `others`, given by name.
-        first: ``first(grad, old, step) -> new``: the moments after the step. `old` is a named tuple of the moments as
-            they are loaded, and so is `new`, as from ``old._replace(mu=...)``. Every array comes in the dtype of the
-            arithmetic.
-        second: ``second(grad, old, new, step) -> update``: what is added to the parameter; `new` as it is stored.
-        scalars: ``scalars(step) -> dict``: numbers that all leaves share, computed once a step; see :class:`Step`.
+        state_type: the type of the state, such as a named tuple, with the fields `count`, the moments and the `others`.
+        first: ``first(grad, old, step) -> new``, the first half: the moments after the step. `old` is a named tuple of
+            the moments before it, and `new` another, as from ``old._replace(mu=...)``. Every array comes in the dtype
+            of the arithmetic and is returned in it.
+        second: ``second(grad, old, new, step) -> update``, the second half: the update, which is added to the
+            parameter. `new` has the moments as they are stored.
+        scalars: ``scalars(step) -> dict``: numbers that all leaves share, computed once a step, by names that a
+            :class:`Step` does not have already. The halves find them as attributes of `step`.
         storage: the storage of the moments, as in the argument `moments` of the rules.
         learning_rate: α, a schedule for it, a tree of these with the tree of the parameters or a prefix of it, or None.
         weight_decay: λ, a schedule or a tree as for α. αλθ is subtracted from the update (which is the decoupled decay
             of AdamW); the step needs the parameters θ for it, unless λ is the Python number 0.0.
         mask: which leaves decay, as in optax: a tree of booleans, a prefix of one, or a function from the parameters to
             one; None for all.
-        sees_to_decay: whether the rule applies the decay itself, with `step.decay` and `step.param`.
-        needs_params: whether the rule needs the parameters also without weight decay.
+        sees_to_decay: whether the rule applies the decay itself. The halves then find λθ as `step.decay`, and nothing
+            is subtracted from the update.
+        needs_params: whether the rule needs the parameters. The halves then find θ as `step.param`.
         real_leaves: whether complex leaves are refused, because the rule has no meaning for them.
         elementwise: whether no element of an update depends on another element of its leaf. Otherwise, the rule is
-            refused within :func:`jax.shard_map` where a device may have only a part of a leaf.
+            refused within :func:`jax.shard_map` where a device may have only a part of a leaf. A rule that computes
+            along single axes needs ``storage="float32"``, because moments in codes come as blocks, with other axes.
         others: the initial numbers of the state's fields that are neither `count` nor moments.
         finish: ``finish(step, grads, params, moments) -> dict``: the `others` after the step. `step` is what `scalars`
             got, with what it returned; where leaves have learning rates of their own, it is that of the first leaf.
             `grads` and `params` are whole trees. `moments` has the moments after the step by name, as in the state.
-        **kept: the moments by name; None for one that is not needed with these hyperparameters. It is then None for the
-            rule and in the state.
+        **kept: the moments by name, each a :class:`Moment`; None for one that is not needed with these hyperparameters.
+            It is then None for the rule and in the state.
 
     Returns:
         The transformation. Its `init` raises TypeError for a leaf that is not an array of a floating-point dtype,
         unless the rule has no moments. Its `update` raises ValueError or TypeError for a tree, a shape or a dtype that
-        does not match the state. Both name the leaf's path.
+        does not match the state. Both name the leaf's path. `update` also raises them for what the rule's functions
+        should not return.
+
+    Raises:
+        TypeError: if a function or a moment is none, or an argument is misspelled.
+        ValueError: if the state's fields are not `count`, the moments and the `others`; if the `over` of a moment names
+            no average of squares; if there are `others` and no `finish`. Errors name the function around `first`, which
+            is the rule.
 
     Example:
         >>> from typing import Any, NamedTuple

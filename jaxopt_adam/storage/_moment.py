@@ -21,20 +21,25 @@ class Moment:
 
     Args:
         initial: the number that it starts from.
-        real: whether it is real also where the gradient is complex, and never negative, as an average of ``|g|²`` is.
+        real: whether it is an average of squares: never negative, and real also where the gradient is complex.
         dtype: the dtype in which it is stored between steps; by default that of the arithmetic, float32 or wider.
         from_param: whether it starts as a copy of the parameter.
         shape: ``shape(path, shape of the parameter)``: the shape for one leaf, None for a leaf without this moment, or
             a list of these for several arrays; by default the parameter's shape.
-        axes: ``axes(path, shape of the parameter)``: like the result of `shape`, with a tuple in place of each shape:
-            for each axis the axis of the parameter along which it runs, or in equal parts of which, and None for no
-            such axis. Devices that share a parameter share its moments along these axes. By default they are inferred
-            from the lengths, which fails where two of a parameter's are equal.
-        over: the name of the second moment by whose root the update divides this one, if there is one. In codes it is
-            then stored as the quotient, whose error is the update's.
-        denominator: what the update adds to that root.
-        apart: whether it may be more than a thousand times that root, as where the second moment averages no squared
-            gradients. In bfloat16 the two are then two arrays, because in one array the first has not that range.
+        axes: ``axes(path, shape of the parameter)``, for a moment with `shape`: to which axis of the parameter each
+            axis of the moment belongs. The result is like that of `shape`, with a tuple of axes of the parameter in
+            place of each shape, and None in the tuple where an axis belongs to none. An axis of the moment belongs to
+            an axis of the parameter if it has an entry for each element along that, or for each of equal parts of it.
+            Devices that share the parameter along an axis share the moment along those that belong to it. Without
+            `axes` the lengths decide, which fails where two of the parameter's are equal.
+        over: the name of the second moment ν, if this moment reaches the update divided by √ν: because the update
+            divides it, or because it is added to what the update divides, or to the gradients of which that is the
+            average. Codes then stand for the quotient, so that elements with small gradients lose no more than others.
+            ν must be `real`.
+        denominator: what the update adds to √ν before it divides. Bias corrections, which are the same for all
+            elements, may be left out.
+        apart: whether this moment may be more than a thousand times √ν, as where ν averages no squared gradients. In
+            bfloat16 the two are then two arrays, because in one array the first has not that range.
     """
 
     initial: ArrayLike = 0.0
