@@ -219,7 +219,7 @@ def _conversion(storage: LeafStorage, note: Note, leaf: tuple[Path, Any], where:
         zeros = jnp.zeros(struct.shape, struct.dtype)
         inputs = zeros.astype(other.compute), storage.load(entries)
         become = Halves(lambda inputs, old: inputs[1], lambda inputs, old, new: inputs[0])
-        _, stored = other.step(become, path, inputs, other.start(path, zeros), count)
+        _, stored = other.step(become, inputs, other.start(path, zeros), count)
         return stored
 
     shardings = None
