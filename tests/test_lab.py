@@ -2,6 +2,7 @@
 
 import dataclasses
 import gzip
+import io
 import json
 import os
 import re
@@ -551,6 +552,43 @@ def test_the_table_is_whole_in_a_file_and_on_a_narrow_terminal(tmp_path):
     for width in ("40", "200"):
         done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | {"COLUMNS": width})
         assert all(word in done.stdout for word in ("best learning rate", "momentum", "value"))
+
+
+@pytest.mark.parametrize(
+    ("encoding", "arguments", "words"),
+    [
+        ("ascii", ["memory"], "a matrix of 4,096 x 4,096; 1 GB is 10^9 bytes"),
+        ("latin-1", ["memory"], "a matrix of 4,096 × 4,096; 1 GB is 10^9 bytes"),
+        ("ascii", ["digits", "--help"], "0.001, 0.003, ... 3"),
+        ("ascii", ["averages", "--length", "2", "--out", "ü"], r"Written: \xfc/averages.png"),
+        ("utf-8", ["averages", "--length", "2", "--out", "\udcff"], r"Written: \udcff/averages.png"),
+    ],
+)
+def test_a_stream_takes_what_its_encoding_lacks(encoding, arguments, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    stream = io.TextIOWrapper(io.BytesIO(), encoding)
+    monkeypatch.setattr(sys, "stdout", stream)
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 0
+    stream.flush()
+    assert words in " ".join(stream.buffer.getvalue().decode(encoding).split())  # pyright: ignore
+
+
+@pytest.mark.parametrize(
+    ("redirection", "arguments", "code", "stdout", "stderr"),
+    [
+        (">/dev/full", "--version", 2, "", "jaxopt-adam: standard output: No space left on device\n"),
+        ("2>/dev/full", "race", 2, "", ""),
+        ("2>&-", "race", 2, "", ""),
+        (">&-", "--version", 0, "", ""),
+    ],
+)
+def test_a_stream_may_be_full_or_closed(redirection, arguments, code, stdout, stderr):
+    command = f"exec {sys.executable} -c 'from jaxopt_adam.lab.cli import main; main()' {arguments} {redirection}"
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, env=buffered, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (code, stdout, stderr)
 
 
 def test_no_words_at_all_are_a_call_for_help(capsys):

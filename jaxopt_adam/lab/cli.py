@@ -4,7 +4,7 @@ import os
 import sys
 from typing import NoReturn
 
-from jaxopt_adam.lab import interrupt
+from jaxopt_adam.lab import interrupt, streams
 
 _LAB = {"matplotlib", "plotly", "rich", "sklearn", "typer"}
 """The modules of the extra `lab`."""
@@ -16,40 +16,45 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     Args:
         arguments: the arguments after the command's name; None for those of the process.
     """
-    interrupt.listen()
+    streams.prepare()
     try:
-        # These imports take seconds. Here they can be interrupted like everything else.
+        # These imports take seconds.
         import jax
         import typer
 
         from jaxopt_adam.lab.commands import app
         from jaxopt_adam.lab.data import DataError
 
-        interrupt.check()
+        interrupt.listen()
         given = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
         try:
             app(given, prog_name="jaxopt-adam", standalone_mode=False)
+            sys.stdout.flush()
         except typer.TyperException as error:
             _fail(error.format_message())
         except (DataError, MemoryError, OverflowError, jax.errors.JaxRuntimeError) as error:
             _fail(str(error) or type(error).__name__)
+        except BrokenPipeError:
+            streams.release()
+            sys.exit(1)
         except OSError as error:
-            where = error.filename2 or error.filename
-            _fail(f"{where}: {error.strerror}" if where and error.strerror else str(error))
+            # The errors of files name them.
+            where = error.filename2 or error.filename or "standard output"
+            _fail(f"{where}: {error.strerror or error}")
     except ModuleNotFoundError as error:
         module = (error.name or "").partition(".")[0]
         if module not in _LAB:
             raise
         _fail(f'{module} is not installed; the command needs the extra lab: pip install "jaxopt-adam[lab]"')
-    except interrupt.Interrupted as end:
-        print("jaxopt-adam: interrupted; nothing was written", file=sys.stderr)  # noqa: T201
-        sys.stdout.flush()
-        sys.stderr.flush()
+    except (interrupt.Interrupted, KeyboardInterrupt) as end:
+        streams.complain("interrupted; nothing was written")
+        streams.release()
         # At once, because the normal shutdown of the interpreter crashes while XLA's threads are at work.
-        os._exit(128 + end.args[0])
+        os._exit(128 + (end.args[0] if isinstance(end, interrupt.Interrupted) else 2))
     sys.exit(0)
 
 
 def _fail(message: str) -> NoReturn:
-    print(f"jaxopt-adam: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201
+    streams.complain(message)
+    streams.release()
     sys.exit(2)
