@@ -84,7 +84,7 @@ def library(moments: StorageName) -> Contestant:
             return mu / c1 / (jnp.sqrt(nu / c2) + EPS)
 
         rule = Halves(lambda inputs, _: inputs[:2], update)
-        return leaf.step(rule, (), (mu, nu, scalars), empty, count.astype(jnp.int32))[0]
+        return leaf.step(rule, (mu, nu, scalars), empty, count.astype(jnp.int32))[0]
 
     def once(mu: Params, nu: Params, count: Array) -> Params:
         return {name: leaf_once(mu[name], nu[name], count) for name in mu}

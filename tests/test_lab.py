@@ -21,8 +21,23 @@ import pytest
 from PIL import Image
 
 import jaxopt_adam
+import jaxopt_adam_command
 from jaxopt_adam import descend, sgd
-from jaxopt_adam.lab import animation, averages, claim, cli, data, landscape, output, race, report, styles
+from jaxopt_adam.lab import (
+    animation,
+    averages,
+    claim,
+    cli,
+    data,
+    figures,
+    interrupt,
+    landscape,
+    memory,
+    output,
+    race,
+    report,
+    styles,
+)
 from jaxopt_adam.lab.cli import main
 from jaxopt_adam.lab.explain import digits
 
@@ -617,6 +632,65 @@ def test_an_interrupted_race_leaves_nothing_behind(tmp_path, number):
     assert process.returncode == 128 + number
     assert stderr == "jaxopt-adam: interrupted; nothing was written\n"
     assert not out.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_imports(number):
+    """In an import, within a callback that would lose an exception, and before anything large is imported."""
+    script = f"""
+import gc, os, signal, sys
+from jaxopt_adam_command import main
+signal.signal({number:d}, signal.default_int_handler)
+assert not {{"jax", "numpy", "jaxopt_adam"}} & set(sys.modules)
+gc.callbacks.append(lambda *_: os.kill(os.getpid(), {number:d}))
+class Finder:
+    def find_spec(name, *_):
+        if name == "jaxopt_adam":
+            gc.collect()
+            print("went on")
+sys.meta_path.insert(0, Finder)
+main()"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (128 + number, "")
+    assert done.stderr == "jaxopt-adam: interrupted; nothing was written\n"
+
+
+def test_an_ignored_signal_stays_ignored(monkeypatch):
+    monkeypatch.setattr(signal, "getsignal", lambda number: signal.SIG_IGN if number == signal.SIGHUP else None)
+    handlers = {}
+    monkeypatch.setattr(signal, "signal", handlers.__setitem__)
+    monkeypatch.setattr(cli, "main", lambda: None)
+    for listen in (interrupt.listen, jaxopt_adam_command.main):
+        handlers.clear()
+        listen()
+        assert {signal.SIGINT, signal.SIGTERM} <= set(handlers)
+        assert signal.SIGHUP not in handlers
+
+
+@pytest.mark.parametrize(
+    ("arguments", "module", "name"),
+    [
+        (["memory", "--devices", "2"], memory, "measure"),
+        (["landscape", "sphere"], landscape, "walk"),
+        (["averages"], averages, "average"),
+    ],
+)
+def test_a_signal_ends_the_work(arguments, module, name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(interrupt, "_received", [])
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    monkeypatch.setattr(figures, "save", lambda *_: pytest.fail("it went on"))
+    work, calls = getattr(module, name), []
+
+    def interrupted(*given, **options):
+        calls.append(given)
+        signal.raise_signal(signal.SIGINT)
+        return work(*given, **options)
+
+    monkeypatch.setattr(module, name, interrupted)
+    assert run(capsys, *arguments) == (130, "", "jaxopt-adam: interrupted; nothing was written\n")
+    assert len(calls) == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_command_says_its_version(capsys):

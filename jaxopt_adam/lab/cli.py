@@ -18,7 +18,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """
     streams.prepare()
     try:
-        # These imports take seconds.
+        # These imports take seconds. jaxopt_adam_command, where the command starts, lets signals end them.
         import jax
         import typer
 

@@ -259,12 +259,11 @@ def landscape(
     """Draw the path of each rule down a function of two variables, over its contours."""
     chosen = landscape_lab.LANDSCAPES[name]
     with new_folder(out) as unfinished:
-        walks = [
-            landscape_lab.walk(
-                chosen, each, start=start, steps=steps, learning_rates=learning_rate or landscape_lab.LEARNING_RATES
-            )
-            for each in dict.fromkeys(rule or landscape_lab.RULES)
-        ]
+        walks = []
+        for each in dict.fromkeys(rule or landscape_lab.RULES):
+            rates = learning_rate or landscape_lab.LEARNING_RATES
+            walks.append(landscape_lab.walk(chosen, each, start=start, steps=steps, learning_rates=rates))
+            interrupt.check()
         figures.save(landscape_lab.figure(chosen, walks), unfinished / f"landscape-{name}.png")
         if animate:
             animation.save(chosen, walks, unfinished / f"landscape-{name}.gif")
@@ -315,6 +314,7 @@ def averages(
     """Draw exponentially weighted averages of a noisy signal, with and without bias correction."""
     with new_folder(out) as unfinished:
         result = averages_lab.average(tuple(beta or (0.5, 0.9, 0.98)), length=length, noise=noise, seed=seed)
+        interrupt.check()
         figures.save(figures.averages_figure(result), unfinished / "averages.png")
         write_json(
             unfinished / "averages.json",
@@ -405,7 +405,10 @@ def memory(
     cuts = list(dict.fromkeys(cut or memory_lab.CUTS)) if devices else []
     measure = functools.partial(memory_lab.measure, optimizer, moments, weights, gradients, devices=devices or 1)
     try:
-        measured = [measure(cut=each) for each in ("none", *cuts)]
+        measured = []
+        for each in ("none", *cuts):
+            measured.append(measure(cut=each))
+            interrupt.check()
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="'--moments'") from error
     for parts in measured:

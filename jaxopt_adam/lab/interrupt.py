@@ -14,10 +14,12 @@ def listen() -> None:
 
     The handler of the first signal does not raise. If the interpreter happened to be in a callback, such as JAX's for
     the garbage collector, the exception would be lost and its traceback printed. The second signal raises at once.
+    A signal that is ignored, as SIGHUP is by nohup, stays so.
     """
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), _receive)
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _receive)
 
 
 def check() -> None:
