@@ -302,7 +302,10 @@ def test_numbers_of_parameters_as_people_write_them(text, gigabytes, capsys):
         ),
         ("--cut data", "'--cut': needs --devices, the number of devices"),
         ("--devices 64 --cut date", "'date' is unknown (did you mean data?); known are none, data, fsdp"),
-        *((f"--devices {wrong}", f"expected 1 to 4,096, got {wrong}") for wrong in ("0", "-1", "4097")),
+        *(
+            (f"--devices {wrong}", f"expected a whole number from 1 to 4,096, got '{wrong}'")
+            for wrong in ("0", "-1", "4097")
+        ),
         ("--devices many", "'--devices'"),
         ("--parameters 3", "--parameters"),
     ],

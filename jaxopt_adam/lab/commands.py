@@ -1,12 +1,10 @@
 """The commands of ``jaxopt-adam``; :mod:`jaxopt_adam.lab.cli` runs them."""
 
 import contextlib
-import difflib
 import functools
 import math
-from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import jax
 import typer
@@ -15,7 +13,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 import jaxopt_adam
-from jaxopt_adam.lab import animation, claim, data, figures, interrupt, race, report
+from jaxopt_adam.lab import animation, arguments, claim, data, figures, interrupt, race, report
 from jaxopt_adam.lab import averages as averages_lab
 from jaxopt_adam.lab import explain as explain_lab
 from jaxopt_adam.lab import landscape as landscape_lab
@@ -34,83 +32,13 @@ if not console.is_terminal:
     console = Console(width=120)  # a file has no width, and its tables should have all columns
 
 
-MOST = 1e6  # far above any sensible value, and small enough that its square fits into float32
-MOST_PARAMETERS = 1e15
 MOST_DEVICES = 1024  # virtual ones have threads of their own
-UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
-
-
-def at_least(least: int, most: int | None = None) -> Callable[[int | None], int | None]:
-    """A check for whole numbers."""
-
-    def check(value: int | None) -> int | None:
-        if value is not None and (value < least or (most is not None and value > most)):
-            expected = f"{least} or more" if most is None else f"{least:,} to {most:,}"
-            raise typer.BadParameter(f"expected {expected}, got {value}")
-        return value
-
-    return check
-
-
-def not_negative(value: float) -> float:
-    """A check for sizes."""
-    if not 0 <= value <= MOST:
-        raise typer.BadParameter(f"expected 0 to {MOST:g}, got {value:g}")
-    return value
-
-
-def within_reach(values: tuple[float, float] | None) -> tuple[float, float] | None:
-    """A check for points."""
-    for value in values or ():
-        if not -MOST <= value <= MOST:
-            raise typer.BadParameter(f"expected numbers from {-MOST:g} to {MOST:g}, got {value:g}")
-    return values
-
-
-def known(names: Collection[str]) -> Callable[[Any], Any]:
-    """A check for names; its error lists the known ones."""
-
-    def check(value: str | list[str] | None) -> str | list[str] | None:
-        for name in [value] if isinstance(value, str) else value or []:
-            if name not in names:
-                close = difflib.get_close_matches(name, names, n=1)
-                hint = f" (did you mean {close[0]}?)" if close else ""
-                raise typer.BadParameter(f"{name!r} is unknown{hint}; known are {', '.join(names)}")
-        return value
-
-    return check
-
-
-def decays(values: list[float] | None) -> list[float] | None:
-    """A check for decays."""
-    for value in values or []:
-        if not 0 <= value < 1:
-            raise typer.BadParameter(f"expected a decay in [0, 1), got {value:g}")
-    return values
-
-
-def learning_rates(values: list[float] | None) -> list[float] | None:
-    """A check for learning rates."""
-    for value in values or []:
-        if not 0 < value <= MOST:
-            raise typer.BadParameter(f"expected a number above 0, at most {MOST:g}, got {value:g}")
-    return values
-
-
-def number_of_parameters(given: str | float) -> float:
-    """The number that a text such as 350M or 7e9 stands for."""
-    text = str(given)
-    digits, unit = (text[:-1], text[-1].upper()) if text[-1:].isalpha() else (text, "")
-    try:
-        value = float(digits) * UNITS[unit]
-    except (KeyError, ValueError):
-        value = math.nan
-    if not 1 <= value <= MOST_PARAMETERS:
-        raise typer.BadParameter(
-            f"expected a number from 1 to {MOST_PARAMETERS:g}, such as 7e9, or 350M or 7B with one of the units k, M, "
-            f"B and T, got {text!r}"
-        )
-    return value
+MOST_STEPS = 100_000
+MOST_SEEDS = 100
+MOST_UNITS = 10_000
+MOST_EXAMPLES = 1_000_000
+MOST_VALUES = 100_000
+MOST_SEED = 2**32 - 1
 
 
 def print_version(wanted: bool) -> None:
@@ -130,40 +58,78 @@ def command(
     """The command itself, whose help is that of `app`."""
 
 
-Out = Annotated[Path, typer.Option(help="The folder to write; files of the same names are replaced.")]
+Out = Annotated[
+    Path,
+    typer.Option(
+        help="The folder to write; files of the same names are replaced.",
+        parser=arguments.new_folder,
+        metavar="FOLDER",
+    ),
+]
 
 
 @app.command()
 def digits(
     folder: Annotated[
         Path | None,
-        typer.Option("--data", help="A folder of IDX files, the format of MNIST, gzipped or not."),
+        typer.Option(
+            "--data",
+            help="A folder of IDX files, the format of MNIST, gzipped or not: train-images-idx3-ubyte and "
+            "train-labels-idx1-ubyte, the same with t10k in place of train, or both pairs. At least 20 images in each, "
+            "of any one size, with labels from 0 to 9.",
+            parser=arguments.folder,
+            metavar="FOLDER",
+        ),
     ] = None,
     openml: Annotated[bool, typer.Option("--openml", help="Download the whole of MNIST from OpenML.")] = False,
     rule: Annotated[
         list[str] | None,
         typer.Option(
             help=f"A rule to race: {', '.join(race.RULES)}. Repeat for several; all of them by default.",
-            callback=known(race.RULES),
+            parser=arguments.known(race.RULES),
+            metavar="NAME",
         ),
     ] = None,
     learning_rate: Annotated[
         list[float] | None,
         typer.Option(
-            help="A learning rate to try. Repeat for several; 0.001, 0.003, … 3 by default.", callback=learning_rates
+            help="A learning rate to try, above 0. Repeat for several; 0.001, 0.003, … 3 by default.",
+            parser=arguments.learning_rate,
+            metavar="NUMBER",
         ),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(help="Iterations; 300 by default, 100 if quick.", callback=at_least(1))
+        int | None,
+        typer.Option(
+            help=f"Iterations, 1 to {MOST_STEPS:,}; 300 by default, 100 if quick.",
+            parser=arguments.whole_number(1, MOST_STEPS),
+            metavar="NUMBER",
+        ),
     ] = None,
     seeds: Annotated[
         int | None,
         typer.Option(
-            help="Initial weights and orders of the examples to try; 3 by default, 1 if quick.", callback=at_least(1)
+            help=f"Initial weights and orders of the examples to try, 1 to {MOST_SEEDS}; 3 by default, 1 if quick.",
+            parser=arguments.whole_number(1, MOST_SEEDS),
+            metavar="NUMBER",
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Examples in a mini-batch.", callback=at_least(1))] = 64,
-    hidden: Annotated[int, typer.Option(help="Units in the network's hidden layer.", callback=at_least(1))] = 32,
+    batch_size: Annotated[
+        int,
+        typer.Option(
+            help=f"Examples in a mini-batch, 1 to {MOST_EXAMPLES:,}; all of them if there are fewer.",
+            parser=arguments.whole_number(1, MOST_EXAMPLES),
+            metavar="NUMBER",
+        ),
+    ] = 64,
+    hidden: Annotated[
+        int,
+        typer.Option(
+            help=f"Units in the network's hidden layer, 1 to {MOST_UNITS:,}.",
+            parser=arguments.whole_number(1, MOST_UNITS),
+            metavar="NUMBER",
+        ),
+    ] = 32,
     quick: Annotated[bool, typer.Option("--quick", help="A short race, with four learning rates.")] = False,
     observe: Annotated[
         bool, typer.Option("--observe", help="Add figures of what the steps did: norms, ratios, signal to noise.")
@@ -171,9 +137,10 @@ def digits(
     devices: Annotated[
         int,
         typer.Option(
-            help="How many devices share the runs, each a learning rate with a seed. Without an accelerator they are "
-            "virtual devices of the CPU.",
-            callback=at_least(1, MOST_DEVICES),
+            help=f"How many devices share the runs, 1 to {MOST_DEVICES:,}. A run is a learning rate with a seed. "
+            "Without an accelerator they are virtual devices of the CPU.",
+            parser=arguments.whole_number(1, MOST_DEVICES),
+            metavar="NUMBER",
         ),
     ] = 1,
     out: Out = Path("report"),
@@ -224,28 +191,43 @@ def landscape(
     name: Annotated[
         str,
         typer.Argument(
-            help=f"The function: {', '.join(landscape_lab.LANDSCAPES)}.", callback=known(landscape_lab.LANDSCAPES)
+            help=f"The function: {', '.join(landscape_lab.LANDSCAPES)}.",
+            parser=arguments.known(landscape_lab.LANDSCAPES),
+            metavar="NAME",
         ),
     ] = "rosenbrock",
     rule: Annotated[
         list[str] | None,
         typer.Option(
             help=f"A rule that walks: {', '.join(landscape_lab.RULES)}. Repeat for several; all of them by default.",
-            callback=known(landscape_lab.RULES),
+            parser=arguments.known(landscape_lab.RULES),
+            metavar="NAME",
         ),
     ] = None,
     learning_rate: Annotated[
         list[float] | None,
         typer.Option(
-            help="A learning rate to try. Repeat for several; each rule takes the best. 10⁻⁵ to 10 by default.",
-            callback=learning_rates,
+            help="A learning rate to try, above 0. Repeat for several; each rule takes the best. "
+            "10⁻⁵ to 10 by default.",
+            parser=arguments.learning_rate,
+            metavar="NUMBER",
         ),
     ] = None,
     start: Annotated[
         tuple[float, float] | None,
-        typer.Option(help="The first point; the usual one by default.", callback=within_reach),
+        typer.Option(
+            help=f"The first point, two numbers from {-arguments.MOST:,} to {arguments.MOST:,}, such as "
+            "--start -1.2 1; the usual one by default.",
+            parser=arguments.coordinate,
+            metavar="X Y",
+        ),
     ] = None,
-    steps: Annotated[int, typer.Option(help="How many steps.", callback=at_least(1))] = 200,
+    steps: Annotated[
+        int,
+        typer.Option(
+            help=f"How many steps, 1 to {MOST_STEPS:,}.", parser=arguments.whole_number(1, MOST_STEPS), metavar="NUMBER"
+        ),
+    ] = 200,
     animate: Annotated[
         bool,
         typer.Option(
@@ -304,11 +286,36 @@ def landscape(
 def averages(
     beta: Annotated[
         list[float] | None,
-        typer.Option(help="A decay in [0, 1). Repeat for several; 0.5, 0.9 and 0.98 by default.", callback=decays),
+        typer.Option(
+            help="A decay in [0, 1). Repeat for several; 0.5, 0.9 and 0.98 by default.",
+            parser=arguments.decay,
+            metavar="NUMBER",
+        ),
     ] = None,
-    length: Annotated[int, typer.Option(help="How many values.", callback=at_least(2))] = 200,
-    noise: Annotated[float, typer.Option(help="The standard deviation of the noise.", callback=not_negative)] = 3.0,
-    seed: Annotated[int, typer.Option(help="The seed of the noise.", callback=at_least(0))] = 0,
+    length: Annotated[
+        int,
+        typer.Option(
+            help=f"How many values, 2 to {MOST_VALUES:,}.",
+            parser=arguments.whole_number(2, MOST_VALUES),
+            metavar="NUMBER",
+        ),
+    ] = 200,
+    noise: Annotated[
+        float,
+        typer.Option(
+            help=f"The standard deviation of the noise, 0 to {arguments.MOST:,}.",
+            parser=arguments.size,
+            metavar="NUMBER",
+        ),
+    ] = 3.0,
+    seed: Annotated[
+        int,
+        typer.Option(
+            help=f"The seed of the noise, 0 to {MOST_SEED:,}.",
+            parser=arguments.whole_number(0, MOST_SEED),
+            metavar="NUMBER",
+        ),
+    ] = 0,
     out: Out = Path("report"),
 ) -> None:
     """Draw exponentially weighted averages of a noisy signal, with and without bias correction."""
@@ -351,20 +358,24 @@ def memory(
     params: Annotated[
         float,
         typer.Option(
-            help="How many parameters, as 7e9, 7B or 350M; a billion by default.",
-            parser=number_of_parameters,
+            help="How many parameters, 1 to 1e15, written as 7e9, 7B or 350M; a billion by default.",
+            parser=arguments.number_of_parameters,
             metavar="NUMBER",
             show_default=False,
         ),
     ] = 1e9,
     optimizer: Annotated[
         str,
-        typer.Option(help=f"The rule: {', '.join(memory_lab.RULES)}.", callback=known(memory_lab.RULES)),
+        typer.Option(
+            help=f"The rule: {', '.join(memory_lab.RULES)}.", parser=arguments.known(memory_lab.RULES), metavar="NAME"
+        ),
     ] = "adamw",
     moments: Annotated[
         str,
         typer.Option(
-            help=f"The storage of its moments: {', '.join(memory_lab.MOMENTS)}.", callback=known(memory_lab.MOMENTS)
+            help=f"The storage of its moments: {', '.join(memory_lab.MOMENTS)}.",
+            parser=arguments.known(memory_lab.MOMENTS),
+            metavar="NAME",
         ),
     ] = "float32",
     weights: Annotated[
@@ -372,21 +383,24 @@ def memory(
         typer.Option(
             help=f"The storage of the weights: {', '.join(memory_lab.WEIGHTS)}. With +8 or +16 bits of master weights, "
             "or rounded at random.",
-            callback=known(memory_lab.WEIGHTS),
+            parser=arguments.known(memory_lab.WEIGHTS),
+            metavar="NAME",
         ),
     ] = "float32",
     gradients: Annotated[
         str | None,
         typer.Option(
             help=f"The dtype of the gradients: {', '.join(memory_lab.DTYPES)}; that of the weights by default.",
-            callback=known(memory_lab.DTYPES),
+            parser=arguments.known(memory_lab.DTYPES),
+            metavar="NAME",
         ),
     ] = None,
     devices: Annotated[
         int | None,
         typer.Option(
-            help="How many devices share the work; they need not be there.",
-            callback=at_least(1, memory_lab.MOST_DEVICES),
+            help=f"How many devices share the work, 1 to {memory_lab.MOST_DEVICES:,}; they need not be there.",
+            parser=arguments.whole_number(1, memory_lab.MOST_DEVICES),
+            metavar="NUMBER",
         ),
     ] = None,
     cut: Annotated[
@@ -394,8 +408,9 @@ def memory(
         typer.Option(
             help="How training is divided among the devices. "
             + " ".join(f"{name}: {text}." for name, text in memory_lab.CUTS.items())
-            + " Repeat for several; all of them by default.",
-            callback=known(memory_lab.CUTS),
+            + " Needs --devices. Repeat for several; all of them by default.",
+            parser=arguments.known(memory_lab.CUTS),
+            metavar="NAME",
         ),
     ] = None,
 ) -> None:
