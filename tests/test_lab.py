@@ -1,6 +1,7 @@
 """The experiments: data, the race, the claim, and the command as a person would call it."""
 
 import dataclasses
+import errno
 import gzip
 import io
 import json
@@ -19,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 import jaxopt_adam
 import jaxopt_adam_command
@@ -28,6 +30,7 @@ from jaxopt_adam.lab import (
     averages,
     claim,
     cli,
+    commands,
     data,
     figures,
     interrupt,
@@ -434,6 +437,14 @@ def test_digits_writes_a_report(tmp_path, capsys):
     out = tmp_path / "report"
     code, stdout, stderr = run(capsys, "digits", "--quick", "--steps", "30", "--out", str(out))
     assert (code, stderr) == (0, "")
+    assert re.findall(f"Written: {re.escape(str(out))}/(.*)\n", stdout) == [
+        "report.html",
+        "results.json",
+        "accuracy.png",
+        "cost.png",
+        "rates.png",
+        "batches.png",
+    ]
     assert {path.name for path in out.iterdir()} == {
         "report.html", "results.json", "accuracy.png", "cost.png", "rates.png", "batches.png",
     }  # fmt: skip
@@ -499,7 +510,9 @@ def test_digits_on_mnist(mnist, tmp_path, capsys):
 def test_landscape_and_averages_write_their_figures(tmp_path, capsys):
     arguments = ["--rule", "adam", "--steps", "5", "--animate", "--out", str(tmp_path)]
     assert run(capsys, "landscape", "beale", *arguments)[0] == 0
-    assert run(capsys, "averages", "--beta", "0.9", "--length", "20", "--out", str(tmp_path))[0] == 0
+    code, stdout, _ = run(capsys, "averages", "--beta", "0.9", "--length", "20", "--out", str(tmp_path))
+    assert code == 0
+    assert stdout == "".join(f"Written: {tmp_path / 'averages'}.{end}\n" for end in ("png", "json"))
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {
         "landscape-beale.png", "landscape-beale.gif", "landscape-beale.json", "averages.png", "averages.json",
@@ -567,6 +580,37 @@ def test_a_mistake_is_one_line_and_code_2(arguments, message, capsys, tmp_path, 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_that_cannot_be_written_is_named_at_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(averages, "average", lambda *_, **__: pytest.fail("it went on"))
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to("nowhere")
+    for name in ("averages.png", "averages.json"):
+        (tmp_path / "there" / name).mkdir(parents=True)
+    before = sorted(tmp_path.rglob("*"))
+    for out, message in {
+        "file": "'file': is a file, where a folder should go",
+        "file/x": "'file/x': Not a directory",
+        "link": "'link': is a link to what does not exist",
+        "link/x": "'link': is a link to what does not exist",
+        "there": "'there/averages.png': is a folder, where a file should go",
+        "x" * 300: f"'{'x' * 300}': File name too long",
+    }.items():
+        code, stdout, stderr = run(capsys, "averages", "--out", out)
+        assert (code, stdout, stderr) == (2, "", f"jaxopt-adam: Invalid value for '--out': {message}\n")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_full_disk_is_named(tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(figures, "save", full)
+    message = f"jaxopt-adam: Invalid value for '--out': '{tmp_path / 'new'}': No space left on device\n"
+    assert run(capsys, "averages", "--out", str(tmp_path / "new")) == (2, "", message)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_truncated_file_leaves_nothing_half_written(tmp_path, capsys):
     source = tmp_path / "data"
     source.mkdir()
@@ -579,12 +623,13 @@ def test_a_truncated_file_leaves_nothing_half_written(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_the_table_is_whole_in_a_file_and_on_a_narrow_terminal(tmp_path):
-    arguments = ["landscape", "sphere", "--rule", "momentum", "--steps", "3", "--out", str(tmp_path)]
-    command = [sys.executable, "-c", "from jaxopt_adam.lab.cli import main; main()", *arguments]
-    for width in ("40", "200"):
-        done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | {"COLUMNS": width})
-        assert all(word in done.stdout for word in ("best learning rate", "momentum", "value"))
+@pytest.mark.parametrize(("terminal", "width"), [(False, "200"), (True, "40"), (True, "200")])
+def test_the_table_is_whole_in_a_file_and_on_a_narrow_terminal(terminal, width, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", width)
+    monkeypatch.setattr(commands, "console", Console(force_terminal=terminal, color_system=None))
+    _, stdout, _ = run(capsys, "memory", "--params", "7B", "--devices", "8")
+    titles = ["bytes a parameter", "GB for 7,000,000,000 parameters", *(f"GB on each: {cut}" for cut in memory.CUTS)]
+    assert [title.strip() for title in stdout.splitlines()[1].strip("┃").split("┃")] == ["what is kept", *titles]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -13,12 +14,11 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 import jaxopt_adam
-from jaxopt_adam.lab import animation, arguments, claim, data, figures, interrupt, race, report
+from jaxopt_adam.lab import animation, arguments, claim, data, figures, interrupt, output, race, report
 from jaxopt_adam.lab import averages as averages_lab
 from jaxopt_adam.lab import explain as explain_lab
 from jaxopt_adam.lab import landscape as landscape_lab
 from jaxopt_adam.lab import memory as memory_lab
-from jaxopt_adam.lab.output import new_folder, write_json
 
 app = typer.Typer(
     add_completion=False,
@@ -163,8 +163,10 @@ def digits(
     )
     _find_devices(devices)
     names = list(dict.fromkeys(rule or race.RULES))
-    with new_folder(out) as unfinished:
-        images = data.from_folder(folder) if folder else data.from_openml() if openml else data.embedded()
+    files = ["report.html", "results.json", "accuracy.png", "cost.png", "rates.png"]
+    files += ["observed.png"] * observe + ["batches.png"] * ({"batch", "sgd"} <= set(names))
+    with _writing(out, files) as unfinished:
+        images = _images(folder, openml=openml)
         entrants = race.entries(names, settings)
         if {"batch", "sgd"} <= set(names):
             entrants.append(race.Entry("gradient descent by single examples", *race.RULES["sgd"][1:], batch_size=1))
@@ -183,7 +185,7 @@ def digits(
     _print_table(tuple(report.COLUMNS.values()), [report.row(outcome) for outcome in outcomes])
     for sentence in (*(each.sentence for each in comparisons if claim.telling(each, comparisons)), verdict):
         console.print(sentence, highlight=False)
-    _print_path(out / "report.html")
+    _print_paths(out, files)
 
 
 @app.command()
@@ -240,7 +242,8 @@ def landscape(
 ) -> None:
     """Draw the path of each rule down a function of two variables, over its contours."""
     chosen = landscape_lab.LANDSCAPES[name]
-    with new_folder(out) as unfinished:
+    files = [f"landscape-{name}.{end}" for end in ("png", "gif", "json") if animate or end != "gif"]
+    with _writing(out, files) as unfinished:
         walks = []
         for each in dict.fromkeys(rule or landscape_lab.RULES):
             rates = learning_rate or landscape_lab.LEARNING_RATES
@@ -249,7 +252,7 @@ def landscape(
         figures.save(landscape_lab.figure(chosen, walks), unfinished / f"landscape-{name}.png")
         if animate:
             animation.save(chosen, walks, unfinished / f"landscape-{name}.gif")
-        write_json(
+        output.write_json(
             unfinished / f"landscape-{name}.json",
             {
                 "landscape": chosen.title,
@@ -277,9 +280,7 @@ def landscape(
             for each in walks
         ],
     )
-    _print_path(out / f"landscape-{name}.png")
-    if animate:
-        _print_path(out / f"landscape-{name}.gif")
+    _print_paths(out, files)
 
 
 @app.command()
@@ -319,11 +320,12 @@ def averages(
     out: Out = Path("report"),
 ) -> None:
     """Draw exponentially weighted averages of a noisy signal, with and without bias correction."""
-    with new_folder(out) as unfinished:
+    files = ["averages.png", "averages.json"]
+    with _writing(out, files) as unfinished:
         result = averages_lab.average(tuple(beta or (0.5, 0.9, 0.98)), length=length, noise=noise, seed=seed)
         interrupt.check()
         figures.save(figures.averages_figure(result), unfinished / "averages.png")
-        write_json(
+        output.write_json(
             unfinished / "averages.json",
             {
                 "signal": result.signal.tolist(),
@@ -334,15 +336,15 @@ def averages(
                 ],
             },
         )
-    _print_path(out / "averages.png")
+    _print_paths(out, files)
 
 
 @app.command()
 def explain(out: Out = Path("report")) -> None:
     """Write the article as one page with a slider for everything, computed on this machine."""
-    with new_folder(out) as unfinished:
-        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-        with Progress(*columns, transient=True) as progress:
+    files = ["explain.html"]
+    with _writing(out, files) as unfinished:
+        with _progress() as progress:
             whole = progress.add_task("the page", total=len(explain_lab.SECTIONS))
 
             def started(name: str) -> None:
@@ -350,7 +352,7 @@ def explain(out: Out = Path("report")) -> None:
 
             page = explain_lab.build(started)
         (unfinished / "explain.html").write_text(page, encoding="utf-8")
-    _print_path(out / "explain.html")
+    _print_paths(out, files)
 
 
 @app.command()
@@ -463,6 +465,26 @@ def _amount(number: float) -> str:
     return f"{number:,.2f}" if number >= 1 else f"{number:.3g}"
 
 
+@contextlib.contextmanager
+def _writing(out: Path, files: list[str]) -> Iterator[Path]:
+    """A folder for files that move into `out` together; errors name the option."""
+    try:
+        with output.new_folder(out, files) as unfinished:
+            yield unfinished
+    except OSError as error:
+        where = str(error.filename2 or error.filename or out)
+        raise typer.BadParameter(f"{where!r}: {error.strerror or error}", param_hint="'--out'") from error
+
+
+def _images(folder: Path | None, *, openml: bool) -> data.Digits:
+    if folder is None:
+        return data.from_openml() if openml else data.embedded()
+    try:
+        return data.from_folder(folder)
+    except (data.DataError, OSError) as error:
+        raise typer.BadParameter(str(error), param_hint="'--data'") from error
+
+
 def _find_devices(number: int) -> None:
     """Ensure that there are so many devices; those of the CPU are made if JAX has not started yet."""
     if number == 1:
@@ -476,11 +498,17 @@ def _find_devices(number: int) -> None:
         )
 
 
+def _progress() -> Progress:
+    """A progress bar on standard error, if that is a terminal."""
+    errors = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal)
+
+
 def _race(entrants: list[race.Entry], images: data.Digits, settings: race.Settings) -> list[race.Outcome]:
     """Run the race with a progress bar."""
     outcomes = []
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    with Progress(*columns, transient=True) as progress:
+    with _progress() as progress:
         whole = progress.add_task("the race", total=len(entrants))
         for index, entry in enumerate(entrants):
             progress.update(whole, description=entry.name)
@@ -500,10 +528,12 @@ def _print_table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     for row in rows:
         table.add_row(*row)
     # A table that is wider than the terminal is better than one without its last columns.
-    whole = console.measure(table, options=console.options.update(width=200)).maximum
-    console.print(table, width=max(console.width, whole), crop=False, soft_wrap=True)
+    wide = Console(width=1000)
+    wide.width = max(console.width, wide.measure(table).maximum)
+    wide.print(table, soft_wrap=True)
 
 
-def _print_path(path: Path) -> None:
-    """Print the path of a file, on one line even in a narrow terminal."""
-    console.print(f"Written: {path}", highlight=False, soft_wrap=True)
+def _print_paths(out: Path, files: list[str]) -> None:
+    """Print the paths of files, each on one line even in a narrow terminal."""
+    for name in files:
+        console.print(f"Written: {out / name}", highlight=False, soft_wrap=True)

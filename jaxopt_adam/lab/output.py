@@ -5,7 +5,7 @@ import errno
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +13,25 @@ from jaxopt_adam.lab import interrupt
 
 
 @contextlib.contextmanager
-def new_folder(out: Path) -> Iterator[Path]:
+def new_folder(out: Path, names: Iterable[str] = ()) -> Iterator[Path]:
     """A temporary folder in `out` whose files move into `out` if the block succeeds, and are removed otherwise.
 
     Files of the same names are replaced. Other files in `out` are left alone.
 
     Args:
         out: the folder to write; it and its parents are made if they are missing.
+        names: the files to write, as far as they are known. That there is no folder where one of them should go is
+            certain before the block is entered.
 
     Raises:
         OSError: if `out` cannot be written; before the block is entered.
     """
+    for folder in (out, *out.parents):
+        if folder.is_symlink() and not folder.exists():
+            raise FileNotFoundError(errno.ENOENT, "is a link to what does not exist", str(folder))
     if out.exists() and not out.is_dir():
-        raise NotADirectoryError(f"{out} is not a folder")
+        raise NotADirectoryError(errno.ENOTDIR, "is a file, where a folder should go", str(out))
+    _no_folders(out, names)
     missing = [folder for folder in (out, *out.parents) if not folder.exists()]
     out.mkdir(parents=True, exist_ok=True)
     try:
@@ -33,15 +39,19 @@ def new_folder(out: Path) -> Iterator[Path]:
             yield Path(temporary)
             interrupt.check()
             finished = sorted(Path(temporary).iterdir())
-            for path in finished:
-                if (out / path.name).is_dir():
-                    raise IsADirectoryError(errno.EISDIR, "is a folder, where a file should go", str(out / path.name))
+            _no_folders(out, [path.name for path in finished])
             for path in finished:
                 path.replace(out / path.name)
     except BaseException:
         if missing:
             shutil.rmtree(missing[-1], ignore_errors=True)
         raise
+
+
+def _no_folders(out: Path, names: Iterable[str]) -> None:
+    for name in names:
+        if (out / name).is_dir():
+            raise IsADirectoryError(errno.EISDIR, "is a folder, where a file should go", str(out / name))
 
 
 def write_json(path: Path, content: Any) -> None:
