@@ -118,9 +118,11 @@ def test_mnist_is_read(mnist):
     [
         (lambda content: content[:-3], r"should hold 4,000 bytes of shape \(200, 4, 5\), but holds 3,997"),
         (lambda content: content + b"\0", "but holds 4,001"),
-        (lambda content: b"\0\0\x0d" + content[3:], "not an IDX file of unsigned bytes: it starts with 00000d03"),
-        (lambda content: content[:7], "not an IDX file"),
-        (lambda _: b"", "starts with nothing"),
+        (lambda content: b"\0\0\x0d" + content[3:], "starts with 00000d03; expected 00000803, an IDX file of unsigned"),
+        (lambda content: content[:3] + b"\1" + content[4:], "starts with 00000801; expected 00000803"),
+        (lambda _: b"GIF89a", "starts with 47494638; expected 00000803"),
+        (lambda content: content[:7], "ends after 7 bytes; its header takes 16"),
+        (lambda _: b"", "ends after 0 bytes; its header takes 16"),
     ],
 )
 def test_a_damaged_idx_file_is_named(tmp_path, damage, message):
@@ -142,14 +144,33 @@ def test_a_truncated_gzip_file_is_named(tmp_path):
 
 
 def test_missing_files_are_named(tmp_path):
-    with pytest.raises(data.DataError, match="not a folder"):
+    with pytest.raises(data.DataError, match="nowhere does not exist; expected a folder of IDX files"):
         data.from_folder(tmp_path / "nowhere")
+    with pytest.raises(data.DataError, match="null is a file; expected a folder of IDX files"):
+        data.from_folder(Path(os.devnull))
     with pytest.raises(data.DataError, match="has no IDX files"):
         data.from_folder(tmp_path)
+
+
+@pytest.mark.parametrize(("removed", "other"), [("labels-idx1", "images-idx3"), ("images-idx3", "labels-idx1")])
+@pytest.mark.parametrize("zipped", [False, True])
+def test_half_a_pair_is_refused(tmp_path, removed, other, zipped):
     write_digits(tmp_path)
-    (tmp_path / "train-labels-idx1-ubyte").unlink()
-    with pytest.raises(data.DataError, match="no train-labels-idx1-ubyte"):
+    write_digits(tmp_path, "t10k", zipped=zipped)
+    end = ".gz" if zipped else ""
+    (tmp_path / f"t10k-{removed}-ubyte{end}").unlink()
+    message = rf"has t10k-{other}-ubyte{end} but no t10k-{removed}-ubyte\[\.gz\]"
+    with pytest.raises(data.DataError, match=message):
         data.from_folder(tmp_path)
+
+
+def test_too_few_images_are_counted(tmp_path):
+    for count in (0, 19):
+        write_digits(tmp_path, count=count)
+        with pytest.raises(data.DataError, match=f"has {count} images; at least 20 are needed"):
+            data.from_folder(tmp_path)
+    write_digits(tmp_path, count=20)
+    assert data.from_folder(tmp_path).sizes == {"train": 14, "validation": 2, "test": 4}
 
 
 def test_images_without_pixels_are_refused(tmp_path):
@@ -161,7 +182,10 @@ def test_images_without_pixels_are_refused(tmp_path):
 
 def test_files_that_do_not_belong_together_are_refused(tmp_path):
     write_digits(tmp_path)
-    for labels, message in ((np.zeros(100, np.uint8), r"\(100,\)"), (np.full(200, 11, np.uint8), "label 11")):
+    for labels, message in (
+        (np.zeros(100, np.uint8), "200 images and train-labels 100"),
+        (np.full(200, 11, np.uint8), "label 11"),
+    ):
         (tmp_path / "train-labels-idx1-ubyte").write_bytes(idx(labels))
         with pytest.raises(data.DataError, match=message):
             data.from_folder(tmp_path)

@@ -58,10 +58,11 @@ def from_folder(folder: Path) -> Digits:
             each perhaps ending in ``.gz``.
 
     Raises:
-        DataError: if the folder, a file or its content is not as expected.
+        DataError: if the folder, a file or its content is not as expected, or one file of a pair is missing.
     """
     if not folder.is_dir():
-        raise DataError(f"{folder} is not a folder; expected one of IDX files")
+        problem = "is a file" if folder.exists() else "does not exist"
+        raise DataError(f"{folder} {problem}; expected a folder of IDX files")
     pairs = {name: pair for name in ("train", "t10k") if (pair := _pair(folder, name)) is not None}
     if not pairs:
         raise DataError(
@@ -119,8 +120,12 @@ def orders(examples: int, steps: int, batch_size: int | None, seed: int) -> np.n
     return np.concatenate(epochs).reshape(-1, batch_size)[:steps].astype(np.int32)
 
 
-def read_idx(path: Path) -> np.ndarray:
+def read_idx(path: Path, dimensions: int) -> np.ndarray:
     """The array in an IDX file of unsigned bytes, gzipped if its name ends in ``.gz``.
+
+    Args:
+        path: the file.
+        dimensions: how many the array should have.
 
     Raises:
         DataError: if it cannot be read, is no IDX file, or is longer or shorter than its header says.
@@ -131,33 +136,41 @@ def read_idx(path: Path) -> np.ndarray:
             content = gzip.decompress(content)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read: {error}") from None
-    if len(content) < 4 or content[:3] != b"\0\0\x08" or len(content) < 4 + 4 * content[3]:
-        raise DataError(f"{path} is not an IDX file of unsigned bytes: it starts with {content[:4].hex() or 'nothing'}")
-    shape = struct.unpack_from(f">{content[3]}I", content, 4)
-    body = content[4 + 4 * content[3] :]
+    header = 4 + 4 * dimensions
+    expected = bytes([0, 0, 8, dimensions])
+    if not expected.startswith(content[:4]):
+        raise DataError(
+            f"{path} starts with {content[:4].hex()}; expected {expected.hex()}, an IDX file of unsigned bytes with "
+            f"{dimensions} dimension{'s' * (dimensions > 1)}"
+        )
+    if len(content) < header:
+        raise DataError(f"{path} ends after {len(content)} bytes; its header takes {header}")
+    shape = struct.unpack_from(f">{dimensions}I", content, 4)
+    body = content[header:]
     if len(body) != math.prod(shape):
         raise DataError(f"{path} should hold {math.prod(shape):,} bytes of shape {shape}, but holds {len(body):,}")
     return np.frombuffer(body, np.uint8).reshape(shape)
 
 
 def _pair(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """The images and the labels of one of MNIST's two parts, if there are images."""
+    """The images and the labels of one of MNIST's two parts; None if both are missing."""
     files = {}
     for what, dimensions in (("images", 3), ("labels", 1)):
         stems = [f"{name}-{what}{dot}idx{dimensions}-ubyte" for dot in "-."]
         found = [path for stem in stems for end in ("", ".gz") if (path := folder / (stem + end)).is_file()]
-        if not found:
-            if what == "images":
-                return None
-            raise DataError(f"{folder} has {name}-images but no {stems[0]}[.gz]")
-        files[what] = found[0]
-    images, labels = read_idx(files["images"]), read_idx(files["labels"])
-    if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
-        raise DataError(f"{folder}: {name}-images has shape {images.shape} and {name}-labels {labels.shape}")
-    if not images.size:
-        raise DataError(f"{files['images']} has images of {images.shape[1]} × {images.shape[2]} pixels")
+        files[what] = found[0] if found else None
+    if not files["images"] and not files["labels"]:
+        return None
+    for what, other, dimensions in (("images", "labels", 3), ("labels", "images", 1)):
+        if not files[what]:
+            raise DataError(f"{folder} has {files[other].name} but no {name}-{what}-idx{dimensions}-ubyte[.gz]")
+    images, labels = read_idx(files["images"], 3), read_idx(files["labels"], 1)
+    if len(images) != len(labels):
+        raise DataError(f"{folder}: {name}-images has {len(images):,} images and {name}-labels {len(labels):,} labels")
     if len(labels) < 20:
         raise DataError(f"{files['images']} has {len(labels)} images; at least 20 are needed")
+    if not images.size:
+        raise DataError(f"{files['images']} has images of {images.shape[1]} × {images.shape[2]} pixels")
     if labels.max() > 9:
         raise DataError(f"{files['labels']} has a label {labels.max()}; expected 0 to 9")
     return images.reshape(len(images), -1).astype(np.float32) / 255, labels.astype(np.int32)
