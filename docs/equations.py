@@ -19,6 +19,7 @@ CHARACTERS = {
         (0x2C6, 0x2DC),  # accents
         (0x391, 0x3F5),  # Greek
         (0x2010, 0x2064),  # dashes, dots, primes, and operators that are not seen
+        (0x210E, 0x210E),  # ℎ, the italic h
         (0x2190, 0x21A6),  # arrows
         (0x2200, 0x22FF),  # operators
         (0x2308, 0x230B),  # ⌈ and ⌊
