@@ -179,7 +179,8 @@ def _player(section: Section) -> str:
         )
         kind = "with" if section.usual["bias_correction"] else "without"
         note += (
-            f" Walks from other starts have {usual}, {kind} bias correction. Another setting puts the start back, too."
+            f" Walks from other starts have {usual}, {kind} bias correction. If you change one of these, the start "
+            "returns to its own place."
         )
     return f'<div class="walking">{player}<p class="note">{note}</p></div>'
 
