@@ -14,10 +14,13 @@ def usage(command: str) -> str:
     """The text of a command and a row for each of its arguments, in MyST's Markdown."""
     found = get_command(app).commands[command]
     context = Context(found, info_name=f"{PROGRAM} {command}")
-    # An option within the text as code, in which its two hyphens stay two.
-    text = re.sub(r"(?<=\s)--[\w-]+", r"`\g<0>`", " ".join(found.help.split()))
-    lines = [text, "", "| argument | what it is |", "|---|---|"]
+    lines = [_marked(found.help), "", "| argument | what it is |", "|---|---|"]
     for parameter in found.params:
-        _, described = parameter.get_help_record(context)
-        lines.append(f"| `{parameter.opts[-1]}` | {described} |")
+        _, text = parameter.get_help_record(context)
+        lines.append(f"| `{parameter.opts[-1]}` | {_marked(text)} |")
     return "\n".join(lines)
+
+
+def _marked(text: str) -> str:
+    """The text in one line, with options as code: elsewhere their two hyphens would become a dash."""
+    return re.sub(r"(?<!\S)--[\w-]+", r"`\g<0>`", " ".join(text.split()))
