@@ -39,7 +39,7 @@ class Moment:
         denominator: what the update adds to √ν before it divides. Bias corrections, which are the same for all
             elements, may be left out.
         apart: whether this moment may be more than a thousand times √ν, as where ν averages no squared gradients. In
-            bfloat16 the two are then two arrays, because in one array the first has not that range.
+            bfloat16 the two are then two arrays, because one array for both has too small a range for that.
     """
 
     initial: ArrayLike = 0.0
