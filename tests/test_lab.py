@@ -492,6 +492,30 @@ def test_digits_races_the_rules_that_are_asked_for(tmp_path, capsys):
     assert not (out / "batches.png").exists()
 
 
+def test_digits_says_what_was_more_than_there_is(tmp_path, capsys):
+    write_digits(tmp_path)
+    arguments = ["--rule", "adam", "--quick", "--steps", "5", "--batch-size", "1000", "--devices", "99"]
+    code, stdout, _ = run(capsys, "digits", "--data", str(tmp_path), *arguments, "--out", str(tmp_path / "out"))
+    assert code == 0
+    stdout = " ".join(stdout.split())
+    assert "The mini-batches had 140 examples, all that there are to train on." in stdout
+    assert "4 of 99 devices had work: a run is a learning rate with a seed, and there were 4 runs." in stdout
+    settings = json.loads((tmp_path / "out" / "results.json").read_text())["settings"]
+    assert (settings["batch_size"], settings["devices"]) == (140, 4)
+
+
+@pytest.mark.parametrize("error", [MemoryError("7 GB"), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 7 GB")])
+def test_digits_says_how_to_take_less_memory(error, tmp_path, capsys, monkeypatch):
+    def run_out(*_):
+        raise error
+
+    monkeypatch.setattr(race, "run", run_out)
+    code, stdout, stderr = run(capsys, "digits", "--out", str(tmp_path / "out"))
+    assert (code, stdout) == (2, "")
+    assert re.fullmatch("jaxopt-adam: .* a smaller --hidden, --batch-size or --steps, .*7 GB\\)\n", stderr)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_digits_makes_the_devices_that_it_divides_the_runs_among(tmp_path):
     script = "import jax; from jaxopt_adam.lab.cli import main\n"
     script += "try: main()\nfinally: print(jax.devices(), flush=True)"

@@ -1,6 +1,7 @@
 """The commands of ``jaxopt-adam``; :mod:`jaxopt_adam.lab.cli` runs them."""
 
 import contextlib
+import dataclasses
 import functools
 import math
 from collections.abc import Iterator
@@ -159,14 +160,16 @@ def digits(
         batch_size=batch_size,
         hidden=hidden,
         observe=observe,
-        devices=devices,
     )
-    _find_devices(devices)
+    runs = len(settings.learning_rates) * settings.seeds
+    settings = dataclasses.replace(settings, devices=min(devices, runs))
+    _find_devices(settings.devices)
     names = list(dict.fromkeys(rule or race.RULES))
     files = ["report.html", "results.json", "accuracy.png", "cost.png", "rates.png"]
     files += ["observed.png"] * observe + ["batches.png"] * ({"batch", "sgd"} <= set(names))
     with _writing(out, files) as unfinished:
         images = _images(folder, openml=openml)
+        settings = dataclasses.replace(settings, batch_size=min(batch_size, images.sizes["train"]))
         entrants = race.entries(names, settings)
         if {"batch", "sgd"} <= set(names):
             entrants.append(race.Entry("gradient descent by single examples", *race.RULES["sgd"][1:], batch_size=1))
@@ -183,7 +186,14 @@ def digits(
         verdict = claim.verdict(comparisons, images.name)
         report.write(unfinished, images, settings, outcomes, batches, comparisons, verdict)
     _print_table(tuple(report.COLUMNS.values()), [report.row(outcome) for outcome in outcomes])
-    for sentence in (*(each.sentence for each in comparisons if claim.telling(each, comparisons)), verdict):
+    sentences = [each.sentence for each in comparisons if claim.telling(each, comparisons)]
+    if batch_size > settings.batch_size and names != ["batch"]:
+        sentences.append(f"The mini-batches had {settings.batch_size:,} examples, all that there are to train on.")
+    if devices > runs:
+        sentences.append(
+            f"{runs} of {devices:,} devices had work: a run is a learning rate with a seed, and there were {runs} runs."
+        )
+    for sentence in (*sentences, verdict):
         console.print(sentence, highlight=False)
     _print_paths(out, files)
 
@@ -498,6 +508,20 @@ def _find_devices(number: int) -> None:
         )
 
 
+@contextlib.contextmanager
+def _enough_memory() -> Iterator[None]:
+    """An error that says how a race takes less memory, if it took all."""
+    try:
+        yield
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+            raise MemoryError(
+                "the race needs more memory than there is; it needs less with a smaller --hidden, --batch-size or "
+                f"--steps, or with fewer --learning-rate or --seeds ({error})"
+            ) from error
+        raise
+
+
 def _progress() -> Progress:
     """A progress bar on standard error, if that is a terminal."""
     errors = Console(stderr=True)
@@ -508,7 +532,7 @@ def _progress() -> Progress:
 def _race(entrants: list[race.Entry], images: data.Digits, settings: race.Settings) -> list[race.Outcome]:
     """Run the race with a progress bar."""
     outcomes = []
-    with _progress() as progress:
+    with _enough_memory(), _progress() as progress:
         whole = progress.add_task("the race", total=len(entrants))
         for index, entry in enumerate(entrants):
             progress.update(whole, description=entry.name)
