@@ -732,7 +732,8 @@ def test_the_best_learning_rate_at_the_edge_is_marked():
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_race_leaves_nothing_behind(tmp_path, number):
     out = tmp_path / "out"
-    command = [sys.executable, "-c", "from jaxopt_adam.lab.cli import main; main()", "digits", "--out", str(out)]
+    script = f"import signal, jaxopt_adam_command as command; signal.signal({number:d}, signal.SIG_DFL); command.main()"
+    command = [sys.executable, "-c", script, "digits", "--out", str(out)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 120
         while not list(out.glob(".unfinished-*")) and time.monotonic() < deadline:
