@@ -34,7 +34,7 @@ if not console.is_terminal:
 
 
 MOST_DEVICES = 1024  # virtual ones have threads of their own
-# At most so much that a race or a figure takes less than a gigabyte, if all other arguments are the usual ones.
+# So that none of them alone takes more than 5 GB of memory with the usual data.
 MOST_STEPS = 100_000
 MOST_SEEDS = 100
 MOST_UNITS = 10_000
