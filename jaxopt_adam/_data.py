@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import itertools
 import operator
 import types
 import typing
@@ -61,6 +62,13 @@ class Data:
         One that is an optimizer or a schedule has hyperparameters itself.
         """
         return types.MappingProxyType(self._arguments)
+
+    @property
+    def _batch_shape(self) -> tuple[int, ...]:
+        """The leading axes that all leaves share: those of a batch; () for a single one."""
+        shapes = list(map(np.shape, self._leaves))
+        shared = itertools.takewhile(lambda sizes: len(set(sizes)) == 1, zip(*shapes, strict=False))
+        return tuple(size for size, *_ in shared)
 
     def replace(self, **changes: Any) -> Self:
         """The same with some hyperparameters changed.

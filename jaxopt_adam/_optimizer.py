@@ -3,6 +3,7 @@
 import functools
 import inspect
 import itertools
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ParamSpec, Self, Unpack, overload
 
@@ -103,13 +104,16 @@ class Optimizer(Data, optax.GradientTransformationExtraArgs):
             state: a state of this optimizer, or of a wrapper around it in which no other part keeps a `count`.
 
         Returns:
-            A scalar array (batched, if the optimizer or the state is); a tree of them if the learning rate is a tree;
-            None for an optimizer without a learning rate. For a wrapper it is that of the inner optimizer, and for a
-            chain that of its only part that has one. Where several parts have one, as in a partition, it is a
-            dictionary of the rates by the names or the labels of the parts.
+            A scalar array; a tree of them if the learning rate is a tree; None for an optimizer without a learning
+            rate. For a wrapper it is that of the inner optimizer, and for a chain that of its only part that has one.
+            Where several parts have one, as in a partition, it is a dictionary of the rates by the names or the labels
+            of the parts. For a batch the array has the batch's axes. A batch of optimizers takes states with the same
+            leading axes: 4 optimizers with the states of 64 runs each have states of shape (4, 64, ...) and give a rate
+            of shape (4, 64).
 
         Raises:
-            ValueError: if the learning rate is a schedule and `state` has no `count`, or several.
+            ValueError: if the learning rate is a schedule and `state` has no `count`, or several; if the optimizers and
+                the states of a batch have other leading axes.
 
         Example:
             >>> import optax
@@ -127,17 +131,47 @@ class Optimizer(Data, optax.GradientTransformationExtraArgs):
             return None
         # A state has moments like the parameters, and so like a tree of rates.
         is_entry = entry_of(learning_rate, *(state if isinstance(state, tuple) else ()))
-        if not any(map(is_entry, jax.tree.leaves(learning_rate, is_leaf=is_entry))):
-            return jax.tree.map(jnp.asarray, learning_rate)
+        is_constant = not any(map(is_entry, jax.tree.leaves(learning_rate, is_leaf=is_entry)))
         counts = [count for _, count in optax.tree.get_all_with_path(state, "count")]
         if len(counts) != 1:
+            if is_constant:
+                return jax.tree.map(jnp.asarray, learning_rate)
             raise ValueError(
                 f"state must hold one count at which to evaluate the schedule, found {len(counts)}; pass the part of "
                 f"it that belongs to {self!r}"
             )
-        return jax.tree.map(
-            lambda rate: jnp.asarray(rate(counts[0]) if callable(rate) else rate), learning_rate, is_leaf=is_entry
-        )
+        (count,) = counts
+
+        def rates(learning_rate: Any, count: Any) -> Any:
+            return jax.tree.map(
+                lambda rate: jnp.asarray(rate(count) if callable(rate) else rate), learning_rate, is_leaf=is_entry
+            )
+
+        return self._over_rows(rates, learning_rate, count)
+
+    def _over_rows(self, function: Callable[[Any, Any], Any], numbers: Any, count: Any) -> Any:
+        """``function(numbers, count)`` for each row of a batch: of these hyperparameters, of `count` or of both."""
+        if not np.ndim(count):
+            return function(numbers, count)
+        rows, axes = self._batch_shape, np.shape(count)
+        if any(map(np.ndim, self._leaves)) and (not rows or any(map(operator.ne, rows, axes))):
+            shapes = ", ".join(sorted({str(np.shape(leaf)) for leaf in self._leaves}))
+            raise ValueError(
+                f"current_learning_rate: the states of a batch must have the leading axes of their optimizers, got "
+                f"hyperparameters of shape {shapes} in {self._factory.__name__} and count of shape {axes}; for other "
+                "layouts use jax.vmap(lambda optimizer, state: optimizer.current_learning_rate(state), in_axes=...)"
+            )
+        # Functions among the leaves have no axes.
+        leaves, tree = jax.tree.flatten(numbers)
+        arrays = [None if callable(leaf) else leaf for leaf in leaves]
+
+        def row(arrays: Any, count: Any) -> Any:
+            pairs = zip(leaves, arrays, strict=True)
+            return function(tree.unflatten([leaf if array is None else array for leaf, array in pairs]), count)
+
+        for axis in reversed(range(max(len(rows), len(axes)))):
+            row = jax.vmap(row, in_axes=(0 if axis < len(rows) else None, 0 if axis < len(axes) else None))
+        return row(arrays, count)
 
     def _inner_learning_rate(self, state: optax.OptState) -> Any:
         """The learning rate of the optimizer inside; of several parts the only one, or all by name."""

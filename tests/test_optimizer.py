@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxopt_adam import Optimizer, adadelta, adagrad, adam, cautious, descend, grid, optimizer, rmsprop, sgd
+from jaxopt_adam import Optimizer, adadelta, adagrad, adam, cautious, chain, descend, grid, optimizer, rmsprop, sgd
+from jaxopt_adam.schedules import linear_schedule
 
 OPTIMIZERS = [
     sgd(0.1),
@@ -660,6 +661,62 @@ class TestCurrentLearningRate:
         with pytest.raises(ValueError, match=r"found 2; pass the part of it that belongs to sgd\(learning_rate="):
             made.current_learning_rate(state)
         assert float(made.current_learning_rate(state[0])) == 1.0
+
+
+class TestCurrentLearningRateOfBatch:
+    """Optimizers in the leading axes of their states."""
+
+    RATES = 0.001, 0.005, 0.02, 0.2
+
+    def states(self, optimizers, axes):
+        counts = np.arange(np.prod(axes, dtype=int)).reshape(axes)
+        return optimizers.row(0).init(1.0)._replace(count=jnp.asarray(counts))
+
+    @pytest.mark.parametrize("axes", [(4,), (4, 4), (4, 6), (4, 2, 3)])
+    @pytest.mark.parametrize("is_scheduled", [True, False])
+    def test_with_runs_of_each_optimizer(self, axes, is_scheduled):
+        optimizers = jax.vmap(lambda peak: sgd(linear_schedule(peak, 0.0, 10) if is_scheduled else peak))(
+            jnp.array(self.RATES)
+        )
+        states = self.states(optimizers, axes)
+        left = 1 - np.minimum(np.asarray(states.count), 10) / 10 if is_scheduled else np.ones(axes)
+        expected = np.reshape(self.RATES, (4, *[1] * (len(axes) - 1))) * left
+        rates = optimizers.current_learning_rate(states)
+        assert rates.shape == axes
+        np.testing.assert_allclose(rates, expected, rtol=1e-6)
+        np.testing.assert_allclose(jax.jit(Optimizer.current_learning_rate)(optimizers, states), expected, rtol=1e-6)
+
+    def test_with_one_state(self):
+        optimizers, _ = grid(lambda peak: sgd(linear_schedule(peak, 0.0, 10)), peak=self.RATES)
+        rates = optimizers.current_learning_rate(optimizers.row(0).init(1.0))
+        np.testing.assert_allclose(rates, self.RATES, rtol=1e-6)
+
+    def test_of_a_batch_of_batches(self):
+        optimizers = jax.vmap(jax.vmap(lambda peak: sgd(linear_schedule(peak, 0.0, 10))))(jnp.ones((4, 3)))
+        rates = optimizers.current_learning_rate(self.states(optimizers.row(0), (4,)))
+        np.testing.assert_allclose(rates, np.linspace(1, 0.7, 4)[:, None] * np.ones(3), rtol=1e-6)
+
+    def test_of_a_tree_with_functions(self):
+        optimizers = jax.vmap(lambda rate: sgd({"a": rate, "b": lambda count: 0.5**count}))(jnp.array([0.1, 0.2]))
+        rates = optimizers.current_learning_rate(self.states(optimizers, (2, 3)))
+        np.testing.assert_allclose(rates["a"], [[0.1] * 3, [0.2] * 3], rtol=1e-6)
+        np.testing.assert_allclose(rates["b"], [[1, 0.5, 0.25], [0.125, 0.0625, 0.03125]], rtol=1e-6)
+
+    def test_of_a_chain_around(self):
+        optimizers, _ = grid(lambda peak: chain(sgd(None), sgd(peak)), peak=self.RATES)
+        states = jax.vmap(lambda each: jax.vmap(each.init)(jnp.ones(6)))(optimizers)
+        assert optimizers.current_learning_rate(states).shape == (4, 6)
+
+    @pytest.mark.parametrize("axes", [(6,), (6, 4), (3, 4)])
+    def test_other_leading_axes_are_refused(self, axes):
+        optimizers, _ = grid(lambda peak: sgd(linear_schedule(peak, 0.0, 10)), peak=self.RATES)
+        with pytest.raises(ValueError, match=r"of shape \(4,\) in sgd and count of shape .*; .* jax.vmap\("):
+            optimizers.current_learning_rate(self.states(optimizers, axes))
+
+    def test_numbers_of_several_shapes_are_refused(self):
+        mixed = sgd(linear_schedule(jnp.ones(4), 0.0, 10))
+        with pytest.raises(ValueError, match=r"of shape \(\), \(4,\) in sgd and count of shape \(4,\)"):
+            mixed.current_learning_rate(sgd(1.0).init(1.0)._replace(count=jnp.arange(4)))
 
 
 class TestGrid:
