@@ -112,7 +112,8 @@ class Optimizer(Data, optax.GradientTransformationExtraArgs):
             of shape (4, 64).
 
         Raises:
-            ValueError: if the learning rate is a schedule and `state` has no `count`, or several; if the optimizers and
+            ValueError: if the learning rate is a schedule and `state` has no `count`, or several; if no learning rate
+                is found and a part is a transformation of optax, whose numbers cannot be read; if the optimizers and
                 the states of a batch have other leading axes.
 
         Example:
@@ -124,6 +125,18 @@ class Optimizer(Data, optax.GradientTransformationExtraArgs):
             >>> print(optimizer.current_learning_rate(state))
             0.75
         """
+        rate = self._found_learning_rate(state)
+        opaque = self._opaque_part() if rate is None else None
+        if opaque is not None:
+            raise ValueError(
+                f"{opaque} of {self._factory.__name__} is no jaxopt_adam.Optimizer, and its learning rate cannot be "
+                "read; make it with jaxopt_adam.chain in place of optax.chain, and its parts with jaxopt_adam and "
+                "jaxopt_adam.lifted in place of optax"
+            )
+        return rate
+
+    def _found_learning_rate(self, state: optax.OptState) -> Any:
+        """The learning rate here or inside; None if there is none that can be read."""
         if "learning_rate" not in self._arguments:
             return self._inner_learning_rate(state)
         learning_rate = self._arguments["learning_rate"]
@@ -178,17 +191,37 @@ class Optimizer(Data, optax.GradientTransformationExtraArgs):
         composition = getattr(self._factory, "composition", None)
         if composition is None:
             within = [value for value in self._arguments.values() if isinstance(value, Optimizer)]
-            return within[0].current_learning_rate(_inner_state(state)) if len(within) == 1 else None
+            return within[0]._found_learning_rate(_inner_state(state)) if len(within) == 1 else None
         rates: dict[Any, Any] = {}
 
         def visit(name: Any, part: Any, own: Any) -> None:
-            if isinstance(part, Optimizer) and (rate := part.current_learning_rate(own)) is not None:
+            if isinstance(part, Optimizer) and (rate := part._found_learning_rate(own)) is not None:
                 rates[name] = rate
 
         fits = functools.partial(composition.fits, self._arguments)
         composition.mapped(self._arguments, _inner_state(state, fits), visit)
         is_one = len(rates) == 1 and not composition.by_label
         return next(iter(rates.values())) if is_one else rates or None
+
+    def _opaque_part(self) -> str | None:
+        """The place of the first part, here or inside, that is a transformation and no :class:`Optimizer`.
+
+        None where there is none, and for an optimizer that has a learning rate of its own.
+        """
+        if "learning_rate" in self._arguments:
+            return None
+        for path, part in jax.tree_util.tree_leaves_with_path(self._arguments, is_leaf=_is_transformation):
+            where = path[0].key + jax.tree_util.keystr(path[1:])
+            if not _is_transformation(part):
+                continue
+            inside = part._opaque_part() if isinstance(part, Optimizer) else ""
+            if inside is not None:
+                return f"{where}.{inside}" if inside else where
+        return None
+
+
+def _is_transformation(node: Any) -> bool:
+    return isinstance(node, optax.GradientTransformation)
 
 
 def _inner_state(state: Any, is_right: Callable[[Any], bool] = lambda state: False) -> Any:

@@ -18,6 +18,7 @@ from jaxopt_adam import (
     chain,
     from_optax,
     grid,
+    lifted,
     masked,
     master_weights,
     named_chain,
@@ -250,6 +251,30 @@ class TestLearningRate:
     def test_of_none(self):
         made = chain(clip_by_global_norm(1.0))
         assert made.current_learning_rate(made.init(PARAMS)) is None
+        made = chain(clip_by_global_norm(1.0), partition({"body": adam(None)}, "body"))
+        assert made.current_learning_rate(made.init(PARAMS)) is None
+
+    @pytest.mark.parametrize(
+        ("wrap", "place"),
+        [
+            (lambda theirs: lifted.MultiSteps(theirs, 4), "opt of MultiSteps"),
+            (lambda theirs: lifted.apply_if_finite(theirs, 4), "inner of apply_if_finite"),
+            (lambda theirs: chain(clip_by_global_norm(1.0), theirs), "part_2 of chain"),
+            (lambda theirs: masked(theirs, True), "inner of masked"),
+            (lambda theirs: partition({"a": sgd(None), "b": theirs}, "b"), r"transforms\['b'\] of partition"),
+            (lambda theirs: observe(lifted.MultiSteps(theirs, 4)), "inner.opt of observe"),
+            (lambda theirs: chain(sgd(None), chain(theirs)), "chain.part_1 of chain"),
+        ],
+    )
+    def test_of_what_cannot_be_read(self, wrap, place):
+        made = wrap(optax.chain(optax.clip(1.0), adam(0.1)))
+        state = made.init(PARAMS)
+        with pytest.raises(ValueError, match=f"^{place} is no jaxopt_adam.Optimizer, .*jaxopt_adam.chain.*lifted"):
+            made.current_learning_rate(state)
+        # A step does not need it, nor does a part beside it that has a learning rate.
+        beside = chain(sgd(0.2), made)
+        assert beside.current_learning_rate(beside.init(PARAMS)) == pytest.approx(0.2)
+        made.update(PARAMS, state, PARAMS)
 
 
 @pytest.mark.parametrize(
