@@ -144,13 +144,16 @@ def after_20_steps(optimizer, shape=(3, 2)):
     return np.ravel(params)
 
 
-def counterparts():
-    (cell,) = re.findall(
-        r"```\{code-cell\} python\n:tags: \[counterparts\]\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL
-    )
+def defined_in(tag):
+    """What the page's cell with a tag defines."""
+    (cell,) = re.findall(rf"```\{{code-cell\}} python\n:tags: \[{tag}\]\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     names = {"jnp": jnp, "optax": optax, "adamw": jaxopt_adam.adamw}
     exec(compile(cell, "from_pytorch.md", "exec"), names)
-    return names["counterparts"]
+    return names
+
+
+def counterparts():
+    return defined_in("counterparts")["counterparts"]
 
 
 def test_each_of_the_counterparts_is_recorded():
@@ -178,6 +181,26 @@ def test_muon_with_nesterov_comes_together_with_pytorchs_after_its_first_steps(x
     theirs = [0.0840426499, -0.2496996939, 0.5942204780, 0.1214496513, -0.4762852632, 0.2457351549]
     ours = after_20_steps(counterparts()["Muon(lr=0.01, nesterov=False)"].replace(nesterov=True))
     assert 1e-3 < np.abs(ours - theirs).max() < 5e-3
+
+
+def one_cycle_of_pytorch(steps, first, peak, last, share):
+    """The loop of OneCycleLR.get_lr with annealing along a cosine, in float64."""
+    turn, end = share * steps - 1, steps - 1
+    for step in range(steps):
+        begin, until, start, goal = (0, turn, first, peak) if step <= turn else (turn, end, peak, last)
+        yield goal + (start - goal) / 2 * (1 + np.cos(np.pi * (step - begin) / (until - begin)))
+
+
+@pytest.mark.parametrize(("steps", "share"), [(100, 0.3), (77, 0.3), (50, 0.25)])
+def test_one_cycle_is_pytorchs(steps, share):
+    names, counts = defined_in("one-cycle"), np.arange(steps)
+    rates = names["one_cycle"](3e-3, steps, share)(counts)
+    momenta = names["cycled_momentum"](steps, share)(counts)
+    theirs = one_cycle_of_pytorch(steps, 3e-3 / 25, 3e-3, 3e-3 / 25e4, share)
+    np.testing.assert_allclose(rates, list(theirs), rtol=1e-6)
+    np.testing.assert_allclose(momenta, list(one_cycle_of_pytorch(steps, 0.95, 0.85, 0.95, share)), rtol=1e-6)
+    if steps == 100:  # as PyTorch printed them
+        assert [f"{rates[count]:.3e}" for count in (29, 30, 99)] == ["3.000e-03", "2.998e-03", "1.200e-08"]
 
 
 # The first six parameters after Adafactor(lr=0.01), recorded as above, for two shapes of (out, in, height, width).
