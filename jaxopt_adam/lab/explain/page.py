@@ -121,8 +121,8 @@ def _part(name: str, parts: Mapping[str, str]) -> str:
     chosen = SECTIONS[section]
     controls = {control.axis: control for control in chosen.controls}
     given = {axis: json.loads(value) for axis, value in (each.split("=") for each in settings)}
-    chosen.setting(**given)
-    places = {axis: list(controls[axis].values).index(value) for axis, value in given.items()}
+    # It sets all controls, because its sentence depends on them: those that it does not name are as on a new page.
+    places = {axis: list(controls[axis].values).index(value) for axis, value in chosen.setting(**given).items()}
     data = html.escape(json.dumps(places))
     return f'<button type="button" class="try" data-set="{data}">{html.escape(label.strip())}</button>'
 
