@@ -457,6 +457,41 @@ def test_it_is_operated_with_the_keyboard_alone(browser, page_file):
         assert before is None or tab.drawn("descent-path") != before
 
 
+ON_SCREEN = """([section, part]) => {
+    const {top, bottom} = document.querySelector(`#${section} .lab ${part}`).getBoundingClientRect();
+    return top >= document.querySelector("nav").clientHeight && bottom <= innerHeight;
+}"""
+
+
+@pytest.mark.parametrize("size", [(1440, 900), (375, 812)], ids=str)
+def test_a_button_in_the_text_shows_what_it_changes_and_leads_back(browser, page_file, size):
+    with Opened(browser, page_file, *size, reduced_motion="reduce") as tab:
+        buttons, back = tab.page.locator("button.try"), tab.page.locator("#back")
+        assert not back.is_visible()
+        went = 0
+        for i in range(buttons.count()):
+            button = buttons.nth(i)
+            section = button.evaluate("each => each.closest('section').id")
+            button.scroll_into_view_if_needed()
+            button.click()
+            for part in (".stage", ".say"):
+                assert tab.page.evaluate(ON_SCREEN, [section, part]), (section, button.text_content(), part)
+            # Every control is as the button says, whatever it was before.
+            places = json.loads(button.get_attribute("data-set"))
+            controls = tab.controls(section)
+            assert tab.setting(section) == {axis: controls[axis]["values"][int(places[axis])] for axis in controls}
+            if back.is_visible():
+                went += 1
+                assert back.evaluate("each => each === document.activeElement")
+                back.press("Enter")
+                assert not back.is_visible()
+                assert button.evaluate("each => each === document.activeElement")
+                box = button.bounding_box()
+                assert 0 <= box["y"] <= size[1] - box["height"]
+        assert went > 10
+        assert tab.complaints == []
+
+
 def test_every_figure_has_words_and_every_control_a_label(opened):
     opened.draw_all()
     for plot in opened.plots():

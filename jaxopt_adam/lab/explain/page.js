@@ -451,8 +451,35 @@
       const home = button.closest("section");
       if (opened.get(home.id)?.start >= 0) moveStart(opened.get(home.id), -1);
       for (const [axis, place] of Object.entries(JSON.parse(button.dataset.set))) moved(set(home, axis, place));
+      showEffect(button);
     });
   }
+
+  // A button in the text may be far from the figure that it changes. The page then scrolls to the figure, and another
+  // button leads back to the text.
+
+  const back = element("back");
+  let cameFrom;
+
+  function onScreen(target) {
+    const { top, bottom } = target.getBoundingClientRect();
+    return top >= document.querySelector("nav").clientHeight && bottom <= innerHeight;
+  }
+
+  function showEffect(button) {
+    const lab = button.closest("section").querySelector(".lab");
+    if ([".stage", ".say"].every((part) => onScreen(lab.querySelector(part)))) return;
+    cameFrom = button;
+    back.hidden = false;
+    back.focus({ preventScroll: true });
+    lab.scrollIntoView({ block: "start" });
+  }
+
+  back.addEventListener("click", () => {
+    back.hidden = true;
+    cameFrom.focus({ preventScroll: true });
+    cameFrom.scrollIntoView({ block: "center" });
+  });
 
   for (const button of document.querySelectorAll("#turn button")) {
     button.addEventListener("click", () => {
