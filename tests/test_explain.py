@@ -28,8 +28,8 @@ from jaxopt_adam.lab.explain.page import build
 from jaxopt_adam.lab.explain.starts import LOWEST, STARTS
 from jaxopt_adam.lab.explain.surfaces import BOX, SURFACES
 from jaxopt_adam.lab.explain.usage import CODE
-from jaxopt_adam.lab.explain.walks import RULES, STEPS, inside, one, settled, walk_grid
-from jaxopt_adam.lab.landscape import STEEPNESS
+from jaxopt_adam.lab.explain.walks import RULES, STEPS, inside, one, settled, walk, walk_grid
+from jaxopt_adam.lab.landscape import STEEPNESS, Landscape
 
 pytestmark = pytest.mark.lab
 
@@ -595,6 +595,42 @@ def test_the_text_names_the_settings_of_the_table():
     for surface in ("valley", "saddle"):
         rmsprop, adam = (int(needed.needed(name, surface, needed.best(name, surface))) for name in ("rmsprop", "adam"))
         assert rmsprop < adam
+
+
+def test_the_text_on_rmsprop_says_what_the_figures_show():
+    facts = needed.facts()
+    # The long first steps are good luck in the long valley; in the turned valley the first one leaves the picture.
+    assert int(facts["rmsprop uncorrected"]) < int(facts["rmsprop corrected"])
+    assert 31 < float(facts["rmsprop first"]) / 0.1 < 32
+    long = {"learning_rate": 0.1, "b2": 0.999, "eps": 1e-8}
+    assert inside(one(RULES["rmsprop"], "turned", long)["x"]) == 1
+    # It hovers with a short memory: to and fro, and each step α long.
+    first = int(facts["rmsprop hovers"])
+    steps = one(RULES["rmsprop"], "valley", needed.HOVERING)["step"]
+    np.testing.assert_allclose(np.abs(steps[first - 1 :]), needed.HOVERING["learning_rate"], rtol=0.01)
+    assert (steps[first:] * steps[first - 1 : -1] < 0).all()
+    assert first < STEPS - 10
+    # Its steps shrink until the end with the usual memory.
+    usual = np.abs(one(RULES["rmsprop"], "valley", {"learning_rate": 0.1} | dict(RULES["rmsprop"].usual))["step"])
+    assert (np.diff(usual.max(axis=-1)) < 0).all()
+    assert usual[0, 0] == pytest.approx(usual[0, 1])
+    # The first step on the saddle is as long along x, where the slope is faint, as along y.
+    saddle = np.abs(one(RULES["rmsprop"], "saddle", {"learning_rate": 0.1} | dict(RULES["rmsprop"].usual))["step"])
+    assert saddle[0, 0] == pytest.approx(saddle[0, 1], rel=1e-3)
+    # From high up a wall gradient descent is the first to lose 99 % of the height.
+    assert int(facts["wall descent"]) < int(facts["wall momentum"])
+
+
+@pytest.mark.parametrize(("name", "smaller"), [("adam", 1), ("momentum", 1000)])
+def test_adam_takes_the_same_steps_in_other_units_and_momentum_needs_another_rate(name, smaller):
+    rule, surface, setting = RULES[name], SURFACES["turned"], needed.best(name, "turned")
+    units = Landscape("", lambda x: 1000 * surface.function(x), surface.minima, surface.start, BOX)
+    optimizers = [
+        rule.factory(bias_correction=rule.corrected)(**rule.given(setting | {"learning_rate": rate}))
+        for rate in (setting["learning_rate"], setting["learning_rate"] / smaller)
+    ]
+    ours, theirs = walk(optimizers[0], surface)["x"], walk(optimizers[1], units)["x"]
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-8)
 
 
 def test_the_text_says_what_the_figures_show():

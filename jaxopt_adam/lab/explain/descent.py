@@ -172,6 +172,12 @@ def fields() -> dict[str, Field]:
     return each | _moved()
 
 
+def facts() -> dict[str, str]:
+    """The steps after which the stopping rule ends two of the walks, for the text."""
+    _, end = _rows()
+    return {f"stop {rate}": str(int(end.steps[RATES.index(rate)])) for rate in (0.01, 0.0195)}
+
+
 def _moved() -> dict[str, Field]:
     """The fields for the starts that a reader can choose."""
     optimizers, _ = grid(sgd, learning_rate=list(RATES))

@@ -12,6 +12,8 @@ from jaxopt_adam.lab.explain.section import Control, Field, Plot, Section, Trace
 
 RULES = ("sgd", "momentum", "rmsprop", "adam")
 SETTINGS = race.Settings()  # those of the command, so that both come to one verdict
+HIGH = 90
+"""A high accuracy after the last iteration, in per cent."""
 LOOKS = {rule: (rule.replace("sgd", "descent"), styles.RULES[rule].marker, styles.RULES[rule].dash) for rule in RULES}
 
 
@@ -72,8 +74,12 @@ def facts() -> dict[str, str]:
     images = data.embedded()
     comparisons = claim.compare(_run("sgd", SETTINGS), _run("adam", SETTINGS))
     sizes = images.sizes
+    high = {rule: _accuracy(_run(rule, SETTINGS))[:, -1] > HIGH for rule in RULES}
     finals = {f"race-final {rule}": _run(rule, SETTINGS) for rule in ("momentum", "adam")}
     return {name: f"{_accuracy(each)[each.best, -1]:.1f}" for name, each in finals.items()} | {
+        "race-high": str(HIGH),
+        "race-rates": str(len(SETTINGS.learning_rates)),
+        **{f"race-high {rule}": str(int(each.sum())) for rule, each in high.items()},
         "claim-before": f"{100 * claim.MOST_BEFORE:.0f}",
         "race-verdict": claim.verdict(comparisons, images.name),
         "race-train": f"{sizes['train']:,}",

@@ -36,10 +36,17 @@ def tuned(name: str, surface: str) -> dict[str, Any]:
     return {axis: values[i] for (axis, values), i in zip(rule.axes.items(), chosen, strict=True)}
 
 
-def needed(name: str, surface: str, setting: Mapping[str, Any], *, bias_correction: bool | None = None) -> str:
+def needed(
+    name: str,
+    surface: str,
+    setting: Mapping[str, Any],
+    *,
+    bias_correction: bool | None = None,
+    start: tuple[float, float] | None = None,
+) -> str:
     """The steps after which a walk stays below 1 % of its starting height, in words."""
     corrected = RULES[name].corrected if bias_correction is None else bias_correction
-    way = one(RULES[name], surface, setting, bias_correction=corrected)
+    way = one(RULES[name], surface, setting, bias_correction=corrected, start=start)
     steps = settled(way["value"], int(inside(way["x"])))
     return f"more than {STEPS}" if steps is None else str(steps)
 
@@ -60,6 +67,20 @@ def table() -> str:
     return "\n".join(rows)
 
 
+HOVERING = {"learning_rate": 0.3, "b2": 0.5, "eps": 1e-8}
+"""RMSProp with a memory so short that it does not settle in the long valley."""
+
+WALL = (-2.0, 2.0)
+"""A start high up a wall of the long valley."""
+
+
+def hovers() -> int:
+    """The first step of RMSProp from which on each is as long as the learning rate, to 1 %, in both coordinates."""
+    steps = one(RULES["rmsprop"], "valley", HOVERING)["step"]
+    off = np.flatnonzero((np.abs(np.abs(steps) / HOVERING["learning_rate"] - 1) > 0.01).any(axis=-1))
+    return int(off[-1]) + 2  # step 1 is the first of the array
+
+
 def facts() -> dict[str, str]:
     """Figures for the text."""
     found = {"steps": str(STEPS), "steepness": number(STEEPNESS)}
@@ -68,6 +89,17 @@ def facts() -> dict[str, str]:
     # Adam in the long valley, as the text tries it.
     usual = {"learning_rate": 0.3} | dict(RULES["adam"].usual)
     first = one(RULES["adam"], "valley", usual)["step"][0]
+    # RMSProp, likewise, with a memory as long as Adam's.
+    long = {"learning_rate": 0.1, "b2": 0.999, "eps": 1e-8}
+    found |= {
+        "rmsprop first": number(float(np.abs(one(RULES["rmsprop"], "valley", long)["step"][0]).max())),
+        "rmsprop uncorrected": needed("rmsprop", "valley", long, bias_correction=False),
+        "rmsprop corrected": needed("rmsprop", "valley", long, bias_correction=True),
+        "rmsprop hovers": str(hovers()),
+    }
+    found |= {
+        f"wall {rule}": needed(rule, "valley", best(rule, "valley"), start=WALL) for rule in ("descent", "momentum")
+    }
     return found | {
         "first uncorrected": number(float(np.abs(first).max())),
         "valley corrected": needed("adam", "valley", usual),

@@ -224,7 +224,7 @@ def _content(section: Section, fields: Mapping[str, Field]) -> bytes:
 
 def _facts() -> dict[str, str]:
     """Numbers and sentences for the text."""
-    found = batches.facts() | digits.facts() | needed.facts() | hero.facts()
+    found = descent.facts() | batches.facts() | digits.facts() | needed.facts() | hero.facts()
     found |= {f"code {name}": code for name, code in CODE.items()}
     return {name: html.escape(value) for name, value in found.items()}
 

@@ -7,17 +7,17 @@ import jax.numpy as jnp
 import optax
 from jaxopt_adam import adam
 
-images = jax.random.normal(jax.random.key(0), (256, 8))
-targets = images @ jnp.arange(8.0)
+inputs = jax.random.normal(jax.random.key(0), (256, 8))
+targets = inputs @ jnp.arange(8.0)
 
 
-def cost(params, images, targets):
-    return jnp.mean((images @ params["w"] + params["b"] - targets) ** 2)
+def cost(params, inputs, targets):
+    return jnp.mean((inputs @ params["w"] + params["b"] - targets) ** 2)
 
 
 @jax.jit
-def step(optimizer, params, state, images, targets):
-    grads = jax.grad(cost)(params, images, targets)
+def step(optimizer, params, state, inputs, targets):
+    grads = jax.grad(cost)(params, inputs, targets)
     updates, state = optimizer.update(grads, state, params)
     return optax.apply_updates(params, updates), state
 
@@ -27,7 +27,7 @@ params = {"w": jnp.zeros(8), "b": jnp.zeros(())}
 state = optimizer.init(params)
 for i in range(300):
     batch = slice(64 * (i % 4), 64 * (i % 4) + 64)
-    params, state = step(optimizer, params, state, images[batch], targets[batch])
+    params, state = step(optimizer, params, state, inputs[batch], targets[batch])
 """,
     "grid": """\
 from jaxopt_adam import descend, grid
