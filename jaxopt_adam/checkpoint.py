@@ -213,8 +213,8 @@ class Checkpoints:
 
     # ----------------------------------------------------------------------------------------------------- restoring
 
-    def restore(self, like: Any, *, numbers: Numbers | None = None) -> Resumed | None:
-        """Read the newest step that is whole.
+    def restore(self, like: Any, *, numbers: Numbers | None = None, step: int | None = None) -> Resumed | None:
+        """Read the newest step that is whole, or a given one.
 
         A step is whole if each of its files has the size and the checksum that were written down. Newer steps that are
         not are skipped, named in the result, and deleted by the next save.
@@ -225,14 +225,16 @@ class Checkpoints:
                 need not be those that the tree was saved on.
             numbers: whose numbers hold where only numbers or schedules of the optimizers differ, "script" for those of
                 this object's optimizer, or "checkpoint". None if they must not differ.
+            step: the step to go back to; None for the newest. If the training goes on from an earlier step, the newer
+                ones belong to a run that is given up: the next save deletes them.
 
         Returns:
-            The step, or None if the folder has no checkpoint.
+            The step, or None if the folder has no checkpoint and no `step` was given.
 
         Raises:
-            TypeError: if a leaf of `like` has no sharding; the error names its path.
-            ValueError: if no step is whole, if it is of another optimizer, storage or tree, or if numbers differ and
-                `numbers` is None. The error names the first place that differs, and what each has there. Also if only
+            TypeError: if a leaf of `like` has no sharding; the error names its path. Also if `step` is not an integer.
+            ValueError: if no step is whole, or `step` is not in the folder or not whole; if the step is of another
+                optimizer, storage or tree, or if numbers differ and `numbers` is None. The error names the first place that differs, and what each has there. Also if only
                 this object has an optimizer, or `numbers` is "checkpoint" and one of both has none.
         """
         if numbers not in (None, "script", "checkpoint"):
@@ -240,20 +242,27 @@ class Checkpoints:
         self.wait()
         places = described(like, _abstract_text)
         steps = sorted(self._steps(), reverse=True)
+        wanted = steps
+        if step is not None:
+            wanted = [_index("restore: step", step)]
+            if wanted[0] not in steps:
+                held = ", ".join(map(str, reversed(steps))) or "none"
+                raise ValueError(f"restore: step must be one of those in {self._folder}, {held}; got {step}")
         skipped: dict[int, str] = {}
-        for step in steps:
-            record = self._whole_record(step)
+        for each in wanted:
+            record = self._whole_record(each)
             if isinstance(record, str):
-                skipped[step] = record
+                skipped[each] = record
                 continue
-            optimizer = self._matching(step, record, places, numbers)
-            tree = self._read(step, like)
+            optimizer = self._matching(each, record, places, numbers)
+            tree = self._read(each, like)
             self.optimizer = optimizer
-            self._broken, self._newest = set(skipped), step
-            return Resumed(step, tree, optimizer, MappingProxyType(skipped))
+            self._broken, self._newest = {newer for newer in steps if newer > each}, each
+            return Resumed(each, tree, optimizer, MappingProxyType(skipped))
         if skipped:
             reasons = "; ".join(f"{step}: {reason}" for step, reason in skipped.items())
-            raise ValueError(f"restore: none of the steps in {self._folder} is whole: {reasons}")
+            which = "none of the steps" if step is None else f"step {step}"
+            raise ValueError(f"restore: {which} in {self._folder} is {'' if step is None else 'not '}whole: {reasons}")
         return None
 
     def _steps(self) -> list[int]:

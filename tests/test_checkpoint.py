@@ -219,6 +219,30 @@ class TestRestore:
         with pytest.raises(TypeError, match=r"leaf \['params'\]\['b'\] must have a sharding"):
             restored(written, like=jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), like))
 
+    def test_an_earlier_one_from_which_the_training_goes_on(self, written, tmp_path):
+        folder = tmp_path / "copy"
+        shutil.copytree(written, folder)
+        with Checkpoints(folder, OPTIMIZER) as checkpoints:
+            resumed = checkpoints.restore(placed(), step=10)
+            assert resumed is not None
+            assert (resumed.step, dict(resumed.skipped)) == (10, {})
+            assert_identical(resumed.tree, placed())
+            assert (folder / "20").exists()  # until something is saved
+            checkpoints.save(15, resumed.tree)
+            checkpoints.wait()
+        assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == ["10", "15"]
+
+    def test_a_step_that_is_not_there_or_not_whole(self, written, tmp_path):
+        with pytest.raises(ValueError, match=r"restore: step must be one of those in .*, 10, 20; got 15"):
+            restored(written, step=15)
+        with pytest.raises(TypeError, match="restore: step must be an integer, got 'last'"):
+            restored(written, step="last")
+        folder = tmp_path / "copy"
+        shutil.copytree(written, folder)
+        (folder / "20" / RECORD).unlink()
+        with pytest.raises(ValueError, match=r"restore: step 20 in .* is not whole: 20: .* is missing"):
+            restored(folder, step=20)
+
     def test_a_word_for_numbers(self, written):
         with pytest.raises(ValueError, match="numbers must be 'script', 'checkpoint' or None, got 'mine'"):
             restored(written, numbers="mine")

@@ -289,6 +289,13 @@ class TestErrors:
         with pytest.raises(ValueError, match=text):
             convert_state(one.init(PARAMS), one, other, PARAMS)
 
+    def test_where_the_whole_state_is_of_another_kind(self):
+        one = optax.MultiSteps(adamw(1e-3), 2)
+        with pytest.raises(
+            ValueError, match=r"but the state is MultiStepsState.* of from_ and adamw with AdamState.* of to"
+        ):
+            convert_state(one.init(PARAMS), one, adamw(1e-3), PARAMS)
+
     def test_a_state_of_another_optimizer(self):
         exact, coded = adamw(1e-3), adamw(1e-3, moments="int8")
         with pytest.raises(ValueError, match=r"leaf \['odd'\]: state.mu must be codes uint16"):
