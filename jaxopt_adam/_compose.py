@@ -10,6 +10,7 @@ import optax
 from jaxopt_adam._data import text
 from jaxopt_adam._hyperparameters import Flag, Mask, Transformation, transformation
 from jaxopt_adam._optimizer import Optimizer, optimizer
+from jaxopt_adam._shown import shown
 
 
 def chain(*transforms: optax.GradientTransformation) -> Optimizer:
@@ -157,7 +158,7 @@ _made_of_parts(
 def _transformations(name: str, value: Any) -> Any:
     """A check for a dictionary of transformations by label."""
     if not isinstance(value, Mapping) or not value:
-        raise TypeError(f"{name} must be a dictionary of optimizers by label, got {value!r} ({type(value).__name__})")
+        raise TypeError(f"{name} must be a dictionary of optimizers by label, got {shown(value)}")
     return {label: transformation(f"{name}[{label!r}]", part) for label, part in value.items()}
 
 

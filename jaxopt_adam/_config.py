@@ -9,15 +9,18 @@ from typing import Any, NoReturn
 
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.core import Tracer
 
 import jaxopt_adam
 from jaxopt_adam import schedules
 from jaxopt_adam._data import Data, checks, same
 from jaxopt_adam._hyperparameters import is_array, transformation
+from jaxopt_adam._shown import brief, shown
 from jaxopt_adam.storage import Blockwise, Dense
 
 Known = Mapping[str, Callable[..., Any]]
+_FACTORY = "a dictionary of one factory and its arguments"
 _STORAGES = {each.__name__: each for each in (Blockwise, Dense)}
 
 
@@ -57,8 +60,8 @@ def to_config(value: Any, known: Known | None = None) -> dict[str, Any]:
         >>> to_config(sgd(linear_schedule(0.1, 0.0, 10)))["sgd"]["learning_rate"]
         {'linear_schedule': {'init_value': 0.1, 'end_value': 0.0, 'transition_steps': 10.0, 'transition_begin': 0.0}}
     """
-    if not isinstance(value, Data):
-        raise TypeError(f"to_config: value must be an optimizer or a schedule, got {value!r} ({type(value).__name__})")
+    if not isinstance(value, Data) and not isinstance(value, optax.GradientTransformation):
+        raise TypeError(f"to_config: value must be an optimizer or a schedule, got {shown(value)}")
     return _written(value, "", known or {})
 
 
@@ -87,7 +90,9 @@ def from_config(config: Mapping[str, Any], known: Known | None = None) -> Any:
     """
     found = _read(config, "", known or {})
     if not isinstance(found, Data):
-        raise TypeError(f"from_config: config must be a dictionary of one factory and its arguments, got {config!r}")
+        raise TypeError(
+            f"from_config: config must be a dictionary of one factory and its arguments, got {brief(config)}"
+        )
     return found
 
 
@@ -99,6 +104,8 @@ def _written(value: Any, place: str, known: Known) -> Any:
         return _written_factory(value, place, known)
     if value is None or isinstance(value, (bool, str)):
         return value
+    if isinstance(value, optax.GradientTransformation):
+        _refuse_opaque(value, place)
     if isinstance(value, (int, float)):  # those that shape a program have types of their own
         return int(value) if isinstance(value, int) else float(value)
     if isinstance(value, np.dtype):
@@ -123,12 +130,49 @@ def _written(value: Any, place: str, known: Known) -> Any:
         if function is value:
             return {"function": name}
     if callable(value):
+        ours = _in_place_of_optax(value)
+        hint = "" if ours is None else f"use {ours}, which is data, or another factory of jaxopt_adam.schedules; or "
         raise TypeError(
-            f"to_config: {place or 'value'} is a function that is not among the known ones, {value!r}; give it by "
-            f"name, {_as_known(getattr(value, '__name__', 'name'))}"
+            f"to_config: {place or 'value'} is a function that is not among the known ones, {value!r}; {hint}give it "
+            f"by name, {_as_known(getattr(value, '__name__', 'name'))}"
         )
     kind = f"a {type(value).__name__}"
-    raise TypeError(f"to_config: {place or 'value'} is {kind}, {value!r}, which a dictionary cannot say")
+    raise TypeError(
+        f"to_config: {place or 'value'} is {kind}, {brief(value)}, which a dictionary cannot say; of what is no plain "
+        "data, it can say functions and factories that `known` has by name"
+    )
+
+
+def _in_place_of_optax(function: Any) -> str | None:
+    """The factory here that has the name of the one of optax's that made a function; None if there is none."""
+    name = getattr(function, "__qualname__", "").partition(".")[0]
+    if not getattr(function, "__module__", "").startswith("optax."):
+        return None
+    from jaxopt_adam import lifted  # not needed until here
+
+    modules = [each for each in (jaxopt_adam, schedules, lifted) if hasattr(each, name) and name in factories()]
+    return f"{modules[0].__name__}.{name}" if modules else None
+
+
+def _refuse_opaque(value: optax.GradientTransformation, place: str) -> NoReturn:
+    """Raise the error for a transformation that is no optimizer of this library."""
+    ours = _in_place_of_optax(value.update)
+    if ours is None:
+        hint = (
+            "make it with a factory of jaxopt_adam or jaxopt_adam.lifted; or put @jaxopt_adam.optimizer over the "
+            "function that makes it, and give that by name, known={'name': the function}"
+        )
+    elif ours == "jaxopt_adam.chain":
+        hint = (
+            "use jaxopt_adam.chain in place of optax.chain, and optimizers of jaxopt_adam and jaxopt_adam.lifted in "
+            "place of optax's"
+        )
+    else:
+        hint = f"use {ours}"
+    raise TypeError(
+        f"to_config: {place or 'value'} is a {type(value).__name__} and no jaxopt_adam.Optimizer, so its numbers "
+        f"cannot be read; {hint}"
+    )
 
 
 def _as_known(name: str) -> str:
@@ -203,9 +247,7 @@ def _read(config: Any, place: str, known: Known) -> Any:
     if not isinstance(config, Mapping):
         if config is None or isinstance(config, (bool, int, float, str)):
             return config
-        raise TypeError(
-            f"from_config: {place or 'config'} must be plain data, got {config!r} ({type(config).__name__})"
-        )
+        raise TypeError(f"from_config: {place or 'config'} must be plain data, got {shown(config)}")
     if not place and (len(config) != 1 or not _is_special(config, known)):
         _refuse(config, "", known)
     if not _is_special(config, known):
@@ -223,11 +265,11 @@ def _read(config: Any, place: str, known: Known) -> Any:
         return known[inside]
     if name == "dict":
         if not isinstance(inside, Mapping):
-            raise TypeError(f"from_config: {here} must be a dictionary, got {inside!r}")
+            raise TypeError(f"from_config: {here} must be a dictionary, got {brief(inside)}")
         return {key: _read(each, f"{place}[{key!r}]", known) for key, each in inside.items()}
     if name == "tuple":
         if not isinstance(inside, list):
-            raise TypeError(f"from_config: {here} must be a list, got {inside!r}")
+            raise TypeError(f"from_config: {here} must be a list, got {brief(inside)}")
         return tuple(_read(each, f"{place}[{index}]", known) for index, each in enumerate(inside))
     return _made(name, inside, here, known)
 
@@ -259,12 +301,12 @@ def _made(name: str, inside: Any, here: str, known: Known) -> Any:
     kwargs: dict[str, Any] = {}
     if name in ("chain", "named_chain") and name not in known:
         if not isinstance(inside, list):
-            raise TypeError(f"from_config: {here} must have a list of parts, got {inside!r}")
+            raise TypeError(f"from_config: {here} must have a list of parts, got {brief(inside)}")
         args = [_part(each, f"{here}[{index}]", known) for index, each in enumerate(inside)]
     elif isinstance(inside, Mapping):
         kwargs = {key: _argument(factory, key, each, f"{here}.{key}", known) for key, each in inside.items()}
     else:
-        raise TypeError(f"from_config: {here} must have a dictionary of arguments, got {inside!r}")
+        raise TypeError(f"from_config: {here} must have a dictionary of arguments, got {brief(inside)}")
     try:
         return factory(*args, **kwargs)
     except (TypeError, ValueError) as error:
@@ -277,7 +319,9 @@ def _part(config: Any, place: str, known: Known) -> Any:
     if isinstance(config, list) and len(config) == 2 and isinstance(config[0], str):
         return config[0], _part(config[1], place, known)
     if not isinstance(config, Mapping):
-        raise TypeError(f"from_config: {place} must be a dictionary of one factory and its arguments, got {config!r}")
+        raise TypeError(
+            f"from_config: {place} must be a dictionary of one factory and its arguments, got {brief(config)}"
+        )
     if not _is_special(config, known):
         _refuse(config, place, known)
     return _read(config, place, known)

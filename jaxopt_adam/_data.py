@@ -15,6 +15,7 @@ from jax.core import Tracer
 
 from jaxopt_adam._hyperparameters import Check, Number, Pair, is_number
 from jaxopt_adam._layout import Layout
+from jaxopt_adam._shown import brief
 
 P = ParamSpec("P")
 D = TypeVar("D", bound="Data")
@@ -157,7 +158,7 @@ class Data:
         try:
             number = operator.index(index)
         except TypeError:
-            raise TypeError(f"row: index must be a whole number that is not traced, got {index!r}") from None
+            raise TypeError(f"row: index must be a whole number that is not traced, got {brief(index)}") from None
         paths = jax.tree.leaves_with_path(self)
         shapes = {jax.tree_util.keystr(path).lstrip("."): np.shape(leaf) for path, leaf in paths}
         lengths = {shape[:1] for shape in shapes.values()}
@@ -252,7 +253,7 @@ def factory_of(rule: Callable[P, Any], kind: type[D]) -> Callable[P, D]:
         try:
             bound = signature.bind(*args, **kwargs)
         except TypeError as error:
-            raise TypeError(f"{rule.__name__}: {error}") from None
+            raise TypeError(f"{rule.__name__}: {error}{_of_pytorch(kwargs, signature.parameters)}") from None
         bound.apply_defaults()
         return kind._of(factory, _checked(factory, bound.arguments))
 
@@ -260,6 +261,16 @@ def factory_of(rule: Callable[P, Any], kind: type[D]) -> Callable[P, D]:
     bare = [parameter.replace(annotation=parameter.empty) for parameter in signature.parameters.values()]
     factory.__signature__ = inspect.Signature(bare)  # pyright: ignore
     return factory
+
+
+def _of_pytorch(given: Iterable[str], known: Iterable[str]) -> str:
+    """Our names of the arguments that have PyTorch's, for an error."""
+    names = {name: ours for name, ours in _PYTORCH.items() if name in given and name not in known}
+    here = [f"{name} is {' and '.join(ours)} here" for name, ours in names.items() if {*ours} <= {*known}]
+    return f"; {', '.join(here)}" if here else ""
+
+
+_PYTORCH = {"lr": ["learning_rate"], "betas": ["b1", "b2"], "alpha": ["decay"]}
 
 
 def rule_of(factory: Callable[..., Any]) -> Callable[..., Any]:

@@ -16,6 +16,7 @@ from jaxopt_adam._notes import Note, by_state, noting
 from jaxopt_adam._observe import Figures
 from jaxopt_adam._optimizer import Optimizer
 from jaxopt_adam._rule import decay_masks
+from jaxopt_adam._shown import shown
 from jaxopt_adam._trees import Path, broadcast_prefix, nbytes
 from jaxopt_adam.storage._fields import entries_of
 from jaxopt_adam.storage._leaves import storage_of_leaves
@@ -131,9 +132,7 @@ def describe(optimizer: optax.GradientTransformation | optax.MultiSteps, params:
         2 leaves, 40 elements: 160 bytes of parameters, 196 bytes of state
     """
     if not callable(getattr(optimizer, "init", None)) or not callable(getattr(optimizer, "update", None)):
-        raise TypeError(
-            f"optimizer must be an optimizer, ours or optax's, got {optimizer!r} ({type(optimizer).__name__})"
-        )
+        raise TypeError(f"optimizer must be an optimizer, ours or optax's, got {shown(optimizer)}")
     leaves, tree = jax.tree.flatten(params)
     is_array = [hasattr(leaf, "dtype") or isinstance(leaf, (int, float, complex)) for leaf in leaves]
     found: list[Description] = []

@@ -6,6 +6,7 @@ A rule names the kind of each of its arguments in their annotations (``b1: Decay
 
 import dataclasses
 import functools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Protocol, TypeGuard
 
@@ -16,6 +17,7 @@ import optax
 from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 
+from jaxopt_adam._shown import brief, shown
 from jaxopt_adam.storage._choice import StorageChoice, valid_storage
 
 Schedule = Callable[[Any], ArrayLike]
@@ -51,7 +53,7 @@ def scheduled(value: Any, count: Any, name: str) -> Any:
         return value
     now = value(count)
     if not is_real(now):
-        raise TypeError(f"{name} must give real numbers if it is a schedule, got {now!r} ({type(now).__name__})")
+        raise TypeError(f"{name} must give real numbers if it is a schedule, got {shown(now)}")
     return at_least_float32(now)
 
 
@@ -140,9 +142,12 @@ class Number:
         if (self.optional and value is None) or (self.schedule and callable(value)):
             return value
         if not is_real(value):
-            raise TypeError(f"{name} must be {self.expected}, got {value!r} ({type(value).__name__})")
-        if not isinstance(value, Tracer) and not np.all(self._allows(_as_computed(value))):
-            raise ValueError(f"{name} must be {self.expected}, got {value!r}{self._why_not(value)}")
+            raise TypeError(f"{name} must be {self.expected}, got {shown(value)}{_hint(name, value)}")
+        if not isinstance(value, Tracer) and not np.all(allowed := self._allows(_as_computed(value))):
+            wrong = np.asarray(value)[~allowed][0] if np.ndim(value) else value
+            first = f", among its values {wrong.item()!r}" if np.ndim(value) else ""
+            why = self._why_not(wrong) + _hint(name, value)
+            raise ValueError(f"{name} must be {self.expected}, got {brief(value)}{first}{why}")
         # Python's and NumPy's scalars all become Python floats, and so share one trace.
         return value if isinstance(value, jax.Array) or np.ndim(value) else float(value)
 
@@ -173,6 +178,16 @@ class Number:
         return f", which {rounded.dtype} rounds to {rounded}" if np.all(self._allows(_exact(value))) else ""
 
 
+def _hint(name: str, value: Any) -> str:
+    """What is probably meant by parameters in place of a hyperparameter, as PyTorch's optimizers take them."""
+    if re.search(r"\[\d+\]\['(params|lr|betas|eps|weight_decay)'\]", name):
+        return (
+            "; there are no parameter groups: give one number, or a tree of numbers like the parameters, and the "
+            "parameters to init"
+        )
+    return "; the parameters are given to init, not to the optimizer" if np.ndim(value) and "[" in name else ""
+
+
 @functools.lru_cache(maxsize=1024)
 def _is_allowed(check: Number, value: float, dtype: np.dtype) -> bool:
     """True if a number is allowed where numbers are computed in `dtype`; each `init` and `update` asks for it."""
@@ -196,7 +211,7 @@ def flag(name: str, value: Any) -> bool:
     """A check for True and False."""
     is_flag = isinstance(value, (bool, np.bool_)) or (is_array(value) and value.ndim == 0 and value.dtype == bool)
     if not is_flag or isinstance(value, Tracer):
-        raise TypeError(f"{name} must be True or False, got {value!r} ({type(value).__name__})")
+        raise TypeError(f"{name} must be True or False, got {shown(value)}")
     return bool(value)
 
 
@@ -206,7 +221,7 @@ def _optional_dtype(name: str, value: Any) -> Any:
     try:
         dtype = jnp.dtype(value)
     except TypeError:
-        raise TypeError(f"{name} must be a floating-point dtype or None, got {value!r}") from None
+        raise TypeError(f"{name} must be a floating-point dtype or None, got {brief(value)}") from None
     if not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"{name} must be a floating-point dtype or None, got {dtype}")
     return jax.dtypes.canonicalize_dtype(dtype)
@@ -227,9 +242,9 @@ def whole(least: int, *, optional: bool = False) -> Check:
             return None
         is_whole = isinstance(value, (int, np.integer)) or (is_array(value) and value.ndim == 0)
         if not is_whole or isinstance(value, (bool, Tracer)) or np.asarray(value).dtype.kind not in "iu":
-            raise TypeError(f"{name} must be {expected}, got {value!r} ({type(value).__name__})")
+            raise TypeError(f"{name} must be {expected}, got {shown(value)}")
         if not least <= int(value) < 2**31:
-            raise ValueError(f"{name} must be {expected}, got {value!r}")
+            raise ValueError(f"{name} must be {expected}, got {brief(value)}")
         return Whole(value)
 
     return check
@@ -244,7 +259,7 @@ class Pair:
     def __call__(self, name: str, value: Any) -> Any:
         """The value to keep; TypeError or ValueError if it is not allowed."""
         if not isinstance(value, (tuple, list)) or len(value) != 2:
-            raise TypeError(f"{name} must be a tuple of two, got {value!r} ({type(value).__name__})")
+            raise TypeError(f"{name} must be a tuple of two, got {shown(value)}")
         return tuple(self.each(f"{name}[{index}]", entry) for index, entry in enumerate(value))
 
     def used(self, name: str, value: Any) -> Any:
@@ -255,9 +270,9 @@ class Pair:
 def real(name: str, value: Any) -> Any:
     """A check for real numbers of any size and sign."""
     if not is_real(value):
-        raise TypeError(f"{name} must be a real number, got {value!r} ({type(value).__name__})")
+        raise TypeError(f"{name} must be a real number, got {shown(value)}")
     if not isinstance(value, Tracer) and np.isnan(_exact(value)).any():
-        raise ValueError(f"{name} must be a real number, got {value!r}")
+        raise ValueError(f"{name} must be a real number, got {brief(value)}")
     return value if isinstance(value, jax.Array) or np.ndim(value) else float(value)
 
 
@@ -274,12 +289,13 @@ def _boundaries(name: str, value: Any) -> Any:
     if not isinstance(pairs, (list, tuple)) or not all(
         isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in pairs
     ):
-        raise TypeError(f"{name} must be a dictionary of boundaries and scales, pairs of them or None, got {value!r}")
+        expected = "a dictionary of boundaries and scales, pairs of them or None"
+        raise TypeError(f"{name} must be {expected}, got {brief(value)}")
     checked = []
     for boundary, scale in pairs:
         number = real(f"{name}[{boundary!r}]", scale)
         if not isinstance(number, Tracer) and not np.all(_exact(number) >= 0):
-            raise ValueError(f"{name}[{boundary!r}] must be a scale ≥ 0, got {scale!r}")
+            raise ValueError(f"{name}[{boundary!r}] must be a scale ≥ 0, got {brief(scale)}")
         checked.append((real(f"a boundary in {name}", boundary), number))
     is_known = not any(isinstance(boundary, Tracer) or np.ndim(boundary) for boundary, _ in checked)
     return tuple(sorted(checked, key=lambda pair: float(pair[0])) if is_known else checked)
@@ -290,7 +306,7 @@ def choice(*names: str) -> Check:
 
     def check(name: str, value: Any) -> Any:
         if not isinstance(value, str) or value not in names:
-            raise ValueError(f"{name} must be one of {', '.join(map(repr, names))}, got {value!r}")
+            raise ValueError(f"{name} must be one of {', '.join(map(repr, names))}, got {brief(value)}")
         return value
 
     return check
@@ -309,11 +325,11 @@ def rows(length: int, *names: str) -> Check:
         except ValueError:  # of rows of different lengths
             table = np.asarray(None)
         if table.dtype != float or not all(map(is_real, entries)):
-            raise TypeError(f"{name} must be {expected}, got {value!r}")
+            raise TypeError(f"{name} must be {expected}, got {brief(value)}")
         if table.ndim not in (1, 2) or table.shape[-1] != length or not table.size:
             raise ValueError(f"{name} must be {expected}, got the shape {table.shape}")
         if not all(isinstance(entry, Tracer) or np.isfinite(np.asarray(entry, float)).all() for entry in entries):
-            raise ValueError(f"{name} must be {expected}, got {value!r}")
+            raise ValueError(f"{name} must be {expected}, got {brief(value)}")
         return value
 
     return check
@@ -323,7 +339,7 @@ def _axes(name: str, value: Any) -> Any:
     def one(path: Any, axis: Any) -> Whole:
         if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)):
             where = name + jax.tree_util.keystr(path)
-            raise TypeError(f"{where} must be an axis, a whole number, got {axis!r} ({type(axis).__name__})")
+            raise TypeError(f"{where} must be an axis, a whole number, got {shown(axis)}")
         return Whole(axis)
 
     return value if callable(value) else jax.tree_util.tree_map_with_path(one, value)
@@ -332,7 +348,7 @@ def _axes(name: str, value: Any) -> Any:
 def transformation(name: str, value: Any) -> Any:
     """A check for what can be wrapped: an optimizer of ours or of optax's."""
     if not isinstance(value, optax.GradientTransformation):
-        raise TypeError(f"{name} must be an optimizer, ours or optax's, got {value!r} ({type(value).__name__})")
+        raise TypeError(f"{name} must be an optimizer, ours or optax's, got {shown(value)}")
     return value
 
 
@@ -341,7 +357,7 @@ def function(expected: str, *, optional: bool = False) -> Check:
 
     def check(name: str, value: Any) -> Any:
         if not callable(value) and not (optional and value is None):
-            raise TypeError(f"{name} must be {expected}, got {value!r} ({type(value).__name__})")
+            raise TypeError(f"{name} must be {expected}, got {shown(value)}")
         return value
 
     return check

@@ -16,6 +16,7 @@ from jax.core import Tracer
 import jaxopt_adam
 from jaxopt_adam._hyperparameters import is_number
 from jaxopt_adam._optimizer import Optimizer
+from jaxopt_adam._shown import brief
 from jaxopt_adam._trees import Path, broadcast_prefix, leaf_name
 
 Fields = dict[str, Any]
@@ -171,7 +172,7 @@ def from_optax(state: optax.OptState, optimizer: Optimizer) -> Any:
     if sorted(needed) != sorted(_name(node) for _, node in found):
         listed = [f"{_name(node)} at {jax.tree_util.keystr(path) or 'its top'}" for path, node in found or states]
         raise ValueError(
-            f"state must hold {' and '.join(needed) or 'no moments'}, as optax has it for {optimizer!r}, found "
+            f"state must hold {' and '.join(needed) or 'no moments'}, as optax has it for {brief(optimizer)}, found "
             f"{', '.join(listed) or _name(state)}; pass the part that belongs to the optimizer"
         )
     counts: list[Any] = []
@@ -225,18 +226,24 @@ def to_optax(state: Any, optimizer: Optimizer, params: optax.Params | None = Non
     counterpart = _counterpart(optimizer)
     for name, value in _rates(optimizer).items():
         if _is_tree(value):
-            raise ValueError(f"{name} must be a number or a schedule for optax, got a tree: {optimizer!r}")
+            raise ValueError(f"{name} must be a number or a schedule for optax, got a tree: {brief(optimizer)}")
     kind = type(jax.eval_shape(_plain(optimizer).init, _ANY))
     if not isinstance(state, kind):
-        raise TypeError(f"state must be {kind.__name__}, as {optimizer!r} has it, got {_name(state)}")
+        raise TypeError(f"state must be {kind.__name__}, as {brief(optimizer)} has it, got {_name(state)}")
+    theirs = _transformation(optimizer)  # which raises for other storages than float32
     fields = {name: value for name, value in state._asdict().items() if name != "count"}
+    if any(jnp.issubdtype(jnp.result_type(leaf), jnp.unsignedinteger) for leaf in jax.tree.leaves(fields)):
+        raise ValueError(
+            "state must have moments in float32, because optax has no other storage; jaxopt_adam.convert_state "
+            "converts a state to it"
+        )
     like = _like_params(fields, optimizer, params)
     for name, template in jax.eval_shape(optimizer.init, like)._asdict().items():
         expected, given = (
             "None" if tree is None else str(_structure(tree)) for tree in (template, getattr(state, name))
         )
         if expected != given:
-            raise ValueError(f"state.{name} must be {expected}, as {optimizer!r} has it, got {given}")
+            raise ValueError(f"state.{name} must be {expected}, as {brief(optimizer)} has it, got {given}")
     fields |= counterpart.constants(optimizer)
 
     def fill(template: Any) -> Any:
@@ -255,7 +262,7 @@ def to_optax(state: Any, optimizer: Optimizer, params: optax.Params | None = Non
         cast = _keep if params is None else _cast_to_optax
         return _fitted(part, fields[name], f"state.{name}", cast)
 
-    return fill(jax.eval_shape(_transformation(optimizer).init, like))
+    return fill(jax.eval_shape(theirs.init, like))
 
 
 def _is_composition(optimizer: Any) -> bool:
@@ -266,7 +273,7 @@ def _through(state: Any, optimizer: Optimizer, params: Any, convert: Callable[[A
     """The state of a composition, with those of its parts that have a rule of this library converted."""
     arguments, composition = optimizer.hyperparameters, optimizer._factory.composition  # pyright: ignore
     if not composition.fits(arguments, state):
-        raise ValueError(f"state must be that of {optimizer!r}, got {_name(state)}")
+        raise ValueError(f"state must be that of {brief(optimizer)}, got {_name(state)}")
 
     def visit(name: Any, part: Any, own: Any) -> Any:
         module = part._factory.__module__ if isinstance(part, Optimizer) else ""
@@ -302,11 +309,11 @@ _OURS_ALONE: Mapping[str, Mapping[str, Any]] = {
 
 def _counterpart(optimizer: Optimizer) -> _Counterpart:
     if not isinstance(optimizer, Optimizer):
-        raise TypeError(f"optimizer must be an Optimizer of jaxopt_adam, got {optimizer!r}")
+        raise TypeError(f"optimizer must be an Optimizer of jaxopt_adam, got {brief(optimizer)}")
     name = optimizer._factory.__name__
     if name not in _COUNTERPARTS or optimizer._factory is not getattr(jaxopt_adam, name, None):
         raise ValueError(
-            f"optimizer must be of a rule that optax has too, of {', '.join(_COUNTERPARTS)}, got {optimizer!r}"
+            f"optimizer must be of a rule that optax has too, of {', '.join(_COUNTERPARTS)}, got {brief(optimizer)}"
         )
     return _COUNTERPARTS[name]
 
@@ -317,10 +324,15 @@ def _transformation(optimizer: Optimizer) -> optax.GradientTransformation:
     # Of a mask the state only knows that there is one; the given one is not to be asked about what are no parameters.
     arguments |= {name: True for name, value in arguments.items() if name.endswith("mask") and value is not None}
     if arguments.pop("moments", "float32") != "float32":
-        raise ValueError(f"optimizer must have moments in float32, since optax has no other storage, got {optimizer!r}")
+        raise ValueError(
+            f"optimizer must have moments in float32, because optax has no other storage; "
+            f"jaxopt_adam.convert_state converts a state to it; got {brief(optimizer)}"
+        )
     for name, value in _OURS_ALONE.get(optimizer._factory.__name__, {}).items():
         if arguments.pop(name) is not value:
-            raise ValueError(f"optimizer must have {name}={value}, since optax knows nothing else, got {optimizer!r}")
+            raise ValueError(
+                f"optimizer must have {name}={value}, because optax knows nothing else, got {brief(optimizer)}"
+            )
     return _counterpart(optimizer).factory(**arguments)
 
 
@@ -377,7 +389,7 @@ def _one(counts: list[Any], optimizer: Optimizer) -> Array:
     """The count that all agree on, as far as they are known."""
     if not counts:
         if any(map(callable, jax.tree.leaves(_rates(optimizer), is_leaf=callable))):
-            raise ValueError(f"state has no count at which the schedule of {optimizer!r} could go on")
+            raise ValueError(f"state has no count at which the schedule of {brief(optimizer)} could go on")
         return jnp.zeros([], jnp.int32)
     known = [np.asarray(count) for count in counts if not isinstance(count, Tracer)]
     if any(not np.array_equal(known[0], count) for count in known):

@@ -22,6 +22,7 @@ from jaxopt_adam._hyperparameters import (
 )
 from jaxopt_adam._optimizer import Optimizer, optimizer
 from jaxopt_adam._rule import AdamState
+from jaxopt_adam._shown import shown
 from jaxopt_adam._trees import (
     arithmetic_dtype,
     array_like,
@@ -102,7 +103,7 @@ def _known(name: str, value: Any) -> Any:
     if value is None:
         return None
     if not isinstance(value, dict):
-        raise TypeError(f"{name} must be a dict or None, got {value!r} ({type(value).__name__})")
+        raise TypeError(f"{name} must be a dict or None, got {shown(value)}")
     unknown = [each for each in value if each not in _KNOWN]
     if unknown:
         raise ValueError(f"{name} must be of {', '.join(_KNOWN)}, got {unknown[0]!r}")

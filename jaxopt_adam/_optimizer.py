@@ -18,6 +18,7 @@ from jaxopt_adam._eager import Compilable, compiled, on_one_device
 from jaxopt_adam._hyperparameters import scheduled
 from jaxopt_adam._layout import Layout
 from jaxopt_adam._notes import note
+from jaxopt_adam._shown import brief
 from jaxopt_adam._trees import entry_of, on_explicit_axes, placed, with_auto_axes, with_gradient
 
 P = ParamSpec("P")
@@ -151,7 +152,7 @@ class Optimizer(Data, optax.GradientTransformationExtraArgs):
                 return jax.tree.map(jnp.asarray, learning_rate)
             raise ValueError(
                 f"state must hold one count at which to evaluate the schedule, found {len(counts)}; pass the part of "
-                f"it that belongs to {self!r}"
+                f"it that belongs to {brief(self)}"
             )
         (count,) = counts
 
@@ -372,7 +373,7 @@ def grid(factory: Callable[..., Optimizer], *args: Any, **axes: Any) -> tuple[Op
             if column.ndim != 1 or not column.size:
                 raise ValueError(f"grid: {axis} must be one row of at least one value, got shape {column.shape}")
             if not np.issubdtype(column.dtype, np.number) or np.iscomplexobj(column):
-                raise TypeError(f"grid: {axis} must hold real numbers to be an axis, got {values!r}")
+                raise TypeError(f"grid: {axis} must hold real numbers to be an axis, got {brief(values)}")
             columns[axis] = [float(value) for value in column]
     if not columns:
         raise ValueError(f"grid: give at least one argument of {name} a list of values")
@@ -392,9 +393,9 @@ def grid(factory: Callable[..., Optimizer], *args: Any, **axes: Any) -> tuple[Op
 def _checked_factory(factory: Any, axes: Mapping[str, Any]) -> str:
     """The name of a factory that knows all arguments."""
     if isinstance(factory, Optimizer):
-        raise TypeError(f"grid: the factory itself is needed, {factory._factory.__name__}, got {factory!r}")
+        raise TypeError(f"grid: the factory itself is needed, {factory._factory.__name__}, got {brief(factory)}")
     if not callable(factory):
-        raise TypeError(f"grid: factory must be a function that makes an optimizer, got {factory!r}")
+        raise TypeError(f"grid: factory must be a function that makes an optimizer, got {brief(factory)}")
     name = getattr(factory, "__name__", repr(factory))
     parameters = inspect.signature(factory).parameters.values()
     names = [each.name for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]

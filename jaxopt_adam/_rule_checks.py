@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 import jax
 import numpy as np
 
+from jaxopt_adam._shown import shown
 from jaxopt_adam._trees import Path, leaf_name
 from jaxopt_adam.storage._moment import Moment
 
@@ -182,4 +183,4 @@ def _text(value: Any) -> str:
         return f"an array of the shape {value.shape}"
     if isinstance(value, (Mapping, tuple, list)):
         return f"a {type(value).__name__}"
-    return f"{value!r} ({type(value).__name__})"
+    return f"{shown(value)}"

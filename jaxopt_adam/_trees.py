@@ -16,6 +16,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from jaxopt_adam._axes import unboxed
+from jaxopt_adam._shown import shown
 
 Path = tuple[Any, ...]
 """The path of a leaf, as in :func:`jax.tree_util.tree_flatten_with_path`."""
@@ -124,7 +125,9 @@ def fields(state: Any, *names: str, of: Any = None) -> list[Any]:
     for name in names:
         # Lists and tuples have a method of that name.
         if not hasattr(state, name) or (name == "count" and callable(state.count)):
-            raise TypeError(f"state must have {name}, as what init returns has, got {type(state).__name__}")
+            is_of_optax = any(map(_is_of_optax, jax.tree.leaves(state, is_leaf=_is_of_optax)))
+            hint = "; jaxopt_adam.from_optax takes over a state of optax's" if is_of_optax else ""
+            raise TypeError(f"state must have {name}, as what init returns has, got {type(state).__name__}{hint}")
     for name, value in values.items():
         # Of keys of random numbers, as a state may hold, nothing else would say where they are.
         dtype = getattr(value, "dtype", None)
@@ -135,6 +138,11 @@ def fields(state: Any, *names: str, of: Any = None) -> list[Any]:
         if shape or not jnp.issubdtype(dtype, jnp.integer):
             raise TypeError(f"state.count must be a scalar of an integer dtype, got the shape {shape} and {dtype}")
     return list(values.values())
+
+
+def _is_of_optax(node: Any) -> bool:
+    """True for a state of optax's."""
+    return hasattr(node, "_fields") and type(node).__module__.partition(".")[0] == "optax"
 
 
 def real_scalars(*values: Any, of: tuple[str, ...]) -> list[Array]:
@@ -350,7 +358,7 @@ def _dtype(value: Any, what: str, path: Path | None = None) -> np.dtype:
     except TypeError:
         pass
     where = "" if path is None else leaf_name(path)
-    raise TypeError(f"{where}{what} must be an array, got {value!r} ({type(value).__name__})")
+    raise TypeError(f"{where}{what} must be an array, got {shown(value)}")
 
 
 def _first_difference(one: Any, other: Any, path: Path) -> tuple[Path, Any, Any] | None:
@@ -426,7 +434,7 @@ def _one(path: Path, leaf: Any, shape: tuple[int, ...] | None = None) -> int:
     if not isinstance(leaf, _ARRAYS) or not any(jnp.issubdtype(leaf.dtype, kind) for kind in _KINDS):
         raise TypeError(
             f"{leaf_name(path)} must be an array of numbers or of keys, a jax.ShapeDtypeStruct or a number, got "
-            f"{leaf!r} ({type(leaf).__name__})"
+            f"{shown(leaf)}"
         )
     return math.prod(leaf.shape if shape is None else shape) * leaf.dtype.itemsize
 

@@ -21,6 +21,7 @@ import numpy as np
 import jaxopt_adam
 from jaxopt_adam._config import from_config, to_config
 from jaxopt_adam._differences import array_text, config_differences, described, first_tree_difference
+from jaxopt_adam._shown import shown
 from jaxopt_adam._trees import Path, leaf_name
 from jaxopt_adam._whole_files import checksums, damage, exchanged, files_of, gathered, sealed, share, unsealed
 
@@ -380,7 +381,7 @@ def _index(name: str, value: Any) -> int:
     try:
         return operator.index(value)
     except TypeError:
-        raise TypeError(f"{name} must be an integer, got {value!r} ({type(value).__name__})") from None
+        raise TypeError(f"{name} must be an integer, got {shown(value)}") from None
 
 
 # --------------------------------------------------------------------------------------------------------------- files

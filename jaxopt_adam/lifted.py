@@ -39,6 +39,7 @@ from jaxopt_adam._hyperparameters import (
     is_real,
 )
 from jaxopt_adam._optimizer import Optimizer, optimizer
+from jaxopt_adam._shown import shown
 from jaxopt_adam.rules.adopt import fourth_root
 
 P = ParamSpec("P")
@@ -113,7 +114,7 @@ class _Number:
 
     def _error(self, name: str, value: Any) -> TypeError:
         expected = f"a{' whole' * self.whole} number{', a schedule' * self.schedule}{' or None' * self.optional}"
-        return TypeError(f"{name} must be {expected}, got {value!r} ({type(value).__name__})")
+        return TypeError(f"{name} must be {expected}, got {shown(value)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,13 +142,13 @@ def _fixed(name: str, value: Any) -> Fixed:
     if isinstance(value, Fixed):
         return value
     if isinstance(value, Tracer) or not is_real(value) or np.ndim(value):
-        raise TypeError(f"{name} must be a number that is not traced, got {value!r} ({type(value).__name__})")
+        raise TypeError(f"{name} must be a number that is not traced, got {shown(value)}")
     return Fixed(value)
 
 
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{name} must be a string, got {value!r} ({type(value).__name__})")
+        raise TypeError(f"{name} must be a string, got {shown(value)}")
     return value
 
 

@@ -38,6 +38,7 @@ from jaxopt_adam._hyperparameters import (
     real,
 )
 from jaxopt_adam._layout import Layout
+from jaxopt_adam._shown import shown
 
 P = ParamSpec("P")
 
@@ -646,13 +647,13 @@ def warmup_inverse_sqrt_schedule(init_value: Real, peak_value: Real, warmup_step
 def _cycles(name: str, value: Any) -> Any:
     """A check for the arguments of several schedules."""
     if not isinstance(value, Iterable) or isinstance(value, (str, Mapping)):
-        raise TypeError(f"{name} must be a list of dictionaries, got {value!r} ({type(value).__name__})")
+        raise TypeError(f"{name} must be a list of dictionaries, got {shown(value)}")
     cycles = tuple(value)
     if not cycles:
         raise ValueError(f"{name} must have at least one dictionary")
     for index, each in enumerate(cycles):
         if not isinstance(each, Mapping):
-            raise TypeError(f"{name}[{index}] must be a dictionary, got {each!r} ({type(each).__name__})")
+            raise TypeError(f"{name}[{index}] must be a dictionary, got {shown(each)}")
     try:
         return tuple(dict(warmup_cosine_decay_schedule(**each).hyperparameters) for each in cycles)
     except (TypeError, ValueError) as error:
@@ -691,17 +692,17 @@ def sgdr_schedule(cosine_kwargs: Annotated[Iterable[Mapping[str, ArrayLike]], _c
 def _schedules(name: str, value: Any) -> Any:
     """A check for a list of schedules, among them plain functions."""
     if not isinstance(value, (list, tuple)) or not value:
-        raise TypeError(f"{name} must be a list of schedules, got {value!r} ({type(value).__name__})")
+        raise TypeError(f"{name} must be a list of schedules, got {shown(value)}")
     for index, each in enumerate(value):
         if not callable(each):
-            raise TypeError(f"{name}[{index}] must be a schedule, got {each!r} ({type(each).__name__})")
+            raise TypeError(f"{name}[{index}] must be a schedule, got {shown(each)}")
     return tuple(value)
 
 
 def _each_steps(name: str, value: Any) -> Any:
     """A check for a list of numbers of steps."""
     if not isinstance(value, (list, tuple)):
-        raise TypeError(f"{name} must be a list of numbers of steps, got {value!r} ({type(value).__name__})")
+        raise TypeError(f"{name} must be a list of numbers of steps, got {shown(value)}")
     return tuple(real(f"{name}[{index}]", each) for index, each in enumerate(value))
 
 

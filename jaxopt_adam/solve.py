@@ -16,6 +16,7 @@ from jax.typing import ArrayLike
 from jaxopt_adam._averages import norm
 from jaxopt_adam._hyperparameters import is_array, is_real
 from jaxopt_adam._optimizer import Optimizer
+from jaxopt_adam._shown import brief, shown
 from jaxopt_adam._trees import arithmetic_dtype, inexact_dtype, inner_product, leaf_name
 
 
@@ -317,7 +318,7 @@ def _descending(optimizer: Any) -> optax.GradientTransformationExtraArgs:
         )
     if isinstance(optimizer, Optimizer) and (uphill := optimizer._gives_direction()):
         raise ValueError(
-            f"optimizer must have a learning rate, got {optimizer!r}: with learning_rate=None {uphill} gives the "
+            f"optimizer must have a learning rate, got {brief(optimizer)}: with learning_rate=None {uphill} gives the "
             "direction alone, which leads uphill; give one, or chain it with optax.scale_by_learning_rate"
         )
     return optax.with_extra_args_support(optimizer)
@@ -349,7 +350,7 @@ def _aux_array(path: Any, leaf: Any) -> Array:
 def _described(value: Any) -> str:
     if isinstance(value, Tracer) or (is_array(value) and np.ndim(value)):
         return f"an array of shape {value.shape} and dtype {value.dtype}"
-    return f"{value!r} ({type(value).__name__})"
+    return f"{shown(value)}"
 
 
 def _wide(tree: Any) -> Any:

@@ -7,6 +7,7 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -282,6 +283,25 @@ def test_errors(config, message):
         (own_rule(0.1), "by own_rule, which is not among the known factories; .* known={'own_rule': own_rule}$"),
         (partition({1: sgd(0.1)}, 1), r"partition.transforms must have strings as keys, got \[1\]"),
         (adafactor(0.1, weight_decay_mask=no_bias), "weight_decay_mask is a function"),
+        (jnp.ones((3, 4)), r"value must be .*, got an array of shape \(3, 4\) and dtype float32 \(ArrayImpl\)$"),
+        (
+            optax.chain(optax.clip(1.0), adam(0.1)),
+            "^to_config: value is .* no jaxopt_adam.Optimizer, .*use jaxopt_adam.chain in place of optax.chain",
+        ),
+        (chain(optax.clip(1.0), adam(0.1)), r"^to_config: chain\[0\] is .*; use jaxopt_adam.lifted.clip$"),
+        (
+            optax.MultiSteps(adam(0.1), 2).gradient_transformation(),
+            "^to_config: value is .*; use jaxopt_adam.lifted.MultiSteps$",
+        ),
+        (
+            masked(optax.GradientTransformation(lambda params: (), lambda *given: given), True),
+            r"^to_config: masked.inner is .*; make it with .*jaxopt_adam.lifted; .* known={'name': the function}$",
+        ),
+        (
+            adam(optax.cosine_onecycle_schedule(10, 0.1)),
+            "^to_config: adam.learning_rate .*; use jaxopt_adam.schedules.piecewise_interpolate_schedule, .* known=",
+        ),
+        (adam({"w": optax.constant_schedule(0.1)}), "; use jaxopt_adam.schedules.constant_schedule, which is data"),
     ],
 )
 def test_cannot_be_said(value, message):

@@ -9,6 +9,7 @@ import pytest
 from public import RULES
 
 import jaxopt_adam
+from jaxopt_adam import adam, convert_state, lion
 from jaxopt_adam._interop import from_optax, to_optax
 
 
@@ -616,3 +617,23 @@ def test_arguments_that_optax_has_not(made, name):
     params = {"w": jnp.ones((2, 3))}
     with pytest.raises(ValueError, match=f"must have {name}"):
         to_optax(made.init(params), made, params)
+
+
+@pytest.mark.parametrize("moments", ["int8", "int4"])
+@pytest.mark.parametrize("rule", [lion, adam])
+def test_codes_are_converted_first(rule, moments):
+    optimizer = rule(0.1, moments=moments)
+    state = optimizer.init({"w": jnp.ones((64, 256))})
+    for each in (optimizer, rule(0.1)):
+        with pytest.raises(ValueError, match=r"must have moments in float32.*; jaxopt_adam.convert_state converts"):
+            to_optax(state, each)
+    converted = to_optax(convert_state(state, optimizer, rule(0.1), {"w": jnp.ones((64, 256))}), rule(0.1))
+    chex.assert_trees_all_equal_structs(converted, getattr(optax, rule.__name__)(0.1).init({"w": 1.0}))
+
+
+def test_a_state_of_optax_in_place_of_ours():
+    for state in (optax.adam(0.1).init(1.0), optax.sgd(0.1).init(1.0)):
+        with pytest.raises(TypeError, match=r"state must .*; jaxopt_adam.from_optax takes over a state of optax's$"):
+            adam(0.1).update(1.0, state)
+    with pytest.raises(TypeError, match=r"state must have count, as what init returns has, got tuple$"):
+        adam(0.1).update(1.0, ())

@@ -5,6 +5,7 @@ import functools
 import inspect
 import math
 import pickle
+import re
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxopt_adam import Optimizer, adadelta, adagrad, adam, cautious, chain, descend, grid, optimizer, rmsprop, sgd
+from jaxopt_adam import (
+    Optimizer,
+    adadelta,
+    adagrad,
+    adam,
+    cautious,
+    chain,
+    descend,
+    from_config,
+    grid,
+    observe,
+    optimizer,
+    partition,
+    rmsprop,
+    sgd,
+    to_optax,
+)
 from jaxopt_adam.schedules import linear_schedule
 
 OPTIMIZERS = [
@@ -529,6 +546,52 @@ class TestPickle:
         made = sgd(jax.tree_util.Partial(optax.squared_error, 0.5))
         assert pickle.loads(pickle.dumps(made)) == made
         assert pickle.loads(pickle.dumps(clipped(0.1, limit=3.0))) == clipped(0.1, limit=3.0)
+
+
+class TestWhatPyTorchTakes:
+    """Arguments that torch.optim takes: the error says what is meant here, and prints no array."""
+
+    WEIGHT = np.linspace(-1, 1, 1200, dtype=np.float32).reshape(30, 40)
+
+    @pytest.mark.parametrize(
+        ("make", "message"),
+        [
+            (lambda w: adam([w], lr=0.1), "keyword argument 'lr'; lr is learning_rate here$"),
+            (lambda w: adam(0.1, betas=(0.9, 0.99)), "keyword argument 'betas'; betas is b1 and b2 here$"),
+            (lambda w: rmsprop(0.1, alpha=0.9), "keyword argument 'alpha'; alpha is decay here$"),
+            (lambda w: adam(0.1, alpha=0.9), "keyword argument 'alpha'$"),
+            (lambda w: adam([w]), r"learning_rate\[0\] must .*of shape \(30, 40\) .*-1.0; the parameters are given to"),
+            (lambda w: adam([{"params": [w]}]), r"\(30, 40\) and dtype float32.*; there are no parameter groups: give"),
+            (lambda w: adam([{"params": abs(w), "lr": "x"}]), r"\['lr'\] must .*'x' \(str\); there are no parameter"),
+        ],
+    )
+    def test_is_named(self, make, message):
+        with pytest.raises((TypeError, ValueError), match=message) as caught:
+            make(self.WEIGHT)
+        assert len(str(caught.value)) < 400
+
+    @pytest.mark.parametrize(
+        "make",
+        [
+            lambda w: adam(0.1, b1=w),
+            lambda w: adam(0.1, moments=w),
+            lambda w: adam(0.1, nesterov=w),
+            lambda w: adam(0.1).row(w),
+            lambda w: chain({"params": w}),
+            lambda w: grid(w, learning_rate=[0.1]),
+            lambda w: observe(w),
+            lambda w: partition([w], [w]),
+            lambda w: linear_schedule(w > 0, 0.0, 1),
+            lambda w: from_config([w]),
+            lambda w: from_config({"adam": [w]}),
+            lambda w: to_optax((), sgd({"w": w})),
+        ],
+    )
+    def test_arrays_are_told_by_shape(self, make):
+        with pytest.raises((TypeError, ValueError)) as caught:
+            make(abs(self.WEIGHT) + 2)
+        assert len(str(caught.value)) < 300, caught.value
+        assert not re.search(r"\d\.\d\d", str(caught.value)), caught.value
 
 
 class TestFactory:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
+from jaxopt_adam._shown import brief
 from jaxopt_adam.storage._blockwise import Blockwise
 from jaxopt_adam.storage._dense import Dense
 
@@ -56,4 +57,4 @@ def _valid(name: str, value: Any) -> Any:
     if isinstance(value, Storage) or (isinstance(value, str) and value in NAMED):
         return value
     error = ValueError if isinstance(value, str) else TypeError
-    raise error(f"{name} must be {_EXPECTED}, got {value!r}")
+    raise error(f"{name} must be {_EXPECTED}, got {brief(value)}")
