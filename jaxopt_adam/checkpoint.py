@@ -430,8 +430,9 @@ def _abstract_text(path: Path, leaf: Any) -> str:
     if isinstance(leaf, jax.ShapeDtypeStruct):
         if leaf.sharding is None:
             raise TypeError(
-                f"restore: {leaf_name(path)} must have a sharding, which says where the array shall be; "
-                "jaxopt_adam.abstract_state gives a state one"
+                f"restore: {leaf_name(path)} must have a sharding, which says where the array shall be; give an array "
+                "in its place, such as what was saved or what init returns, or give the ShapeDtypeStruct a sharding "
+                "(jaxopt_adam.abstract_state does so for a state)"
             )
         return array_text(leaf)
     return _leaf_text(path, leaf)
