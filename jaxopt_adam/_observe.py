@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
+from jax.core import Tracer
 
 from jaxopt_adam._averages import bias_correction
 from jaxopt_adam._axes import fill
@@ -255,6 +256,8 @@ def summary(state: Any) -> dict[str, Any]:
 
     Raises:
         ValueError: if nothing in `state` is observed.
+        TypeError: if the state is traced. Inside of :func:`jax.jit` and the like the figures are read from the
+            :class:`ObserveState` itself, as ``state.total.gradient_norm``.
 
     Example:
         >>> from jaxopt_adam import observe, sgd, summary
@@ -279,6 +282,12 @@ def summary(state: Any) -> dict[str, Any]:
             for path, figure in jax.tree_util.tree_leaves_with_path(tree):
                 if path:
                     flat[f"{before}{jax.tree_util.keystr(path)}/{name}"] = figure
+    if any(isinstance(value, Tracer) for value in flat.values()):
+        raise TypeError(
+            "summary: the state is traced, so its figures have no values yet; call summary outside of jit, vmap and "
+            "scan. Inside, the figures are arrays of the state: "
+            + " or ".join(f"state{where}.total.gradient_norm" for where in observed)
+        )
     numbers = {name: np.asarray(value) for name, value in jax.device_get(flat).items()}
     return {name: value if value.ndim else value.item() for name, value in numbers.items() if not np.isnan(value).all()}
 

@@ -628,3 +628,13 @@ def test_on_eight_devices():
                 np.testing.assert_allclose(figures[name], figure, rtol=1e-5, atol=1e-7, err_msg=name)
             if kind is jax.sharding.AxisType.Auto:
                 jax.tree.map(np.testing.assert_array_equal, jax.device_get(updates), jax.device_get(expected_updates))
+
+
+def test_summary_of_traced_figures():
+    optimizer = observe(sgd(0.5))
+    state = optimizer.init(1.0)
+    for transform in (jax.jit, jax.vmap):
+        with pytest.raises(TypeError, match=r"^summary: the state is traced.*jit.*: state.total.gradient_norm(\n|$)"):
+            transform(summary)(jax.tree.map(lambda leaf: leaf[None], state))
+    with pytest.raises(TypeError, match=r": state\[0\].total.gradient_norm or state\[1\].total.gradient_norm(\n|$)"):
+        jax.jit(summary)((state, state))
