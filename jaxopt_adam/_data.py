@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NoReturn, ParamSpec, Self, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
@@ -78,7 +79,8 @@ class Data:
             **changes: new values by name. Numbers in place of numbers keep the structure, and so the trace. The name
                 may also be that of a hyperparameter of an optimizer or a schedule inside. Where several have it, it is
                 told by its path, the names from the outermost to its own with dots between them, or by the end of the
-                path: ``replace(**{"adamw.learning_rate.peak_value": 1e-3})``.
+                path: ``replace(**{"adamw.learning_rate.peak_value": 1e-3})``. In a batch that
+                :func:`~jaxopt_adam.grid` or :func:`jax.vmap` has made, one number is for all rows.
 
         Returns:
             The changed optimizer or schedule. An optimizer can continue from the state of the old one as long as the
@@ -87,7 +89,7 @@ class Data:
         Raises:
             TypeError: if a name is not an argument of the factory, nor that of exactly one hyperparameter inside, or a
                 value has the wrong type.
-            ValueError: if a value is out of range.
+            ValueError: if a value is out of range, or an array has not the leading axes of the batch.
 
         Example:
             >>> from jaxopt_adam import adam
@@ -97,6 +99,9 @@ class Data:
             >>> adam(linear_schedule(1e-3, 0.0, 100)).replace(init_value=0.01).hyperparameters["learning_rate"]
             linear_schedule(init_value=0.01, end_value=0.0, transition_steps=100.0)
         """
+        return self._replaced(changes)._broadcast(self._batch_shape)
+
+    def _replaced(self, changes: Mapping[str, Any]) -> Self:
         own = _checked(self._factory, {name: changes[name] for name in changes if name in self._arguments})
         found = {name: self._found(name) for name in changes if name not in own}
         if unknown := sorted(name for name, places in found.items() if not places):
@@ -114,9 +119,28 @@ class Data:
         arguments = self._arguments | own
         for (argument, where), given in inside.items():
             arguments[argument] = _with_part(
-                arguments[argument], where, lambda part, given=given: part.replace(**given)
+                arguments[argument], where, lambda part, given=given: part._replaced(given)
             )
         return self._of(self._factory, arguments)
+
+    def _broadcast(self, shape: tuple[int, ...]) -> Self:
+        """The same with numbers that have the leading axes of a batch; those without axes are repeated."""
+
+        def row(path: Any, leaf: Any) -> Any:
+            if np.shape(leaf)[: len(shape)] == shape:
+                return leaf
+            if np.ndim(leaf):
+                name = jax.tree_util.keystr(path).lstrip(".")
+                raise ValueError(
+                    f"replace: {name} must be one number, or have the leading axes {shape} of this batch of "
+                    f"{self._kind.split()[-1]}s, got the shape {np.shape(leaf)}"
+                )
+            # Strongly typed: the rows of a batch have no weak types.
+            return jnp.full(shape, leaf, jnp.result_type(leaf))
+
+        shapes = set(map(np.shape, self._leaves))
+        is_right = not shape or (len(shapes) == 1 and () not in shapes)
+        return self if is_right else jax.tree_util.tree_map_with_path(row, self)
 
     def _found(self, name: str) -> list["_Place"]:
         """The hyperparameters inside that have a name, a path or the end of a path."""

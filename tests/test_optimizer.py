@@ -516,6 +516,38 @@ class TestReplace:
         np.testing.assert_allclose(one_step(made, params, made.init(params))[0], START - 0.5 * np.array([4.0, -24.0]))
 
 
+class TestReplaceInBatch:
+    def test_one_number_is_for_all_rows(self):
+        def recipe(rate):
+            return chain(adam(rate, b1=0.8), sgd(linear_schedule(rate, 0.0, 9)))
+
+        optimizers, _ = grid(recipe, rate=[0.1, 0.2])
+        changed = optimizers.replace(b1=0.5, init_value=jnp.array([0.3, 0.4]))
+        assert changed.hyperparameters["adam"].hyperparameters["b1"].tolist() == [0.5, 0.5]
+        expected = recipe(0.2).replace(b1=0.5, init_value=0.4)
+        np.testing.assert_allclose(jax.tree.leaves(changed.row(1)), jax.tree.leaves(expected), rtol=1e-6)
+        # The same trace.
+        kinds = [[(leaf.aval, leaf.weak_type) for leaf in jax.tree.leaves(each)] for each in (optimizers, changed)]
+        assert kinds[0] == kinds[1]
+        jax.vmap(lambda each: each.init(1.0))(changed)
+
+    def test_of_the_only_leaf(self):
+        optimizers, _ = grid(sgd, learning_rate=[0.1, 0.2])
+        assert optimizers.replace(learning_rate=0.5).hyperparameters["learning_rate"].tolist() == [0.5, 0.5]
+        assert optimizers.replace(learning_rate=jnp.ones(3)).hyperparameters["learning_rate"].shape == (3,)
+
+    def test_within_vmap_and_without_a_batch(self):
+        optimizers, _ = grid(adam, learning_rate=[0.1, 0.2])
+        changed = jax.vmap(lambda each: each.replace(b1=0.5))(optimizers)
+        assert changed.hyperparameters["b1"].tolist() == [0.5, 0.5]
+        assert adam(jnp.ones(2)).replace(learning_rate=0.1) == adam(0.1)
+
+    def test_other_leading_axes(self):
+        optimizers, _ = grid(adam, learning_rate=[0.1, 0.2])
+        with pytest.raises(ValueError, match=r"replace: b1 must be one number, .* axes \(2,\) .*got the shape \(3,\)"):
+            optimizers.replace(b1=jnp.array([0.1, 0.2, 0.3]))
+
+
 class TestPickle:
     @every_optimizer
     @pytest.mark.parametrize("duplicate", [lambda made: pickle.loads(pickle.dumps(made)), copy.copy, copy.deepcopy])
