@@ -54,7 +54,7 @@ def scheduled(value: Any, count: Any, name: str) -> Any:
     now = value(count)
     if not is_real(now):
         raise TypeError(f"{name} must give real numbers if it is a schedule, got {shown(now)}")
-    return at_least_float32(now)
+    return at_least_float32(single(now, name))
 
 
 def at_least_float32(value: Any) -> Any:
@@ -64,11 +64,11 @@ def at_least_float32(value: Any) -> Any:
 
 
 def single(value: Any, name: str) -> Any:
-    """A hyperparameter that must be one number for all leaves, not an array that broadcasts to them."""
+    """A hyperparameter that must be one number, not an array that broadcasts to a leaf."""
     if np.shape(value):
         raise ValueError(
-            f"{name} must be one number for all leaves, got the shape {np.shape(value)}; for a batch of optimizers use "
-            "jax.vmap"
+            f"{name} must be one number, got the shape {np.shape(value)}; for a batch of optimizers use jax.vmap over "
+            "the optimizer, its state and its gradients"
         )
     return value
 
@@ -115,6 +115,7 @@ class Number:
     tree: bool = False
     direction: bool = False
     least: float = 0.0
+    is_of_numbers: ClassVar[bool] = True
 
     def __call__(self, name: str, value: Any) -> Any:
         """The value to keep; TypeError or ValueError if it is not allowed. Traced numbers are taken on trust."""
@@ -255,6 +256,7 @@ class Pair:
     """A check for a tuple of two values that both pass `each`."""
 
     each: Number
+    is_of_numbers: ClassVar[bool] = True
 
     def __call__(self, name: str, value: Any) -> Any:
         """The value to keep; TypeError or ValueError if it is not allowed."""
