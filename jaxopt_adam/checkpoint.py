@@ -236,7 +236,8 @@ class Checkpoints:
             TypeError: if a leaf of `like` has no sharding; the error names its path. Also if `step` is not an integer.
             ValueError: if no step is whole, or `step` is not in the folder or not whole; if the step is of another
                 optimizer, storage or tree, or if numbers differ and `numbers` is None. The error names the first place
-                that differs, and what each has there. Also if only this object has an optimizer, or `numbers` is "checkpoint" and one of both has none.
+                that differs, and what each has there. Also if only this object has an optimizer, or `numbers` is
+                "checkpoint" and one of both has none.
         """
         if numbers not in (None, "script", "checkpoint"):
             raise ValueError(f"restore: numbers must be 'script', 'checkpoint' or None, got {numbers!r}")

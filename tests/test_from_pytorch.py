@@ -1,4 +1,4 @@
-"""The page for those who come from PyTorch: its tables against our signatures, its counterparts against its steps."""
+"""The pages for those who come from PyTorch: tables against our signatures, counterparts against PyTorch's steps."""
 
 import ast
 import inspect
@@ -13,8 +13,11 @@ import pytest
 
 import jaxopt_adam
 
-PAGE = (Path(__file__).parent.parent / "docs" / "how_to" / "from_pytorch.md").read_text()
-TABLES = re.findall(r"^\| torch\.optim\.(\w+) \| jaxopt_adam\.(\w+) \|.*\n\|[-|]+\n((?:\|.*\n)+)", PAGE, re.MULTILINE)
+HOW_TO = Path(__file__).parent.parent / "docs" / "how_to"
+OPTIMIZERS, AROUND = (HOW_TO / "torch_optim.md").read_text(), (HOW_TO / "from_pytorch.md").read_text()
+TABLES = re.findall(
+    r"^\| torch\.optim\.(\w+) \| jaxopt_adam\.(\w+) \|.*\n\|[-|]+\n((?:\|.*\n)+)", OPTIMIZERS, re.MULTILINE
+)
 # PyTorch 2.13 in float64: six parameters after the 20 steps that `problem` gives the gradients of, each set as the
 # parameter's `grad` before the `step` of a torch.optim optimizer. Muon's iteration, which casts to bfloat16, was made
 # to keep float64: `torch.Tensor.bfloat16 = torch.Tensor.clone`.
@@ -144,16 +147,16 @@ def after_20_steps(optimizer, shape=(3, 2)):
     return np.ravel(params)
 
 
-def defined_in(tag):
-    """What the page's cell with a tag defines."""
-    (cell,) = re.findall(rf"```\{{code-cell\}} python\n:tags: \[{tag}\]\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-    names = {"jnp": jnp, "optax": optax, "adamw": jaxopt_adam.adamw}
-    exec(compile(cell, "from_pytorch.md", "exec"), names)
+def defined_in(page, tag):
+    """What a page's cell with a tag defines."""
+    (cell,) = re.findall(rf"```\{{code-cell\}} python\n:tags: \[{tag}\]\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    names = {"jnp": jnp, "optax": optax}
+    exec(compile(cell, tag, "exec"), names)
     return names
 
 
 def counterparts():
-    return defined_in("counterparts")["counterparts"]
+    return defined_in(OPTIMIZERS, "counterparts")["counterparts"]
 
 
 def test_each_of_the_counterparts_is_recorded():
@@ -193,7 +196,7 @@ def one_cycle_of_pytorch(steps, first, peak, last, share):
 
 @pytest.mark.parametrize(("steps", "share"), [(100, 0.3), (77, 0.3), (50, 0.25)])
 def test_one_cycle_is_pytorchs(steps, share):
-    names, counts = defined_in("one-cycle"), np.arange(steps)
+    names, counts = defined_in(AROUND, "one-cycle"), np.arange(steps)
     rates = names["one_cycle"](3e-3, steps, share)(counts)
     momenta = names["cycled_momentum"](steps, share)(counts)
     theirs = one_cycle_of_pytorch(steps, 3e-3 / 25, 3e-3, 3e-3 / 25e4, share)
