@@ -422,8 +422,10 @@ def cosine_onecycle_schedule(
 ) -> Schedule:
     r"""One cycle of two halves of a cosine: up to the peak and down.
 
-    The value goes from :math:`P / d` to :math:`P` in the first :math:`p T` steps, rounded down to a whole number, and
-    to :math:`P / (d f)` at step :math:`T`. As in optax, the last value is :math:`P / (d f)` relative to the peak.
+    The value goes from :math:`P / d` at step 0 to the peak :math:`P` at step :math:`p T`, rounded down to a whole
+    number. From there it falls to :math:`P / (d f)` at step :math:`T`, and stays there, as in optax. PyTorch's
+    `OneCycleLR` has its peak at step :math:`p T - 1`, not rounded, and its last value at step :math:`T - 1`; the page
+    "From PyTorch" has a schedule that is equal to it.
 
     Args:
         transition_steps: T > 0, the number of steps of the cycle.
