@@ -678,6 +678,53 @@ def test_the_start_is_moved_by_keys_and_by_dragging(opened, name):
     assert opened.complaints == []
 
 
+def test_a_moved_start_says_which_controls_it_moved(opened):
+    informed, changed = opened.page.locator("#momentum .informed"), opened.page.locator("#momentum .control.changed")
+    handle = opened.page.locator("#momentum .start")
+    opened.drawn("momentum-path")
+    handle.press("Home")
+    opened.set("momentum", "b1", 0.7)
+    assert informed.text_content() == ""
+    handle.press("ArrowRight")
+    assert "settings marked here" in informed.text_content()
+    assert changed.count() == 1
+    assert changed.locator("input").get_attribute("data-axis") == "b1"
+    opened.set("momentum", "learning_rate", 0.05)  # walks from there were computed for every learning rate
+    assert "settings marked here" in informed.text_content()
+    opened.set("momentum", "b1", 0.7)
+    opened.page.wait_for_function("document.querySelector('#momentum .informed').textContent.includes('is back')")
+    assert changed.count() == 0
+    assert handle.get_attribute("data-start") == ""
+
+
+def test_after_a_walk_has_left_the_player_says_when(opened):
+    opened.drawn("momentum-path")
+    opened.set("momentum", "learning_rate", 0.05)
+    opened.set("momentum", "b1", 0.0)
+    slider = opened.page.locator("#walk-momentum")
+    slider.fill("60")
+    assert slider.get_attribute("aria-valuetext") == "60 of 60, the path left the picture at step 1"
+    slider.fill("1")
+    assert "height" in slider.get_attribute("aria-valuetext")
+    slider.fill("60")
+    opened.set("momentum", "b1", 0.7)
+    opened.page.wait_for_function(
+        "document.querySelector('#walk-momentum').getAttribute('aria-valuetext').includes('height')"
+    )
+
+
+def test_a_learning_rate_for_all_turns_off_each_rules_own(opened):
+    opened.set("race", "best", True)
+    at_best = opened.drawn("race-rates")["chosen"]
+    assert len(set(at_best["x"])) > 1
+    assert opened.drawn("race-accuracy")["adam"]["y"][-1] == pytest.approx(at_best["y"][-1])
+    for rate in at_best["x"]:
+        assert f"{rate:.3g}" in opened.page.locator("#race .say").text_content()
+    opened.set("race", "learning_rate", 0.1)
+    assert opened.setting("race") == {"learning_rate": 0.1, "best": False}
+    assert opened.drawn("race-rates")["chosen"]["x"] == pytest.approx([0.1] * 4)
+
+
 @pytest.mark.parametrize("name", SECTIONS)
 def test_a_slider_draws_what_it_moves_near_the_screen_and_once_in_a_frame(opened, name):
     """Counts, which a busy machine does not change; benchmarks/explain_page.py has the milliseconds."""

@@ -113,7 +113,7 @@ def _sentence(decay: float, corrected: int, moment: int, weights: np.ndarray) ->
     values = "value. Its weight is" if moment == 1 else "values. Their weights sum to"
     after = ", because they were divided by 1 − βᵗ" if corrected else ""
     last = "last value has" if memory == 1 else f"last {number(memory)} values have"
-    share = f" The {last} {100 * recent:.0f} % of that." if moment > memory else ""
+    share = f" The {last} {100 * recent:.0f} % of that." if moment > round(memory) else ""
     return f"At t = {moment} the average has seen {moment} {values} {total}{after}.{share}"
 
 

@@ -2,12 +2,13 @@
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from jaxopt_adam.lab import claim, data, interrupt, race, styles
-from jaxopt_adam.lab.explain.drawing import line, ticks
+from jaxopt_adam.lab.explain.drawing import line, number, ticks
 from jaxopt_adam.lab.explain.section import Control, Field, Plot, Section, Trace
 
 RULES = ("sgd", "momentum", "rmsprop", "adam")
@@ -40,11 +41,13 @@ def _accuracy(outcome: race.Outcome) -> np.ndarray:
 def single(learning_rate: float, best: bool) -> dict[str, np.ndarray]:
     """The fields for one learning rate, or with `best` for each rule's own, without those of all learning rates."""
     found: dict[str, np.ndarray] = {}
+    chosen: list[tuple[float, float]] = []
     for rule in RULES:
         rate = float(_run(rule, SETTINGS).learning_rates[_run(rule, SETTINGS).best]) if best else learning_rate
         outcome = _run(rule, _single_rate(rate))
         found |= {"iterations": outcome.at, f"{rule}-accuracy": _accuracy(outcome)[0]}
-    return found
+        chosen.append((rate, _accuracy(outcome)[0, -1]))
+    return found | {"chosen-x": np.array(chosen)[:, 0], "chosen-y": np.array(chosen)[:, 1]}
 
 
 def fields() -> dict[str, Field]:
@@ -54,9 +57,13 @@ def fields() -> dict[str, Field]:
     found = {
         "iterations": Field((), outcomes["adam"].at),
         "rates": Field((), rates),
-        "rate-x": Field(("learning_rate",), np.stack([rates, rates], axis=1)),
-        "rate-y": Field((), np.array([0.0, 100.0])),
     }
+    equal_rates = np.arange(len(rates))[:, None] * np.ones(len(RULES), int)
+    best_rates = np.array([outcome.best for outcome in outcomes.values()]) * np.ones_like(equal_rates)
+    places = np.stack([equal_rates, best_rates])  # of what the first figure shows: (best, learning_rate, rule)
+    finals = np.stack([_accuracy(outcome)[:, -1] for outcome in outcomes.values()])
+    found["chosen-x"] = Field(("best", "learning_rate"), rates[places])
+    found["chosen-y"] = Field(("best", "learning_rate"), finals[np.arange(len(RULES)), places])
     for rule, outcome in outcomes.items():
         at_rate = _accuracy(outcome)
         own = np.broadcast_to(at_rate[outcome.best], at_rate.shape)
@@ -64,9 +71,19 @@ def fields() -> dict[str, Field]:
         found[f"{rule}-final"] = Field((), at_rate[:, -1])
     *equal, own = claim.compare(outcomes["sgd"], outcomes["adam"])
     found["sentence"] = Field(
-        ("best", "learning_rate"), [[each.sentence for each in equal], [own.sentence] * len(equal)]
+        ("best", "learning_rate"), [[each.sentence for each in equal], [_own_best(outcomes, own)] * len(equal)]
     )
     return found
+
+
+def _own_best(outcomes: Mapping[str, race.Outcome], comparison: claim.Comparison) -> str:
+    """The sentence on each rule at its own best learning rate, with all of these rates."""
+    rates = ", ".join(
+        f"{race.RULES[rule][0]} {number(float(outcome.learning_rates[outcome.best]))}"
+        for rule, outcome in outcomes.items()
+    )
+    _, _, judgement = comparison.sentence.partition(": ")
+    return f"At each rule's best learning rate ({rates}): {judgement}"
 
 
 def facts() -> dict[str, str]:
@@ -114,15 +131,21 @@ def _plots() -> tuple[Plot, ...]:
     rates = Plot(
         "race-rates",
         "Accuracy after the last iteration",
-        "The test accuracy of the four rules after the last iteration, for each learning rate.",
+        "The test accuracy of the four rules after the last iteration, for each learning rate. Circles mark the "
+        "learning rates of the first figure.",
         (
             *(Trace(rule, titles[rule], "rates", f"{rule}-final", style=look(rule, marked=True)) for rule in RULES),
             Trace(
-                "rate",
-                "",
-                "rate-x",
-                "rate-y",
-                style={"mode": "lines", "hoverinfo": "skip", "line": {"color": "--faint", "width": 2}},
+                "chosen",
+                "shown in the first figure",
+                "chosen-x",
+                "chosen-y",
+                style={
+                    "mode": "markers",
+                    "hoverinfo": "skip",
+                    "cliponaxis": False,
+                    "marker": {"symbol": "circle-open", "size": 17, "color": "--ink", "line": {"width": 2}},
+                },
             ),
         ),
         {
@@ -137,7 +160,7 @@ def _plots() -> tuple[Plot, ...]:
 RACE = Section(
     "race",
     (
-        Control("learning_rate", "Learning rate α of all rules", SETTINGS.learning_rates, 0.03),
+        Control("learning_rate", "Learning rate α of all rules", SETTINGS.learning_rates, 0.03, turns_off="best"),
         Control("best", "Each rule at its own best learning rate", (False, True), False),
     ),
     _plots(),

@@ -433,17 +433,36 @@
 
   // Other starts were computed for the usual values of some controls. The start -1 is the surface's own.
   function moveStart(section, index) {
+    const changed = index < 0 ? [] : Object.entries(section.description.usual).filter(([axis, place]) => section.place(axis) !== place);
+    if (index < 0) inform(section, section.start < 0 ? "" : "The start is back at its own place.");
+    else if (changed.length) inform(section, "The start was moved, and the settings marked here are now the usual ones.");
+    else if (section.start < 0) inform(section, "");
     section.start = index;
-    if (index >= 0) for (const [axis, place] of Object.entries(section.description.usual)) set(section.home, axis, place);
+    for (const [axis, place] of changed) mark(set(section.home, axis, place));
     const now = performance.now();
     for (const plot of plots.values()) if (plot.section === section.home.id) dirty(plot, now);
     drawSoon();
     say(section);
   }
 
+  // Say what the page has changed by itself, and mark the controls that it has moved.
+  function inform(section, text) {
+    const line = section.home.querySelector(".informed"); // there is none where no start can be moved
+    if (line) line.textContent = text;
+    for (const each of section.home.querySelectorAll(".control.changed")) each.classList.remove("changed");
+  }
+
+  const mark = (input) => input.closest(".control").classList.add("changed");
+
   for (const input of document.querySelectorAll("input[data-axis]")) {
     showValue(input); // a browser may have kept another value than the page's
-    input.addEventListener("input", () => moved(input));
+    input.addEventListener("input", () => {
+      const home = input.closest("section");
+      const off = input.dataset.off && home.querySelector(`input[data-axis="${input.dataset.off}"]`);
+      if (off?.checked) moved(set(home, input.dataset.off, 0));
+      if (opened.get(home.id)?.start < 0) inform(opened.get(home.id), "");
+      moved(input);
+    });
   }
 
   for (const button of document.querySelectorAll("button.try")) {
@@ -498,7 +517,11 @@
   }
 
   function told(section, step) {
-    return section.fields.has("value") ? `height ${walks.said(section.values("value")[step])}` : "";
+    if (!section.fields.has("value")) return "";
+    const { steps } = section.description;
+    const left = section.values("points")[0]; // the first step outside, if the walk has that many
+    if (step > left && left <= steps) return `the path left the picture at step ${left}`;
+    return `height ${walks.said(section.values("value")[step])}`;
   }
 
   for (const home of document.querySelectorAll("main .player")) {

@@ -65,7 +65,7 @@ def build(progress: Callable[[str], None] = lambda _: None) -> str:
     parts["plotly"] = encoding.text(_plotly().encode())
     parts["style"] = styles.page_styles() + _file("page.css")
     parts["script"] = _file("walks.js") + _file("page.js")
-    return re.sub(r"\{\{([^{}]+)\}\}", lambda match: _part(match[1], parts), _file("page.html"))
+    return _unbroken(re.sub(r"\{\{([^{}]+)\}\}", lambda match: _part(match[1], parts), _file("page.html")))
 
 
 def expected(
@@ -127,10 +127,18 @@ def _part(name: str, parts: Mapping[str, str]) -> str:
     return f'<button type="button" class="try" data-set="{data}">{html.escape(label.strip())}</button>'
 
 
+def _unbroken(text: str) -> str:
+    """The text with no-break spaces in equations such as "α = 0.1", and before per cent."""
+    text = re.sub(r"(?<=[αβε₁₂>]) = (?=[\d−])|(?<=\bt) = (?=\d)", "\u00a0=\u00a0", text)
+    return re.sub(r"(?<=\d) %", "\u00a0%", text)
+
+
 def _control(section: Section, control: Control, plots: list[str]) -> str:
     """The element of a control, with its label."""
     name = f"{section.name}-{control.axis}"
     common = f'data-axis="{control.axis}" data-plots="{" ".join(plots)}"'
+    if control.turns_off:
+        common += f' data-off="{control.turns_off}"'
     label = html.escape(control.label)
     if control.kind == "checkbox":
         checked = " checked" if control.default else ""
@@ -179,8 +187,8 @@ def _player(section: Section) -> str:
         )
         kind = "with" if section.usual["bias_correction"] else "without"
         note += (
-            f" Walks from other starts have {usual}, {kind} bias correction. If you change one of these, the start "
-            "returns to its own place."
+            f" Walks from other starts were computed for {usual}, {kind} bias correction. These settings are restored "
+            "when you move the start. If you change one of them, the start returns to its own place."
         )
     return f'<div class="walking">{player}<p class="note">{note}</p></div>'
 
@@ -218,7 +226,7 @@ def _content(section: Section, fields: Mapping[str, Field]) -> bytes:
         ],
         "fields": table,
     }
-    head = json.dumps(description, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    head = _unbroken(json.dumps(description, ensure_ascii=False, allow_nan=False, separators=(",", ":"))).encode()
     return len(head).to_bytes(4, "little") + head + numbers
 
 

@@ -18,6 +18,7 @@ class Control:
         default: the first value that is shown.
         titles: the titles of the values of a choice.
         units: the units after a slider's number.
+        turns_off: the axis of a switch that is turned off when a reader moves this control; empty for none.
     """
 
     axis: str
@@ -26,6 +27,7 @@ class Control:
     default: Any
     titles: Sequence[str] = ()
     units: str = ""
+    turns_off: str = ""
 
     @property
     def kind(self) -> Literal["range", "checkbox", "radio"]:
