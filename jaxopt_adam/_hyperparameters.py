@@ -57,6 +57,15 @@ def scheduled(value: Any, count: Any, name: str) -> Any:
     return at_least_float32(single(now, name))
 
 
+def not_negative(value: Any, name: str) -> Any:
+    """A number that must be ≥ 0: NaN if an array is negative, which only the run shows; ValueError for Python's."""
+    if isinstance(value, jax.Array):
+        return jnp.where(value >= 0, value, jnp.nan)
+    if value < 0:
+        raise ValueError(f"{name} must be ≥ 0, got {value!r}")
+    return value
+
+
 def at_least_float32(value: Any) -> Any:
     """An array of a narrower floating-point dtype in float32; anything else as it is."""
     is_narrow = is_array(value) and jnp.issubdtype(value.dtype, jnp.floating) and jnp.finfo(value.dtype).bits < 32

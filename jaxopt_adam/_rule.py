@@ -19,7 +19,7 @@ from jax.core import Tracer
 
 from jaxopt_adam._averages import finite_product, squarable
 from jaxopt_adam._eager import Compilable
-from jaxopt_adam._hyperparameters import flag, scheduled
+from jaxopt_adam._hyperparameters import flag, not_negative, scheduled
 from jaxopt_adam._notes import note
 from jaxopt_adam._rule_checks import (
     OF_STEP,
@@ -454,7 +454,9 @@ def _at(value: Any, count: Array, updates: Any, what: str) -> list[Any]:
 
     It is a number or a schedule, or a tree of these with the tree of the updates, or a prefix of it.
     """
-    return _once_for_same(lambda entry: scheduled(entry, count, what), broadcast_prefix(value, updates, what))
+    return _once_for_same(
+        lambda entry: not_negative(scheduled(entry, count, what), what), broadcast_prefix(value, updates, what)
+    )
 
 
 def _like(value: Any, updates: Any) -> bool:

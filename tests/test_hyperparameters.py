@@ -77,6 +77,36 @@ def _is_allowed(rule, name, value):
 
 
 @pytest.mark.parametrize("rule", RULES)
+def test_a_traced_negative_rate_gives_nan(rule):
+    options = dict(TABLE[rule].options)
+
+    def both(rate):
+        falling = RULES[rule](learning_rate=lambda count: rate - 0.2 * (count > 0), **options)
+        return updates(RULES[rule](learning_rate=rate, **options)), updates(falling)
+
+    fixed, falling = map(np.asarray, jax.jit(jax.vmap(both))(jnp.array([0.1, -0.1])))
+    assert np.isfinite(fixed[0]).all()
+    assert np.isnan(fixed[1]).all()
+    assert np.isfinite(falling[0, 0]).all()
+    assert np.isnan(falling[:, 1:]).all()
+
+
+def test_a_traced_negative_weight_decay_gives_nan():
+    decayed = jax.jit(lambda decay: updates(adamw(0.1, weight_decay=decay)))
+    assert np.isfinite(decayed(0.1)).all()
+    assert np.isnan(decayed(-0.1)).all()
+
+
+def test_negative_numbers_of_schedules_without_a_trace():
+    for schedule in (lambda count: -0.1, lambda count: np.float32(-0.1)):
+        with pytest.raises(ValueError, match=r"^learning_rate must be ≥ 0, got .*-0\.1"):
+            updates(adam(schedule))
+    # An array is not looked at.
+    state = adam(0.1).init(PARAMS)
+    assert np.isnan(adam(lambda count: jnp.float32(-0.1)).update(GRADIENTS, state)[0]).all()
+
+
+@pytest.mark.parametrize("rule", RULES)
 def test_a_traced_decay_that_is_one_gives_nan(rule):
     values, decays = numbers(rule)
     if not decays:
