@@ -57,9 +57,14 @@ def _grid() -> tuple[np.ndarray, np.ndarray]:
     return np.stack([found.biased, found.debiased], axis=1), _weights(DECAYS)
 
 
-def _tops(weights: np.ndarray) -> np.ndarray:
-    """The ends of the line that marks the memory, as high as the newest value's weight."""
-    return np.stack([np.zeros_like(weights[..., 0]), weights[..., 0]], axis=-1)
+def _top(decay: float, moment: int) -> float:
+    """The newest value's weight with bias correction: the largest that the figure shows with it and without."""
+    return (1 - decay) / (1 - decay**moment)
+
+
+def _oldest(decay: float, moment: int) -> float:
+    """The right end of the figure of the weights, which has room for the line that marks the memory."""
+    return 1.03 * max(min(moment, LAGS), 1 / (1 - decay))
 
 
 def single(beta: float, bias_correction: bool, moment: int) -> dict[str, np.ndarray]:
@@ -72,7 +77,7 @@ def single(beta: float, bias_correction: bool, moment: int) -> dict[str, np.ndar
         "weights": weights,
         "lags": np.array(min(moment, LAGS)),
         "memory-x": _memory(beta),
-        "memory-y": _tops(weights),
+        "memory-y": np.array([0, _top(beta, moment)]),
         "now-x": np.array([moment]),
         "now-y": np.asarray(average)[moment - 1 : moment],
     }
@@ -98,7 +103,16 @@ def fields() -> dict[str, Field]:
         "weights": Field(everything, weights),
         "lags": Field(("moment",), np.minimum(MOMENTS, LAGS)),
         "memory-x": Field(("beta",), np.stack([_memory(decay) for decay in DECAYS])),
-        "memory-y": Field(everything, _tops(weights)),
+        "memory-y": Field(
+            ("beta", "moment"), np.array([[[0, _top(decay, moment)] for moment in MOMENTS] for decay in DECAYS])
+        ),
+        # The ranges are the same with bias correction and without, so that the bars can be compared.
+        "weights-range": Field(
+            ("beta", "moment"), [[[0, 1.05 * _top(decay, moment)] for moment in MOMENTS] for decay in DECAYS]
+        ),
+        "ages-range": Field(
+            ("beta", "moment"), [[[-0.6, _oldest(decay, moment)] for moment in MOMENTS] for decay in DECAYS]
+        ),
         "now-x": Field(("moment",), np.array(MOMENTS)[:, None]),
         "now-y": Field(everything, now),
         "sentence": Field(everything, sentences),
@@ -136,7 +150,7 @@ def _plots() -> tuple[Plot, ...]:
                 "without noise",
                 "t",
                 "truth",
-                style={"mode": "lines", "line": {"color": "--ink", "width": 1.2, "dash": "dot"}},
+                style={"mode": "lines", "line": {"color": "--ink", "width": 2, "dash": "dot"}},
             ),
             Trace(
                 "average",
@@ -179,8 +193,8 @@ def _plots() -> tuple[Plot, ...]:
             ),
         ),
         {
-            "xaxis": {"title": "age of the value, in steps", "rangemode": "tozero"},
-            "yaxis": {"title": "weight", "rangemode": "tozero"},
+            "xaxis": {"title": "age of the value, in steps", "range": {"field": "ages-range"}},
+            "yaxis": {"title": "weight", "range": {"field": "weights-range"}},
             "bargap": 0.15,
         },
         shape="wide",

@@ -24,7 +24,7 @@ AGAINST = ("iterations", "examples", "time")
 COST_RANGE = (0.1, 15.0)
 COST_TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10)
 LOOKS = {
-    "all": ("descent", "circle", "solid"),
+    "all": ("faint", "circle", "solid"),
     "mini": ("average", "square", "dash"),
     "one": ("across", "diamond", "dot"),
 }
@@ -224,7 +224,7 @@ def _plots() -> tuple[Plot, ...]:
     def look(name: str, *, marked: bool) -> dict[str, Any]:
         colour, symbol, dash = LOOKS[name]
         marker = {"symbol": symbol, "size": 6, "maxdisplayed": 12} if marked else None
-        style = line(colour, width=1.8, dash="solid" if marked else dash, marker=marker)
+        style = line(colour, width=5 if name == "all" else 2, dash="solid" if marked else dash, marker=marker)
         if not marked:
             style["line"]["shape"] = "hv"  # the cost stays what it is until an iteration is done
         return style
@@ -239,7 +239,7 @@ def _plots() -> tuple[Plot, ...]:
             ground(18),
             *(
                 Trace(name, titles[name], f"{name}-x", f"{name}-y", style=look(name, marked=True))
-                for name in ("one", "mini", "all")
+                for name in ("all", "one", "mini")  # the widest line is the lowest
             ),
         ),
         {
@@ -255,7 +255,7 @@ def _plots() -> tuple[Plot, ...]:
         "The cost over all training examples for the three batch sizes, on a logarithmic scale.",
         tuple(
             Trace(name, titles[name], f"{name}-at", f"{name}-cost", style=look(name, marked=False))
-            for name in ("one", "mini", "all")
+            for name in ("all", "one", "mini")  # the widest line is the lowest
         ),
         {
             "xaxis": {

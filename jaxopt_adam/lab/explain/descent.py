@@ -175,7 +175,9 @@ def fields() -> dict[str, Field]:
 def facts() -> dict[str, str]:
     """The steps after which the stopping rule ends two of the walks, for the text."""
     _, end = _rows()
-    return {f"stop {rate}": str(int(end.steps[RATES.index(rate)])) for rate in (0.01, 0.0195)}
+    return {"stop steps": str(STEPS)} | {
+        f"stop {rate}": str(int(end.steps[RATES.index(rate)])) for rate in (0.01, 0.0195)
+    }
 
 
 def _moved() -> dict[str, Field]:

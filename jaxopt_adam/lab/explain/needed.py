@@ -55,8 +55,9 @@ def _row(title: str, name: str, choose: Any, shown: tuple[str, ...]) -> str:
     cells = []
     for surface in SURFACES:
         setting = choose(name, surface)
-        chosen = ", ".join(f"{SYMBOLS[axis]} = {number(setting[axis])}" for axis in shown)
-        cells.append(f"<td>{needed(name, surface, setting)} <small>{chosen}</small></td>")
+        chosen = "".join(f"<small>{SYMBOLS[axis]} = {number(setting[axis])}</small>" for axis in shown)
+        steps = needed(name, surface, setting).replace("more than ", "&gt; ")
+        cells.append(f"<td>{steps} {chosen}</td>")
     return f'<tr><th scope="row">{title}</th>{"".join(cells)}</tr>'
 
 

@@ -166,7 +166,10 @@
       zerolinecolor: colour("--grid-strong"),
       automargin: true,
       fixedrange: true,
-      title: { text: title, standoff: 8 },
+      ticks: "outside", // so that the labels of two axes do not meet in the corner
+      ticklen: 5,
+      tickcolor: colour("--grid-strong"),
+      title: { text: title, standoff: narrow.matches ? 3 : 8 },
       ...others,
     };
   }
@@ -178,7 +181,7 @@
       font: { family: "system-ui, sans-serif", size: 14, color: colour("--muted") },
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
-      margin: { l: 48, r: 20, t: above, b: 40 }, // a label that does not fit into them is left out
+      margin: narrow.matches ? { l: 40, r: 18, t: above, b: 36 } : { l: 48, r: 20, t: above, b: 40 }, // a label that does not fit is left out
       dragmode: false,
       hovermode: "closest",
       showlegend: false, // the page has its own

@@ -179,7 +179,10 @@ def _player(section: Section) -> str:
     player = f'<div class="player" data-of="{section.name}" data-steps="{section.steps}"></div>'
     if not section.starts:
         return f'<div class="walking">{player}</div>'
-    note = "Drag the circle to start elsewhere, or move it with the arrow keys. The Home key puts it back."
+    note = (
+        "Drag the circle to start elsewhere, or move it with the arrow keys. The Home key puts it back. It goes to the "
+        f"nearest of {len(section.starts)} starts. You see them as dots while you drag."
+    )
     if section.usual:
         letters = {"b1": "β₁", "b2": "β₂", "eps": "ε"}
         usual = ", ".join(

@@ -209,8 +209,10 @@ def _plots(rule: str, others: tuple[str, ...]) -> tuple[Plot, ...]:
             "The path",
             f"Contours of the surface and the path of {title} over it. Thinner lines show {_listed(names)}, each at "
             "its best learning rate.",
-            *ways,
+            # Gradient descent lies over the others: its line is thin, and often along theirs.
+            *ways[1:],
             path("path", title, rule, x="path-x", y="path-y", length="drawn", symbol=SYMBOLS[rule]),
+            *ways[:1],
         ),
         curves(
             f"{rule}-value",
@@ -255,8 +257,8 @@ def _plots(rule: str, others: tuple[str, ...]) -> tuple[Plot, ...]:
             )
     bounds = (
         [
-            curve("rate-up", "±α", "rate-up", "plain", x="rate-t", length=None, width=1, dash="dot"),
-            curve("rate-down", "", "rate-down", "plain", x="rate-t", length=None, width=1, dash="dot"),
+            curve("rate-up", "±α", "rate-up", "plain", x="rate-t", length=None, width=2, dash="dot"),
+            curve("rate-down", "", "rate-down", "plain", x="rate-t", length=None, width=2, dash="dot"),
         ]
         if "b2" in axes
         else []
