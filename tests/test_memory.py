@@ -1,5 +1,6 @@
 """Bytes of states: `nbytes`, the calculator, and its command."""
 
+import functools
 import inspect
 import re
 
@@ -163,6 +164,15 @@ def test_the_parts_on_each_of_64_devices_are_those_that_one_reckons_by_hand(word
     assert memory.measure(*words, devices=64, cut=cut) == by_hand
 
 
+@pytest.mark.parametrize("weights", memory.WEIGHTS)
+@pytest.mark.parametrize(("devices", "cut"), [(1, "none"), (64, "none"), (64, "data"), (64, "fsdp")])
+def test_accumulation_adds_a_mean_gradient_in_float32_and_nothing_else(weights, devices, cut):
+    measure = functools.partial(memory.measure, "adamw", "int8", weights, devices=devices, cut=cut)
+    expected = measure() | {"acc_grads": 4 if cut == "none" else 4 / 64}
+    assert measure(accumulate=4) == measure(accumulate=2) == expected
+    assert measure(accumulate=1) == measure()
+
+
 @pytest.mark.parametrize("devices", [3, 48, 1000, memory.MOST_DEVICES])
 @pytest.mark.parametrize("moments", ["float32", "int8"])
 def test_any_number_of_devices_divides_the_state(devices, moments):
@@ -229,6 +239,18 @@ def test_the_command_says_how_much_and_how_many(capsys):
     assert "GB for 8,000,000,000 parameters" in stdout
     assert "bytes a parameter" in stdout
     assert "activations are not" in stdout
+
+
+def test_the_command_counts_the_mean_gradient_of_several_batches(capsys):
+    code, stdout, stderr = run(capsys, "--accumulate", "4", "--devices", "64", "--cut", "fsdp")
+    assert (code, stderr) == (0, "")
+    table = cells(stdout)
+    assert table["acc_grads"] == ["4.000", "4.00", "0.0625"]
+    assert table["in all"] == ["20.000", "20.00", "0.312"]
+    said = "An update is made of 4 batches; acc_grads is their mean gradient, in float32."
+    assert said in stdout
+    _, stdout, _ = run(capsys, "--accumulate", "1")
+    assert "acc_grads" not in stdout
 
 
 def test_usual_words_are_adamw_in_float32(capsys):
@@ -307,6 +329,7 @@ def test_numbers_of_parameters_as_people_write_them(text, gigabytes, capsys):
             for wrong in ("0", "-1", "4097")
         ),
         ("--devices many", "'--devices'"),
+        ("--accumulate 0", "'--accumulate': expected a whole number from 1 to 1,000,000, got '0'"),
         ("--parameters 3", "--parameters"),
     ],
 )

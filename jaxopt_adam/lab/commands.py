@@ -408,6 +408,14 @@ def memory(
             metavar="NAME",
         ),
     ] = None,
+    accumulate: Annotated[
+        int,
+        typer.Option(
+            help="How many batches an update is made of. With more than one, their mean gradient is kept in the state.",
+            parser=arguments.whole_number(1, 1_000_000),
+            metavar="NUMBER",
+        ),
+    ] = 1,
     devices: Annotated[
         int | None,
         typer.Option(
@@ -431,7 +439,9 @@ def memory(
     if cut and devices is None:
         raise typer.BadParameter("needs --devices, the number of devices", param_hint="'--cut'")
     cuts = list(dict.fromkeys(cut or memory_lab.CUTS)) if devices else []
-    measure = functools.partial(memory_lab.measure, optimizer, moments, weights, gradients, devices=devices or 1)
+    measure = functools.partial(
+        memory_lab.measure, optimizer, moments, weights, gradients, accumulate=accumulate, devices=devices or 1
+    )
     try:
         measured = []
         for each in ("none", *cuts):
@@ -464,6 +474,8 @@ def memory(
     )
     rows, columns = memory_lab.matrix(devices or 1)
     sentences = [f"{each}: on each of {devices:,} devices, {memory_lab.CUTS[each]}." for each in cuts if devices]
+    if accumulate > 1:
+        sentences.append(f"An update is made of {accumulate:,} batches; acc_grads is their mean gradient, in float32.")
     for sentence in (
         *sentences,
         f"Measured on the arrays that {optimizer} makes for a matrix of {rows:,} × {columns:,}; 1 GB is 10⁹ bytes.",

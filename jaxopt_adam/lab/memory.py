@@ -12,6 +12,7 @@ from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 import jaxopt_adam
 from jaxopt_adam import Optimizer, abstract_state, master_weights, nbytes, stochastic_rounding
+from jaxopt_adam.lifted import MultiSteps
 
 RULES: dict[str, Callable[..., Optimizer]] = {
     name: factory
@@ -62,6 +63,7 @@ def measure(
     weights: str = "float32",
     gradients: str | None = None,
     *,
+    accumulate: int = 1,
     devices: int = 1,
     cut: str = "none",
 ) -> dict[str, float]:
@@ -72,6 +74,8 @@ def measure(
         moments: the storage of the moments, one of `MOMENTS`.
         weights: the storage of the weights, one of `WEIGHTS`.
         gradients: the dtype of the gradients, one of `DTYPES`; None for that of the weights.
+        accumulate: the number of batches whose gradients are averaged for an update. With more than one, the mean
+            gradient is a part of the state, "acc_grads". Its size does not depend on the number.
         devices: the number of devices, from 1 to `MOST_DEVICES`. They need not be there.
         cut: how training is divided among them, one of `CUTS`.
 
@@ -87,7 +91,9 @@ def measure(
     arguments = {"moments": moments} if takes_moments(rule) else {}
     if moments != "float32" and not arguments:
         raise ValueError(f"expected float32 for {rule}, whose moments are stored in no other way, got {moments}")
-    optimizer = RULES[rule](learning_rate=1e-3, **arguments)
+    optimizer: optax.GradientTransformation = RULES[rule](learning_rate=1e-3, **arguments)
+    if accumulate > 1:
+        optimizer = MultiSteps(optimizer, accumulate)
     mesh = AbstractMesh((devices,), ("data",), axis_types=(AxisType.Auto,))
     where = NamedSharding(mesh, PartitionSpec("data" if cut == "fsdp" else None))
     params, grads = (
@@ -97,11 +103,14 @@ def measure(
         optimizer if wrapper is None else wrapper(optimizer), params, cut="data" if cut == "data" else None
     )
     fields = state._asdict()
-    own = fields if wrapper is None else fields.pop("inner_state")._asdict()
+    own, around = (fields, {}) if wrapper is None else (fields.pop("inner_state")._asdict(), fields)
+    if accumulate > 1:
+        around = {"acc_grads": own["acc_grads"], **around}
+        own = own["inner_opt_state"]._asdict()
     # Two moments that are packed into the same integers count for half of them each. In 16 bits the second field is
     # None. In codes one field has the codes of both moments, and the other has their scales.
     shared = {name: tree for name, tree in own.items() if name in _sharing(own, params.shape)}
-    trees = {"weights": params, "gradients": grads, **own, **fields}
+    trees = {"weights": params, "gradients": grads, **own, **around}
     on_each = functools.partial(nbytes, on_each_device=True)
     sizes = {name: on_each(tree) for name, tree in trees.items()} | {name: on_each(shared) // 2 for name in shared}
     return {
