@@ -109,6 +109,7 @@ class Transformer(nnx.Module):
 
 def matrices(params: Any) -> Any:
     """True for what decays: matrices and tables, but no scales."""
+    # No layers are stacked here. The scales of stacked layers have two axes, and need a mask by their names.
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 
@@ -194,11 +195,16 @@ def train(size: Size, mesh: Mesh, updates: int, every: int, folder: Path | None)
                 params, state, value = step(optimizer, params, state, text)
                 values.append(float(value))  # and wait: many unfinished steps can deadlock virtual devices
             is_last = update == updates - 1
-            print(f"\rupdate {update + 1} of {updates}", end="\n" if is_last else "", file=sys.stderr, flush=True)
-            if update % PROGRESS == 0 or is_last:
-                found = {"loss": np.mean(values), "learning_rate": rate}
-                found |= {name: figure for name, figure in summary(state).items() if name in LOGGED}
-                print(f"update {update + 1}:", ", ".join(f"{name} {each:.3g}" for name, each in found.items()))
+            is_logged = update % PROGRESS == 0 or is_last
+            # On a terminal, one line counts until the log has one. A file gets a line for each update.
+            begin, end = ("\r", "\n" if is_logged else "") if sys.stderr.isatty() else ("", "\n")
+            print(f"{begin}update {update + 1} of {updates}", end=end, file=sys.stderr, flush=True)
+            if is_logged:
+                observed, found = summary(state), {"loss": np.mean(values), "learning_rate": rate}
+                found |= {name: figure for name, figure in observed.items() if name in LOGGED}
+                line = ", ".join(f"{name} {each:.3g}" for name, each in found.items())
+                # Large models are not observed at each update.
+                print(f"update {update + 1}: {line} (figures of update {observed['step']})")
             if checkpoints and ((update + 1) % every == 0 or is_last):
                 checkpoints.save(update + 1, {"params": params, "state": state})
     loss = jax.jit(cost, out_shardings=whole)(params, jax.device_put(held_out(size.length), along_data))
