@@ -155,7 +155,7 @@ class Number:
             raise TypeError(f"{name} must be {self.expected}, got {shown(value)}{_hint(name, value)}")
         if not isinstance(value, Tracer) and not np.all(allowed := self._allows(_as_computed(value))):
             wrong = np.asarray(value)[~allowed][0] if np.ndim(value) else value
-            first = f", among its values {wrong.item()!r}" if np.ndim(value) else ""
+            first = f", among its values {float(wrong)!r}" if np.ndim(value) else ""
             why = self._why_not(wrong) + _hint(name, value)
             raise ValueError(f"{name} must be {self.expected}, got {brief(value)}{first}{why}")
         # Python's and NumPy's scalars all become Python floats, and so share one trace.

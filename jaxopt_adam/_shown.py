@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 _LONGEST = 200
 
@@ -40,5 +41,5 @@ def _array(leaf: Any) -> str:
 
 def _is_large(value: Any) -> bool:
     """True for an array with axes whose values are known; a tracer has a short text of its own."""
-    is_array = isinstance(value, (np.ndarray, jax.Array)) and not isinstance(value, jax.core.Tracer)
+    is_array = isinstance(value, (np.ndarray, jax.Array)) and not isinstance(value, Tracer)
     return is_array and value.ndim > 0
