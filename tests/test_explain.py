@@ -21,8 +21,8 @@ from jaxopt_adam.lab.explain import SECTIONS, encoding, exits, expected, hero, n
 from jaxopt_adam.lab.explain import rules as explain_rules
 from jaxopt_adam.lab.explain.descent import RATES, VALLEY
 from jaxopt_adam.lab.explain.descent import STEPS as DESCENT_STEPS
+from jaxopt_adam.lab.explain.digits import HIGH, SETTINGS
 from jaxopt_adam.lab.explain.digits import RULES as RACERS
-from jaxopt_adam.lab.explain.digits import SETTINGS
 from jaxopt_adam.lab.explain.drawing import held, number
 from jaxopt_adam.lab.explain.page import build
 from jaxopt_adam.lab.explain.starts import LOWEST, STARTS
@@ -537,6 +537,12 @@ def test_the_command_writes_one_page_with_everything_in_it(tmp_path, capsys):
 def test_the_page_holds_the_races_of_all_rates():
     assert list(SECTIONS["race"].controls[0].values) == list(SETTINGS.learning_rates)
     assert {"sgd", "momentum", "rmsprop", "adam"} <= set(RACERS)
+
+
+def test_adam_ends_high_at_more_learning_rates_of_the_race_than_what_has_no_scale():
+    high = {rule: int((fields_of("race")[f"{rule}-final"][1] > HIGH).sum()) for rule in RACERS}
+    assert high["adam"] == max(high.values())
+    assert high["adam"] > max(high["sgd"], high["momentum"])
 
 
 def test_a_bad_argument_is_one_line_and_code_2(tmp_path, capsys):
