@@ -179,20 +179,14 @@ def _player(section: Section) -> str:
     player = f'<div class="player" data-of="{section.name}" data-steps="{section.steps}"></div>'
     if not section.starts:
         return f'<div class="walking">{player}</div>'
-    note = (
-        "Drag the circle to start elsewhere, or move it with the arrow keys. The Home key puts it back. It goes to the "
-        f"nearest of {len(section.starts)} starts. You see them as dots while you drag."
-    )
+    note = f"Drag the circle to another of {len(section.starts)} starts, or use the arrow keys. Home puts it back."
     if section.usual:
         letters = {"b1": "β₁", "b2": "β₂", "eps": "ε"}
         usual = ", ".join(
             f"{letter} = {number(section.usual[axis])}" for axis, letter in letters.items() if axis in section.usual
         )
         kind = "with" if section.usual["bias_correction"] else "without"
-        note += (
-            f" Walks from other starts were computed for {usual}, {kind} bias correction. These settings are restored "
-            "when you move the start. If you change one of them, the start returns to its own place."
-        )
+        note += f" A move restores {usual}, {kind} bias correction. A change of these puts the start back."
     return f'<div class="walking">{player}<p class="note">{note}</p></div>'
 
 
