@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxopt_adam._hyperparameters import Check, Number, Pair, is_number, single
+from jaxopt_adam._hyperparameters import Check, Number, Pair, is_number
 from jaxopt_adam._layout import Layout
 from jaxopt_adam._shown import brief
 
@@ -334,15 +334,6 @@ def _used(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[st
         else value
         for name, value in arguments.items()
     }
-
-
-def refuse_axes(function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
-    """ValueError if an argument of a rule that must be one number, or a tree of numbers, has axes, as a batch has."""
-    for name, check in checks(function).items():
-        if getattr(check, "is_of_numbers", False):
-            for path, leaf in jax.tree_util.tree_leaves_with_path(arguments[name], is_leaf=callable):
-                if not callable(leaf):
-                    single(leaf, f"{function.__name__}: {name}{jax.tree_util.keystr(path)}")
 
 
 def _parts(value: Any) -> Iterator[tuple[str, Data]]:

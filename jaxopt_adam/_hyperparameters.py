@@ -54,14 +54,14 @@ def scheduled(value: Any, count: Any, name: str) -> Any:
     now = value(count)
     if not is_real(now):
         raise TypeError(f"{name} must give real numbers if it is a schedule, got {shown(now)}")
-    return at_least_float32(single(now, name))
+    return at_least_float32(now)
 
 
 def not_negative(value: Any, name: str) -> Any:
-    """A number that must be ≥ 0: NaN if an array is negative, which only the run shows; ValueError for Python's."""
+    """A number that must be ≥ 0: NaN where an array of JAX is not, which only the run shows; ValueError for others."""
     if isinstance(value, jax.Array):
         return jnp.where(value >= 0, value, jnp.nan)
-    if value < 0:
+    if np.any(np.less(value, 0)):
         raise ValueError(f"{name} must be ≥ 0, got {value!r}")
     return value
 
@@ -73,11 +73,11 @@ def at_least_float32(value: Any) -> Any:
 
 
 def single(value: Any, name: str) -> Any:
-    """A hyperparameter that must be one number, not an array that broadcasts to a leaf."""
+    """A hyperparameter that must be one number for all leaves, not an array that broadcasts to them."""
     if np.shape(value):
         raise ValueError(
-            f"{name} must be one number, got the shape {np.shape(value)}; for a batch of optimizers use jax.vmap over "
-            "the optimizer, its state and its gradients"
+            f"{name} must be one number for all leaves, got the shape {np.shape(value)}; for a batch of optimizers use "
+            "jax.vmap"
         )
     return value
 
@@ -124,7 +124,6 @@ class Number:
     tree: bool = False
     direction: bool = False
     least: float = 0.0
-    is_of_numbers: ClassVar[bool] = True
 
     def __call__(self, name: str, value: Any) -> Any:
         """The value to keep; TypeError or ValueError if it is not allowed. Traced numbers are taken on trust."""
@@ -265,7 +264,6 @@ class Pair:
     """A check for a tuple of two values that both pass `each`."""
 
     each: Number
-    is_of_numbers: ClassVar[bool] = True
 
     def __call__(self, name: str, value: Any) -> Any:
         """The value to keep; TypeError or ValueError if it is not allowed."""

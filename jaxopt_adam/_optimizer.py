@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from jaxopt_adam._arguments import Arguments
-from jaxopt_adam._data import Data, checks, factory_of, refuse_axes, register, result_of, rule_of
+from jaxopt_adam._data import Data, checks, factory_of, register, result_of, rule_of
 from jaxopt_adam._eager import Compilable, compiled, on_one_device
 from jaxopt_adam._hyperparameters import scheduled
 from jaxopt_adam._layout import Layout
@@ -248,8 +248,6 @@ def _step(
     **extra_args: Any,
 ) -> tuple[optax.Updates, optax.OptState]:
     """The step of the rule."""
-    if any(map(np.ndim, leaves)):
-        refuse_axes(function, layout.arguments(leaves))
 
     def step(updates: Any, leaves: Any, *given: Any) -> tuple[optax.Updates, optax.OptState]:
         return _made(function, layout, leaves).update(updates, *given, **extra_args)

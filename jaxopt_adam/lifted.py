@@ -12,7 +12,7 @@ import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
 from types import ModuleType
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NoReturn, ParamSpec, cast
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec, cast
 
 import jax
 import jax.numpy as jnp
@@ -90,7 +90,6 @@ class _Number:
     schedule: bool = False
     optional: bool = False
     several: bool = False
-    is_of_numbers: ClassVar[bool] = True
 
     def __call__(self, name: str, value: Any) -> Any:
         """The value to keep; TypeError if it is not allowed."""

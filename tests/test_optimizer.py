@@ -32,7 +32,6 @@ from jaxopt_adam import (
     sgd,
     to_optax,
 )
-from jaxopt_adam.lifted import clip_by_global_norm
 from jaxopt_adam.schedules import linear_schedule
 
 OPTIMIZERS = [
@@ -961,44 +960,6 @@ class TestGrid:
         paths = jax.vmap(lambda each: descend(bowl, START, each, steps=5).x, in_axes=(axes,))(made)
         for rate, path in zip((0.1, 0.2), paths, strict=True):
             np.testing.assert_allclose(path, descend(bowl, START, adam(rate), steps=5).x, rtol=1e-5)
-
-
-class TestBatchWithoutVmap:
-    """A batch is refused where its axis would broadcast to a leaf: five rates, and a leaf whose last axis is five."""
-
-    PARAMS = np.ones((4, 5), np.float32)
-    FIVE = 0.1, 0.2, 0.3, 0.4, 0.5
-
-    @pytest.mark.parametrize("compile_", [lambda update: update, jax.jit])
-    @pytest.mark.parametrize(
-        ("recipe", "name"),
-        [
-            (lambda rate: sgd(rate), "sgd: learning_rate"),
-            (lambda rate: adam(0.1, b1=rate), "adam: learning_rate"),
-            (lambda rate: sgd(linear_schedule(rate, 0.0, 9)), "learning_rate"),
-            (lambda rate: chain(clip_by_global_norm(rate), sgd(0.1)), "clip_by_global_norm: max_norm"),
-            (lambda rate: observe(adam(rate, moments="int8")), "adam: learning_rate"),
-            (lambda rate: sgd({"w": rate}), r"sgd: learning_rate\['w'\]"),
-        ],
-    )
-    def test_is_refused(self, recipe, name, compile_):
-        optimizers, _ = grid(recipe, rate=self.FIVE)
-        params = {"w": self.PARAMS}
-        state = optimizers.row(0).init(params)
-        message = rf"^{name} must be one number, got the shape \(5,\); for a batch of optimizers use jax.vmap"
-        with pytest.raises(ValueError, match=message):
-            compile_(optimizers.update)(params, state, params)
-        jax.vmap(lambda each: each.update(params, state, params))(optimizers)
-
-    def test_a_single_argument_is_named(self):
-        for made, name in [(adam(0.1, b1=np.array(self.FIVE)), "b1"), (adam(0.1, eps=jnp.array(self.FIVE)), "eps")]:
-            with pytest.raises(ValueError, match=rf"^adam: {name} must be one number, got the shape \(5,\)"):
-                made.update(self.PARAMS, adam(0.1).init(self.PARAMS))
-
-    def test_what_a_schedule_gives_is_refused(self):
-        made = adam(lambda count: jnp.array(self.FIVE))
-        with pytest.raises(ValueError, match=r"^learning_rate must be one number, got the shape \(5,\)"):
-            made.update(self.PARAMS, made.init(self.PARAMS))
 
 
 class TestRow:
