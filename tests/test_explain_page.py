@@ -604,6 +604,7 @@ def test_a_walk_is_stepped_and_played(opened, name):
     within = f".stage:has(> #{plot.id})"
     traces = [trace.key for trace in plot.traces if "lines" in trace.style.get("mode", "")]
     opened.page.locator(f"#{plot.id}").scroll_into_view_if_needed()
+    opened.page.wait_for_timeout(500)  # the page hears of what is near the screen a little later
     slider, button = opened.page.locator(f"#walk-{name}"), opened.page.locator(f"#{name} .play")
     slider.fill("3")
     assert slider.get_attribute("aria-valuetext").startswith(f"3 of {section.steps}")
