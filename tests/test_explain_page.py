@@ -729,7 +729,7 @@ def test_a_learning_rate_for_all_turns_off_each_rules_own(opened):
 @pytest.mark.parametrize("name", SECTIONS)
 def test_a_slider_draws_what_it_moves_near_the_screen_and_once_in_a_frame(opened, name):
     """Counts, which a busy machine does not change; benchmarks/explain_page.py has the milliseconds."""
-    opened.page.set_viewport_size({"width": 1440, "height": 500})  # so low that some plots are far away
+    opened.page.set_viewport_size({"width": 1440, "height": 560})  # so low that some plots are far away
     found = opened.page.evaluate(
         """async (name) => {
             const home = document.getElementById(name);
