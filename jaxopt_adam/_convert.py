@@ -67,10 +67,9 @@ def convert_state(
     (tree, nodes, notes), (other_tree, other_nodes, other_notes) = (_noted(made, params) for made in (from_, to))
     difference = first_tree_difference(_places(tree, nodes, notes), _places(other_tree, other_nodes, other_notes))
     if difference:
-        place = "" if difference.place == "the tree" else difference.place
         raise ValueError(
-            f"convert_state: from_ and to must differ in the storage of moments only, but the state{place} is "
-            f"{difference.one} of from_ and {difference.other} of to"
+            f"convert_state: from_ and to must differ in the storage of moments only, but the state{difference.place} "
+            f"is {difference.one} of from_ and {difference.other} of to"
         )
     kinds: dict[Any, Callable[..., list[Any]]] = {}
     return jax.tree.unflatten(

@@ -169,11 +169,14 @@ def array_text(leaf: Any) -> str:
 
 
 def first_tree_difference(one: Mapping[str, str], other: Mapping[str, str]) -> Difference | None:
-    """The first place in which two trees differ, as :func:`described` describes them; None if there is none."""
+    """The first place in which two trees differ, as :func:`described` describes them; None if there is none.
+
+    The place is empty where the trees differ as wholes.
+    """
     for place, text in other.items():
         if one.get(place) != text:
-            return Difference(place or "the tree", one.get(place, "nothing"), text)
+            return Difference(place, one.get(place, "nothing"), text)
     for place, text in one.items():
         if place not in other:
-            return Difference(place or "the tree", text, "nothing")
+            return Difference(place, text, "nothing")
     return None

@@ -28,7 +28,7 @@ from jaxopt_adam._whole_files import checksums, damage, exchanged, files_of, gat
 try:
     import orbax.checkpoint as ocp
     from etils import epath
-except ImportError as error:  # pragma: no cover
+except ImportError as error:
     raise ImportError("jaxopt_adam.checkpoint needs orbax: pip install 'jaxopt-adam[checkpoint]'") from error
 
 _RECORD = "jaxopt_adam.json"
@@ -305,11 +305,12 @@ class Checkpoints:
         where = f"restore: step {step} in {self._folder}"
         if record["format"] != _FORMAT:
             raise ValueError(f"{where} has format {record['format']}, and this version reads {_FORMAT}")
-        layout = jaxopt_adam.__state_layout__
-        if record["layout"] != layout:
+        # Checkpoints from before 0.2.0 do not say their layout, which is 2.
+        layout, known = record.get("layout", 2), jaxopt_adam.__state_layout__
+        if layout != known:
             raise ValueError(
-                f"{where} has a state of layout {record['layout']}, and jaxopt_adam {jaxopt_adam.__version__} reads "
-                f"{layout}; restore it with the version that has saved it"
+                f"{where} has a state of layout {layout}, and jaxopt_adam {jaxopt_adam.__version__} reads {known}; "
+                "restore it with the version that has saved it"
             )
         config, own, saved = record["optimizer"], self._config(), self.optimizer
         differences = []
@@ -340,7 +341,8 @@ class Checkpoints:
                 )
             if tree:
                 reasons.append(
-                    f"its tree is another: {tree.place} is {tree.one} in the checkpoint and {tree.other} in `like`"
+                    f"its tree is another: {tree.place or 'the tree'} is {tree.one} in the checkpoint and {tree.other} "
+                    "in `like`"
                 )
             if other and other.kind == "storage":
                 reasons.append("restore it with its own storage, and use jaxopt_adam.convert_state")
