@@ -14,6 +14,11 @@ MOST = 1_000_000  # far above any sensible value, and small enough that its squa
 UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
 
 
+def option(parse: Callable[[Any], Any], help: str, metavar: str = "NUMBER", **others: Any) -> Any:  # noqa: A002
+    """An option of a command whose text one of these kinds reads."""
+    return typer.Option(parser=parse, help=help, metavar=metavar, **others)
+
+
 def _kind(expected: str, read: Callable[[str], T], fits: Callable[[T], bool]) -> Callable[[Any], T]:
     def parse(given: Any) -> T:
         text = str(given)  # a default is not a text

@@ -62,11 +62,7 @@ def command(
 
 Out = Annotated[
     Path,
-    typer.Option(
-        help="The folder to write; files of the same names are replaced.",
-        parser=arguments.new_folder,
-        metavar="FOLDER",
-    ),
+    arguments.option(arguments.new_folder, "The folder to write; files of the same names are replaced.", "FOLDER"),
 ]
 
 
@@ -86,50 +82,43 @@ def digits(
     openml: Annotated[bool, typer.Option("--openml", help="Download the whole of MNIST from OpenML.")] = False,
     rule: Annotated[
         list[str] | None,
-        typer.Option(
-            help=f"A rule to race: {', '.join(race.RULES)}. Repeat for several; all of them by default.",
-            parser=arguments.known(race.RULES),
-            metavar="NAME",
+        arguments.option(
+            arguments.known(race.RULES),
+            f"A rule to race: {', '.join(race.RULES)}. Repeat for several; all of them by default.",
+            "NAME",
         ),
     ] = None,
     learning_rate: Annotated[
         list[float] | None,
-        typer.Option(
-            help="A learning rate to try, above 0. Repeat for several; 0.001, 0.003, … 3 by default.",
-            parser=arguments.learning_rate,
-            metavar="NUMBER",
+        arguments.option(
+            arguments.learning_rate,
+            "A learning rate to try, above 0. Repeat for several; 0.001, 0.003, … 3 by default.",
         ),
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(
-            help=f"Iterations, 1 to {MOST_STEPS:,}; 300 by default, 100 if quick.",
-            parser=arguments.whole_number(1, MOST_STEPS),
-            metavar="NUMBER",
+        arguments.option(
+            arguments.whole_number(1, MOST_STEPS), f"Iterations, 1 to {MOST_STEPS:,}; 300 by default, 100 if quick."
         ),
     ] = None,
     seeds: Annotated[
         int | None,
-        typer.Option(
-            help=f"Initial weights and orders of the examples to try, 1 to {MOST_SEEDS}; 3 by default, 1 if quick.",
-            parser=arguments.whole_number(1, MOST_SEEDS),
-            metavar="NUMBER",
+        arguments.option(
+            arguments.whole_number(1, MOST_SEEDS),
+            f"Initial weights and orders of the examples to try, 1 to {MOST_SEEDS}; 3 by default, 1 if quick.",
         ),
     ] = None,
     batch_size: Annotated[
         int,
-        typer.Option(
-            help=f"Examples in a mini-batch, 1 to {MOST_EXAMPLES:,}; all of them if there are fewer.",
-            parser=arguments.whole_number(1, MOST_EXAMPLES),
-            metavar="NUMBER",
+        arguments.option(
+            arguments.whole_number(1, MOST_EXAMPLES),
+            f"Examples in a mini-batch, 1 to {MOST_EXAMPLES:,}; all of them if there are fewer.",
         ),
     ] = 64,
     hidden: Annotated[
         int,
-        typer.Option(
-            help=f"Units in the network's hidden layer, 1 to {MOST_UNITS:,}.",
-            parser=arguments.whole_number(1, MOST_UNITS),
-            metavar="NUMBER",
+        arguments.option(
+            arguments.whole_number(1, MOST_UNITS), f"Units in the network's hidden layer, 1 to {MOST_UNITS:,}."
         ),
     ] = 32,
     quick: Annotated[bool, typer.Option("--quick", help="A short race, with four learning rates.")] = False,
@@ -138,11 +127,10 @@ def digits(
     ] = False,
     devices: Annotated[
         int,
-        typer.Option(
-            help=f"How many devices share the runs, 1 to {MOST_DEVICES:,}. A run is a learning rate with a seed. "
+        arguments.option(
+            arguments.whole_number(1, MOST_DEVICES),
+            f"How many devices share the runs, 1 to {MOST_DEVICES:,}. A run is a learning rate with a seed. "
             "Without an accelerator they are virtual devices of the CPU.",
-            parser=arguments.whole_number(1, MOST_DEVICES),
-            metavar="NUMBER",
         ),
     ] = 1,
     out: Out = Path("report"),
@@ -211,35 +199,31 @@ def landscape(
     ] = "rosenbrock",
     rule: Annotated[
         list[str] | None,
-        typer.Option(
-            help=f"A rule that walks: {', '.join(landscape_lab.RULES)}. Repeat for several; all of them by default.",
-            parser=arguments.known(landscape_lab.RULES),
-            metavar="NAME",
+        arguments.option(
+            arguments.known(landscape_lab.RULES),
+            f"A rule that walks: {', '.join(landscape_lab.RULES)}. Repeat for several; all of them by default.",
+            "NAME",
         ),
     ] = None,
     learning_rate: Annotated[
         list[float] | None,
-        typer.Option(
-            help="A learning rate to try, above 0. Repeat for several; each rule takes the best. "
-            "10⁻⁵ to 10 by default.",
-            parser=arguments.learning_rate,
-            metavar="NUMBER",
+        arguments.option(
+            arguments.learning_rate,
+            "A learning rate to try, above 0. Repeat for several; each rule takes the best. 10⁻⁵ to 10 by default.",
         ),
     ] = None,
     start: Annotated[
         tuple[float, float] | None,
-        typer.Option(
-            help=f"The first point, two numbers from {-arguments.MOST:,} to {arguments.MOST:,}, such as "
+        arguments.option(
+            arguments.coordinate,
+            f"The first point, two numbers from {-arguments.MOST:,} to {arguments.MOST:,}, such as "
             "--start -1.2 1; the usual one by default.",
-            parser=arguments.coordinate,
-            metavar="X Y",
+            "X Y",
         ),
     ] = None,
     steps: Annotated[
         int,
-        typer.Option(
-            help=f"How many steps, 1 to {MOST_STEPS:,}.", parser=arguments.whole_number(1, MOST_STEPS), metavar="NUMBER"
-        ),
+        arguments.option(arguments.whole_number(1, MOST_STEPS), f"How many steps, 1 to {MOST_STEPS:,}."),
     ] = 200,
     animate: Annotated[
         bool,
@@ -298,35 +282,19 @@ def landscape(
 def averages(
     beta: Annotated[
         list[float] | None,
-        typer.Option(
-            help="A decay in [0, 1). Repeat for several; 0.5, 0.9 and 0.98 by default.",
-            parser=arguments.decay,
-            metavar="NUMBER",
-        ),
+        arguments.option(arguments.decay, "A decay in [0, 1). Repeat for several; 0.5, 0.9 and 0.98 by default."),
     ] = None,
     length: Annotated[
         int,
-        typer.Option(
-            help=f"How many values, 2 to {MOST_VALUES:,}.",
-            parser=arguments.whole_number(2, MOST_VALUES),
-            metavar="NUMBER",
-        ),
+        arguments.option(arguments.whole_number(2, MOST_VALUES), f"How many values, 2 to {MOST_VALUES:,}."),
     ] = 200,
     noise: Annotated[
         float,
-        typer.Option(
-            help=f"The standard deviation of the noise, 0 to {arguments.MOST:,}.",
-            parser=arguments.size,
-            metavar="NUMBER",
-        ),
+        arguments.option(arguments.size, f"The standard deviation of the noise, 0 to {arguments.MOST:,}."),
     ] = 3.0,
     seed: Annotated[
         int,
-        typer.Option(
-            help=f"The seed of the noise, 0 to {MOST_SEED:,}.",
-            parser=arguments.whole_number(0, MOST_SEED),
-            metavar="NUMBER",
-        ),
+        arguments.option(arguments.whole_number(0, MOST_SEED), f"The seed of the noise, 0 to {MOST_SEED:,}."),
     ] = 0,
     out: Out = Path("report"),
 ) -> None:
@@ -370,68 +338,61 @@ def explain(out: Out = Path("report")) -> None:
 def memory(
     params: Annotated[
         float,
-        typer.Option(
-            help="How many parameters, 1 to 1e15, written as 7e9, 7B or 350M; a billion by default.",
-            parser=arguments.number_of_parameters,
-            metavar="NUMBER",
+        arguments.option(
+            arguments.number_of_parameters,
+            "How many parameters, 1 to 1e15, written as 7e9, 7B or 350M; a billion by default.",
             show_default=False,
         ),
     ] = 1e9,
     optimizer: Annotated[
         str,
-        typer.Option(
-            help=f"The rule: {', '.join(memory_lab.RULES)}.", parser=arguments.known(memory_lab.RULES), metavar="NAME"
-        ),
+        arguments.option(arguments.known(memory_lab.RULES), f"The rule: {', '.join(memory_lab.RULES)}.", "NAME"),
     ] = "adamw",
     moments: Annotated[
         str,
-        typer.Option(
-            help=f"The storage of its moments: {', '.join(memory_lab.MOMENTS)}.",
-            parser=arguments.known(memory_lab.MOMENTS),
-            metavar="NAME",
+        arguments.option(
+            arguments.known(memory_lab.MOMENTS), f"The storage of its moments: {', '.join(memory_lab.MOMENTS)}.", "NAME"
         ),
     ] = "float32",
     weights: Annotated[
         str,
-        typer.Option(
-            help=f"The storage of the weights: {', '.join(memory_lab.WEIGHTS)}. With +8 or +16 bits of master weights, "
+        arguments.option(
+            arguments.known(memory_lab.WEIGHTS),
+            f"The storage of the weights: {', '.join(memory_lab.WEIGHTS)}. With +8 or +16 bits of master weights, "
             "or rounded at random.",
-            parser=arguments.known(memory_lab.WEIGHTS),
-            metavar="NAME",
+            "NAME",
         ),
     ] = "float32",
     gradients: Annotated[
         str | None,
-        typer.Option(
-            help=f"The dtype of the gradients: {', '.join(memory_lab.DTYPES)}; that of the weights by default.",
-            parser=arguments.known(memory_lab.DTYPES),
-            metavar="NAME",
+        arguments.option(
+            arguments.known(memory_lab.DTYPES),
+            f"The dtype of the gradients: {', '.join(memory_lab.DTYPES)}; that of the weights by default.",
+            "NAME",
         ),
     ] = None,
     accumulate: Annotated[
         int,
-        typer.Option(
-            help="How many batches an update is made of. With more than one, their mean gradient is kept in the state.",
-            parser=arguments.whole_number(1, 1_000_000),
-            metavar="NUMBER",
+        arguments.option(
+            arguments.whole_number(1, 1_000_000),
+            "How many batches an update is made of. With more than one, their mean gradient is kept in the state.",
         ),
     ] = 1,
     devices: Annotated[
         int | None,
-        typer.Option(
-            help=f"How many devices share the work, 1 to {memory_lab.MOST_DEVICES:,}; they need not be there.",
-            parser=arguments.whole_number(1, memory_lab.MOST_DEVICES),
-            metavar="NUMBER",
+        arguments.option(
+            arguments.whole_number(1, memory_lab.MOST_DEVICES),
+            f"How many devices share the work, 1 to {memory_lab.MOST_DEVICES:,}; they need not be there.",
         ),
     ] = None,
     cut: Annotated[
         list[str] | None,
-        typer.Option(
-            help="How training is divided among the devices. "
+        arguments.option(
+            arguments.known(memory_lab.CUTS),
+            "How training is divided among the devices. "
             + " ".join(f"{name}: {text}." for name, text in memory_lab.CUTS.items())
             + " Needs --devices. Repeat for several; all of them by default.",
-            parser=arguments.known(memory_lab.CUTS),
-            metavar="NAME",
+            "NAME",
         ),
     ] = None,
 ) -> None:
