@@ -5,12 +5,11 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from jaxopt_adam.lab import styles
 from jaxopt_adam.lab.explain.section import Plot
 
 WIDTH, HEIGHT, RADIUS = 36, 14, 4.5
 """The size of a drawing and of the marks in it, in pixels."""
-
-DASHES = {"solid": "", "dot": "2 3", "dash": "8 4", "longdash": "13 5", "dashdot": "9 3 2 3"}
 
 
 def legend(plot: Plot) -> str:
@@ -32,7 +31,8 @@ def _drawing(style: Mapping[str, Any]) -> str:
         parts.append(f'<path d="{_mark("square", *middle)}" fill="var({style["marker"]["color"]})"/>')
     if "lines" in mode:
         line = style["line"]
-        dash, width = DASHES[line.get("dash", "solid")], min(line["width"], 3)
+        width = min(line["width"], 3)
+        dash = " ".join(f"{width * length:g}" for length in styles.DASHES[line.get("dash", "solid")])
         parts.append(
             f'<path d="M0 {middle[1]:g}H{WIDTH}" stroke="var({line["color"]})" stroke-width="{width:g}" '
             f'stroke-dasharray="{dash or "none"}"/>'
