@@ -71,7 +71,7 @@ def dead_links(folder: Path) -> Iterator[str]:
 
 
 def faults(page: Page, file: Path, is_index: bool) -> Iterator[str]:
-    """What is wrong with a page as the browser shows it."""
+    """The faults of a page as the browser shows it."""
     outside: list[str] = []
 
     def answer(route: Route) -> None:

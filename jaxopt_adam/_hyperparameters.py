@@ -188,7 +188,7 @@ class Number:
 
 
 def _hint(name: str, value: Any) -> str:
-    """What is probably meant by parameters in place of a hyperparameter, as PyTorch's optimizers take them."""
+    """A hint for parameters in place of a hyperparameter, as PyTorch's optimizers take them; empty otherwise."""
     if re.search(r"\[\d+\]\['(params|lr|betas|eps|weight_decay)'\]", name):
         return (
             "; there are no parameter groups: give one number, or a tree of numbers like the parameters, and the "

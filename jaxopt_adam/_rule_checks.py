@@ -112,7 +112,7 @@ def _check_fields(functions: Mapping[str, Any], state_type: Any, given: tuple[st
 
 
 def checked_scalars(function: Callable[..., Any], returned: Any) -> Mapping[str, Any]:
-    """What `scalars` returned; TypeError or ValueError unless it is a dictionary with names that are free."""
+    """The dictionary that `scalars` returned; TypeError or ValueError unless it is one with names that are free."""
     if not isinstance(returned, Mapping):
         raise TypeError(
             f"{rule_name(function)}: scalars must return a dictionary of numbers by name, got {_text(returned)}"
@@ -124,7 +124,7 @@ def checked_scalars(function: Callable[..., Any], returned: Any) -> Mapping[str,
 
 
 def checked_others(function: Callable[..., Any], returned: Any, extra: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What `finish` returned; TypeError or ValueError unless it is a dictionary of the `others`."""
+    """The dictionary that `finish` returned; TypeError or ValueError unless it is one of the `others`."""
     if not isinstance(returned, Mapping):
         raise TypeError(f"{rule_name(function)}: finish must return a dictionary of the others, got {_text(returned)}")
     if returned.keys() != extra.keys():
@@ -169,7 +169,7 @@ def check_update(function: Callable[..., Any], path: Path, update: Any, grad: An
 
 
 def _batch(value: Any, before: Any) -> str:
-    """What may be wrong where an array became larger."""
+    """A hint for an error where an array became larger; empty where it did not."""
     # Hyperparameters that are arrays, where they should be numbers, make a batch.
     return "; for a batch of optimizers use jax.vmap" if np.size(value) > np.size(before) else ""
 
@@ -183,4 +183,4 @@ def _text(value: Any) -> str:
         return f"an array of the shape {value.shape}"
     if isinstance(value, (Mapping, tuple, list)):
         return f"a {type(value).__name__}"
-    return f"{shown(value)}"
+    return shown(value)

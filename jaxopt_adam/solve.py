@@ -350,7 +350,7 @@ def _aux_array(path: Any, leaf: Any) -> Array:
 def _described(value: Any) -> str:
     if isinstance(value, Tracer) or (is_array(value) and np.ndim(value)):
         return f"an array of shape {value.shape} and dtype {value.dtype}"
-    return f"{shown(value)}"
+    return shown(value)
 
 
 def _wide(tree: Any) -> Any:

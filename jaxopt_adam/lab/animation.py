@@ -14,7 +14,7 @@ from jaxopt_adam.lab.landscape import Landscape, Walk, draw_ground, head_look, l
 
 MOST_FRAMES = 60
 FRAME, FIRST, LAST = 80, 600, 2200
-"""How long a frame is shown, and the first and the last one, in milliseconds: 8 seconds at most."""
+"""The time of a frame, of the first and of the last one, in milliseconds: 8 seconds in all at most."""
 
 COLOURS = 64
 """The colours of the picture, as few as show no bands."""

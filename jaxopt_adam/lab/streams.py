@@ -11,7 +11,7 @@ from pathlib import Path
 _ASCII = str.maketrans(
     {"×": "x", "±": "+-", "β": "beta", "…": "..."} | dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-", strict=True))
 )
-"""What stands for the signs of the command's texts where the encoding of a stream lacks them."""
+"""The ASCII for signs in the command's texts that the encoding of a stream may lack."""
 
 
 def prepare() -> None:

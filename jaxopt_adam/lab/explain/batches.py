@@ -136,7 +136,7 @@ def _placed(name: str, weights: np.ndarray, costs: np.ndarray) -> dict[str, np.n
 
 
 def _unit(name: str, against: str) -> float:
-    """What one iteration takes: 1, examples, or milliseconds."""
+    """The cost of one iteration: 1, its examples, or its milliseconds."""
     if against == "examples":
         return SIZES[name] or len(_digits()[1])
     return 1000 * _seconds()[name] if against == "time" else 1
