@@ -525,7 +525,7 @@ def test_light_and_dark_are_chosen_by_the_system_and_by_a_button(browser, page_f
 
 # The picture at the top, the players, and the starts.
 
-SCREENS = ((1440, 900), (768, 1024), (375, 812))
+FIRST_SCREENS = ((1440, 900), (768, 1024), (375, 812))
 WALKED = [name for name, section in SECTIONS.items() if section.steps]
 MOVED = [name for name, section in SECTIONS.items() if section.starts]
 
@@ -543,7 +543,7 @@ def ways(tab, within):
     return [np.array([point.split(",") for point in path[1:].split("L")], float) for path in drawn]
 
 
-@pytest.mark.parametrize("size", SCREENS, ids=str)
+@pytest.mark.parametrize("size", FIRST_SCREENS, ids=str)
 def test_the_first_screen_has_a_picture_that_waits_if_motion_is_unwanted(browser, page_file, size):
     with Opened(browser, page_file, *size, reduced_motion="reduce") as tab:
         tab.page.locator("#hero .player input").wait_for()
@@ -604,10 +604,15 @@ def test_a_walk_is_stepped_and_played(opened, name):
     within = f".stage:has(> #{plot.id})"
     traces = [trace.key for trace in plot.traces if "lines" in trace.style.get("mode", "")]
     opened.page.locator(f"#{plot.id}").scroll_into_view_if_needed()
-    opened.page.wait_for_timeout(500)  # the page hears of what is near the screen a little later
     slider, button = opened.page.locator(f"#walk-{name}"), opened.page.locator(f"#{name} .play")
     slider.fill("3")
     assert slider.get_attribute("aria-valuetext").startswith(f"3 of {section.steps}")
+    # The page hears a little later that the picture is near the screen, and draws it then.
+    opened.page.wait_for_function(
+        "([within, points]) => [...document.querySelectorAll(within + ' .walk .done')]"
+        ".every((each) => each.getAttribute('d').split('L').length === points)",
+        arg=[within, 3 + 1],
+    )
     assert [len(points) for points in ways(opened, within)] == [3 + 1] * len(traces)
     opened.page.locator(f"#{name} .by").last.click()
     assert step_of(opened, name) == 4
