@@ -228,12 +228,12 @@ def test_no_plot_is_empty_in_any_setting(name):
             alone = style.get("type") == "bar" or "markers" in style.get("mode", "")
             assert length.min() >= (1 if alone else 2), (plot.id, trace.key)
             # Something of each is within the axes, and no path is a dot.
-            if style.get("type") in ("contour", "surface"):
+            if style.get("type") in ("contour", "mesh3d"):
                 continue
             for axis, found in zip("xy", (x, y), strict=True):
                 part = np.arange(found.shape[-1]) < length
                 found = np.where(part, found, np.nan)
-                assert (np.isfinite(found) | ~part | (trace.key == "wires")).all(), (plot.id, trace.key, axis)
+                assert (np.isfinite(found) | ~part | (trace.key in ("wires", "net"))).all(), (plot.id, trace.key, axis)
                 if isinstance(axes[axis].get("range"), list):  # the others follow the controls
                     low, high = axes[axis]["range"]
                     if axes[axis].get("type") == "log":

@@ -217,7 +217,7 @@ def wanted_of(opened, section, setting, start=None):
     wanted = computed(section, ("start", start), *setting.items())
     if "descent-surface" in shown:
         # With WebGL or without.
-        keys = {"surface", "path", "stop"}, {"wires", "path-projected", "stop-projected"}
+        keys = {"surface", "net", "path", "stop"}, {"wires", "path-projected", "stop-projected"}
         drawn = next(each for each in keys if each <= set(shown["descent-surface"]))
         surface = wanted["descent-surface"]
         wanted = wanted | {"descent-surface": {key: surface[key] for key in surface if key in drawn}}
@@ -288,7 +288,7 @@ def test_the_surface_in_three_dimensions(playwright, page_file):
                 setting = tab.setting("gradient-descent")
                 shown = tab.drawn("descent-surface")
                 wanted = expected("gradient-descent", **setting)["descent-surface"]
-                keys = {"surface", "path", "stop"}
+                keys = {"surface", "net", "path", "stop"}
                 assert keys <= set(shown)
                 drawn = {"descent-surface": {key: shown[key] for key in keys}}
                 assert_shown(drawn, {"descent-surface": {key: wanted[key] for key in keys}}, setting)

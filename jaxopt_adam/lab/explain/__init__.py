@@ -29,7 +29,7 @@ What a test may rely on:
 - ``window.explain.ready`` is a promise that resolves when the controls work; ``window.explain.drawn(id)`` returns one
   that resolves when plot `id` shows what the controls say.
 - Where there is no WebGL, the plot ``descent-surface`` shows the keys ``wires``, ``path-projected`` and
-  ``stop-projected`` in place of ``surface``, ``path`` and ``stop``; :func:`expected` has all of them.
+  ``stop-projected`` in place of ``surface``, ``net``, ``path`` and ``stop``; :func:`expected` has all of them.
 - A path is drawn until its first point outside of :data:`~jaxopt_adam.lab.explain.surfaces.BOX`. The step that leads
   there is drawn up to the border. The plots of heights, moments and steps show that step too, and say that it leaves.
   The surface in three dimensions does not show it. No plot shows what comes after it.

@@ -13,7 +13,7 @@ from jax import Array
 
 from jaxopt_adam import Optimizer, grid, sgd
 from jaxopt_adam.lab import data, interrupt, network
-from jaxopt_adam.lab.explain.drawing import ground, line, number, ticks
+from jaxopt_adam.lab.explain.drawing import framed, ground, line, number, ticks
 from jaxopt_adam.lab.explain.section import Control, Field, Plot, Section, Trace
 
 STEPS = 400
@@ -242,10 +242,7 @@ def _plots() -> tuple[Plot, ...]:
                 for name in ("all", "one", "mini")  # the widest line is the lowest
             ),
         ),
-        {
-            "xaxis": {"title": "first principal direction", "zeroline": False, "showgrid": False},
-            "yaxis": {"title": "second principal direction", "zeroline": False, "showgrid": False},
-        },
+        framed(76, xaxis={"title": "first direction"}, yaxis={"title": "second direction"}),
         shape="wide",
         walked=True,
     )

@@ -146,6 +146,13 @@ def ground(contours: int) -> Trace:
     )
 
 
+def framed(left: int, **axes: dict[str, Any]) -> dict[str, Any]:
+    """The layout of a plot with contours. With margins that Plotly measures, it would draw the contours twice."""
+    margin = {"l": left, "r": 20, "t": 20, "b": 58}
+    own = {"zeroline": False, "showgrid": False, "automargin": False}
+    return {"margin": margin} | {name: own | axis for name, axis in axes.items()}
+
+
 def path_plot(plot: str, title: str, label: str, *paths: Trace) -> Plot:
     """The contours of the surface with paths over it."""
     mark = {"mode": "markers", "hoverinfo": "skip"}
@@ -163,17 +170,11 @@ def path_plot(plot: str, title: str, label: str, *paths: Trace) -> Plot:
         "minimum-y",
         style=mark | {"marker": {"symbol": "star", "size": 12, "color": "--ink"}},
     )
-    layout = {
-        "xaxis": {"title": "x", "range": list(BOX[:2]), "constrain": "domain", "zeroline": False, "showgrid": False},
-        "yaxis": {
-            "title": "y",
-            "range": list(BOX[2:]),
-            "scaleanchor": "x",
-            "constrain": "domain",
-            "zeroline": False,
-            "showgrid": False,
-        },
-    }
+    layout = framed(
+        56,
+        xaxis={"title": "x", "range": list(BOX[:2]), "constrain": "domain"},
+        yaxis={"title": "y", "range": list(BOX[2:]), "scaleanchor": "x", "constrain": "domain"},
+    )
     return Plot(plot, title, label, (ground(16), *paths, start, minimum), layout, shape="wide", walked=True)
 
 

@@ -205,7 +205,7 @@
     return Boolean(canvas.getContext("webgl2") || canvas.getContext("webgl"));
   }
 
-  const inSpace = (trace) => trace.style.type === "surface" || trace.style.type === "scatter3d";
+  const inSpace = (trace) => trace.style.type === "mesh3d" || trace.style.type === "scatter3d";
   let hasWebgl;
   let printing = false;
   let turn = 0;
@@ -238,6 +238,10 @@
     const found = {};
     for (const axis of ["x", "y", "z"]) {
       if (trace[axis]) found[axis] = section.values(trace[axis]).slice(0, length); // Plotly takes the same array for the old one
+    }
+    if (trace.corners.length) {
+      [found.i, found.j, found.k] = trace.corners.map((name) => section.values(name));
+      found.intensity = found.z;
     }
     return found;
   }

@@ -213,6 +213,7 @@ def _content(section: Section, fields: Mapping[str, Field]) -> bytes:
                         "x": trace.x,
                         "y": trace.y,
                         "z": trace.z,
+                        "corners": trace.corners,
                         "length": trace.length,
                         "style": dict(trace.style),
                     }

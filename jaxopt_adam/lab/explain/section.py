@@ -69,6 +69,7 @@ class Trace:
         x: the field with its x.
         y: the field with its y.
         z: the field with its z, if there is one.
+        corners: the fields with the three corners of each triangle, as places among the points, if it is a solid.
         length: the field with the number of points that are drawn; None for all.
         style: further attributes for Plotly; a colour is the name of one in page.css.
     """
@@ -78,6 +79,7 @@ class Trace:
     x: str
     y: str
     z: str | None = None
+    corners: tuple[str, ...] = ()
     length: str | None = None
     style: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -136,7 +138,9 @@ class Section:
         """The ids of the plots that a control moves."""
 
         def used(plot: Plot) -> set[str]:
-            names = {name for each in plot.traces for name in (each.x, each.y, each.z, each.length) if name}
+            names = {
+                name for each in plot.traces for name in (each.x, each.y, each.z, *each.corners, each.length) if name
+            }
             return names | _named(plot.layout)
 
         return [plot.id for plot in self.plots if any(axis in fields[name].axes for name in used(plot))]
