@@ -361,6 +361,14 @@ def test_on_screens_and_for_everyone(browser, page_file, screen, scheme):
             )
             assert left >= 0, plot
             assert right <= width, plot
+        cut = tab.page.evaluate(
+            """() => [...document.querySelectorAll("div.plot :is(.xtitle, .ytitle, .gtitle)")].filter((each) => {
+                const [text, plot] = [each, each.closest("svg")].map((one) => one.getBoundingClientRect());
+                return text.left < plot.left - 1 || text.right > plot.right + 1
+                    || text.top < plot.top - 1 || text.bottom > plot.bottom + 1;
+            }).map((each) => each.textContent)"""
+        )
+        assert cut == []
         if scheme == "light":
             for against in tab.controls("batches")["against"]["values"]:
                 tab.set("batches", "against", against)
