@@ -92,10 +92,16 @@ def say_where_a_kind_is(app, module, name):
 
 
 def write_the_article(app):
-    """Have the command write the interactive page beside the others; a failure ends the build."""
+    """Have the command write the interactive page beside the others, while they are read; a failure ends the build."""
     if app.builder.format == "html":
         run = "from jaxopt_adam.lab.cli import main; main()"
-        subprocess.run([sys.executable, "-c", run, "explain", "--out", app.outdir], check=True)
+        writing = subprocess.Popen([sys.executable, "-c", run, "explain", "--out", app.outdir])
+
+        def wait(app, error):
+            if writing.wait() and error is None:
+                raise subprocess.CalledProcessError(writing.returncode, writing.args)
+
+        app.connect("build-finished", wait)
 
 
 def setup(app):
