@@ -1,8 +1,10 @@
 """Moments in 8 or 4 bits, with a scale for each block of elements."""
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -100,8 +102,12 @@ class Blockwise:
 
     def start(self, initial: ArrayLike, *, nonnegative: bool) -> tuple[Array, Array]:
         """The int32 code and the scale of a block in which every element, or its quotient, is `initial`."""
-        code = self.code(nonnegative=nonnegative)
-        value = jnp.full([1, 1], initial, jnp.float32)
-        before = jnp.zeros([1], code.scale_dtype)
-        scale = code.scale(before, *(measure[:, 0] for measure in code.measures(value, None)))
-        return code.encode(value, None, code.grid(scale[:, None]), jnp.asarray(NEAREST))[0, 0], scale[0]
+        return _start(self.code(nonnegative=nonnegative), initial)
+
+
+@functools.partial(jax.jit, static_argnums=0, inline=True)  # or `init` without jit compiles some fifty operations
+def _start(code: Code, initial: ArrayLike) -> tuple[Array, Array]:
+    value = jnp.full([1, 1], initial, jnp.float32)
+    before = jnp.zeros([1], code.scale_dtype)
+    scale = code.scale(before, *(measure[:, 0] for measure in code.measures(value, None)))
+    return code.encode(value, None, code.grid(scale[:, None]), jnp.asarray(NEAREST))[0, 0], scale[0]
