@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.processes
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 WITH_FIGURE = ("population", "rl")
 WITH_ARGUMENTS = (*WITH_FIGURE, "data_parallel", "fsdp_nnx", "multi_process", "transformer")

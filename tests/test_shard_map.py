@@ -13,6 +13,8 @@ from test_sharding import jit_as_users_do
 
 from jaxopt_adam import adamw, cautious, lamb, master_weights, observe, rmsprop, sgd, stochastic_rounding
 
+pytestmark = pytest.mark.devices
+
 P = PartitionSpec
 SHAPE = (64, 256)
 

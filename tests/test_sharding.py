@@ -30,6 +30,8 @@ from jaxopt_adam import (
     stochastic_rounding,
 )
 
+pytestmark = pytest.mark.devices
+
 # A matrix in three ways, a vector and a scalar. Of Soap's bases only those of the short axis, since the longer one's
 # first gradients leave eigenvectors of eigenvalue zero, which can be turned by no more than a rounding error.
 SPECS = {

@@ -10,6 +10,8 @@ from test_sharding import COLLECTIVES, jit_as_users_do
 
 from jaxopt_adam import adamw, grid
 
+pytestmark = pytest.mark.devices
+
 SHAPES = {"wide": (64, 512), "tall": (256, 64)}
 # Of the short last axis there are two blocks, which two devices can have.
 MESHES = {

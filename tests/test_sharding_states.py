@@ -13,6 +13,8 @@ from test_sharding import jit_as_users_do
 
 from jaxopt_adam import abstract_state, state_shardings
 
+pytestmark = pytest.mark.devices
+
 P = PartitionSpec
 STORAGES = ["float32", "bfloat16", "int8", "int4", {"nu": "int4"}]
 LEAVES = {

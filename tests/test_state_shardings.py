@@ -34,6 +34,8 @@ from jaxopt_adam import (
 )
 from jaxopt_adam.lifted import clip_by_global_norm
 
+pytestmark = pytest.mark.devices
+
 P = PartitionSpec
 WHOLE = P()
 SHAPES = {
