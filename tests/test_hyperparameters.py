@@ -57,11 +57,15 @@ def assert_moves(rule, found):
 def test_narrow_arrays_are_computed_in_float32(rule):
     """As the same numbers in float32, to the bit, traced and not."""
     values, _ = numbers(rule)
+    options = {"learning_rate": 0.1} | dict(TABLE[rule].options)
     for dtype in (jnp.bfloat16, jnp.float16):
         narrow = jax.tree.map(lambda value, dtype=dtype: jnp.asarray(value, dtype), values)
-        kept = {name: value for name, value in narrow.items() if _is_allowed(rule, name, value)}
+        # The others are arrays of float32, so that one program serves the wide numbers of both dtypes.
+        kept = {
+            name: value if _is_allowed(rule, name, value) else jax.tree.map(jnp.float32, values[name])
+            for name, value in narrow.items()
+        }
         wide = jax.tree.map(lambda value: value.astype(jnp.float32), kept)
-        options = {"learning_rate": 0.1} | dict(TABLE[rule].options)
         one, other = (jitted(RULES[rule](**options | each)) for each in (kept, wide))
         np.testing.assert_array_equal(one, other)
         assert one.dtype == jnp.float32
@@ -74,21 +78,6 @@ def _is_allowed(rule, name, value):
     except ValueError as error:
         return f"{rule}: {name}" not in str(error)  # an error by another name comes up again
     return True
-
-
-@pytest.mark.parametrize("rule", RULES)
-def test_a_traced_negative_rate_gives_nan(rule):
-    options = dict(TABLE[rule].options)
-
-    def both(rate):
-        falling = RULES[rule](learning_rate=lambda count: rate - 0.2 * (count > 0), **options)
-        return updates(RULES[rule](learning_rate=rate, **options)), updates(falling)
-
-    fixed, falling = map(np.asarray, jax.jit(jax.vmap(both))(jnp.array([0.1, -0.1])))
-    assert np.isfinite(fixed[0]).all()
-    assert np.isnan(fixed[1]).all()
-    assert np.isfinite(falling[0, 0]).all()
-    assert np.isnan(falling[:, 1:]).all()
 
 
 def test_a_traced_negative_weight_decay_gives_nan():
@@ -107,19 +96,28 @@ def test_negative_numbers_of_schedules_without_a_trace():
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_a_traced_decay_that_is_one_gives_nan(rule):
+def test_a_traced_negative_rate_or_decay_that_is_one_gives_nan(rule):
     values, decays = numbers(rule)
-    if not decays:
-        pytest.skip(f"{rule} has no decay")
     options = {"learning_rate": 0.1} | dict(TABLE[rule].options)
-    chosen = {name: jnp.full(len(decays) + 1, values[name], jnp.float32) for name in decays}
-    rows = {name: column.at[1 + row].set(1.0) for row, (name, column) in enumerate(chosen.items())}
-    usual, *stuck = np.asarray(jax.jit(jax.vmap(lambda row: updates(RULES[rule](**options | row))))(rows))
-    assert np.isfinite(usual).all()
-    assert_moves(rule, usual)
+    usual = {"learning_rate": 0.1} | {name: values[name] for name in decays}
+    # A row with the usual numbers, one with a negative rate, and one for each decay.
+    wrong = [{}, {"learning_rate": -0.1}, *({name: 1.0} for name in decays)]
+    rows = {name: np.float32([(usual | each)[name] for each in wrong]) for name in usual}
+
+    def both(row):
+        falling = {"learning_rate": lambda count: row["learning_rate"] - 0.2 * (count > 0)}
+        return updates(RULES[rule](**options | row)), updates(RULES[rule](**options | row | falling))
+
+    (right, negative, *stuck), falling = map(np.asarray, jax.jit(jax.vmap(both))(rows))
+    assert np.isfinite(right).all()
+    assert_moves(rule, right)
+    assert np.isnan(negative).all()
+    # Under the schedule the first rate is 0.1.
+    assert np.isfinite(falling[0, 0]).all()
+    assert np.isnan(falling[:2, 1:]).all()
     for name, found in zip(decays, stuck, strict=True):
         # Where a decay has no part in the update, it has none in what is wrong.
-        assert np.isnan(found[-1]).all() or np.array_equal(found, usual), name
+        assert np.isnan(found[-1]).all() or np.array_equal(found, right), name
         assert np.isnan(found[-1]).all() or name in IDLE.get(rule, ()), name
 
 
