@@ -1,5 +1,6 @@
 """What earlier versions have written goes on: configs, states, checkpoints; `previous/make.py` has written them."""
 
+import functools
 import json
 import runpy
 import shutil
@@ -52,7 +53,7 @@ def test_a_config_and_a_state_go_on(version, arrays, name):
     assert to_config(read) == to_config(optimizer)
     state = arrays_like(jax.eval_shape(read.init, MAKE["weights"](shapes)), arrays, f"{name}/state")
     assert sum(key.startswith(f"{name}/state") for key in arrays) == len(jax.tree.leaves(state))
-    updates = MAKE["fourth"](read, shapes, state)
+    updates = jax.jit(functools.partial(MAKE["fourth"], read, shapes))(state)
     wanted = arrays_like(updates, arrays, f"{name}/updates")
     for leaf in updates:
         largest = np.abs(wanted[leaf]).max()
@@ -64,7 +65,7 @@ def test_a_checkpoint_goes_on(version, tmp_path):
     shutil.copytree(version / "checkpoints", tmp_path / "checkpoints")
     optimizer = master_weights(adamw(1e-3, moments="int8"))
     params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), MAKE["weights"](MAKE["LARGE"]))
-    like = {"params": params, "state": optimizer.init(params)}
+    like = {"params": params, "state": jax.jit(optimizer.init)(params)}
     with Checkpoints(tmp_path / "checkpoints", optimizer) as checkpoints:
         resumed = checkpoints.restore(like)
     assert resumed is not None
