@@ -16,21 +16,29 @@ from oracles.soap import Soap
 from jaxopt_adam import muon, soap
 from jaxopt_adam.rules._matrices import bounded
 
+# Nearly all the time is the compilation of the walk, for each shape and number of walks and of steps: with few of them
+# the tests share the programs.
 STEPS = 200
-PROBLEMS = 23  # of one call of a compiled program
+PROBLEMS = 23
 RATE = 0.1
 MOST = 4 * RATE  # of an update's root mean square, by the rule's documentation
 
 
 @functools.partial(jax.jit, compiler_options=AS_USERS_DO)
-def sizes(optimizer, gradients):
-    """The root mean square of each update, for a batch of walks."""
+def sizes_of(optimizer, gradients):
 
     def of_one(gradients):
         updates, _ = scan_updates(optimizer, jnp.zeros_like(gradients[0]), gradients, moving=False)
         return jnp.sqrt(jnp.mean(updates**2, range(1, updates.ndim)))
 
     return jax.vmap(of_one)(gradients)
+
+
+def sizes(optimizer, gradients):
+    """The root mean square of each update, for a batch of walks."""
+    number = max(len(gradients), PROBLEMS) if gradients.shape[-1] < 64 else len(gradients)
+    repeated = np.resize(gradients, (number, *gradients.shape[1:]))
+    return np.asarray(sizes_of(optimizer, repeated))[: len(gradients)]
 
 
 class Problem:
@@ -116,7 +124,7 @@ class TestBound:
         # The first second moments are from one gradient each, and the bases move under them.
         generator = np.random.default_rng(0)
         steps = 10.0 ** generator.uniform(-2, 1, (PROBLEMS, STEPS, 1, 1))
-        gradients = generator.normal(size=(PROBLEMS, STEPS, 8, 8)) + generator.normal(size=(PROBLEMS, 1, 8, 8))
+        gradients = generator.normal(size=(PROBLEMS, STEPS, 4, 4)) + generator.normal(size=(PROBLEMS, 1, 4, 4))
         found = sizes(soap(**OPTIONS, precondition_frequency=1), np.float32(gradients * steps))
         assert found.max() <= MOST * (1 + 1e-5)
         assert found.max() > 0.9 * MOST  # so that the bound is met
@@ -162,8 +170,8 @@ class TestDirectionsWithoutGradient:
                 *(embedded_walk(k, shape, rank) for k in ("dense", "dead units", "tied")), strict=True
             )
             run = jax.jit(jax.vmap(functools.partial(scan_updates, soap(RATE, weight_decay=0.0), moving=False)))
-            gradients = jnp.asarray(np.stack(gradients), dtype)
-            updates = np.asarray(run(jnp.zeros_like(gradients[:, 0]), gradients)[0])
+            gradients = np.stack(gradients).astype(dtype)
+            updates = np.asarray(run(np.zeros_like(gradients[:, 0]), gradients)[0])
         assert updates.dtype == dtype
         apart = np.linalg.norm(updates - np.stack(right), axis=(2, 3))
         tolerance = 0.1 if dtype == "float32" else 1e-6
@@ -173,7 +181,7 @@ class TestDirectionsWithoutGradient:
         gradients = np.random.default_rng(0).normal(size=(60, 6, 4)).astype(np.float32)
         gradients[:, 1::2] = 0
         updates, _ = library_updates(soap(RATE, weight_decay=0.0), np.ones((6, 4), np.float32), gradients)
-        assert np.abs(updates[:, 1::2]).max() <= 0.01 * RATE
+        assert np.abs(np.asarray(updates)[:, 1::2]).max() <= 0.01 * RATE
 
     @pytest.mark.usefixtures("x64")
     def test_small_elements_of_a_full_rank_stay(self):
@@ -191,33 +199,37 @@ def first_step(optimizer, grad):
 class TestAbsurdGradients:
     @pytest.mark.parametrize("shape", [(4, 4), (2, 3, 4)])
     def test_averages_forget_them(self, shape):
-        gradients = np.random.default_rng(0).normal(size=(3, 400, *shape)).astype(np.float32)
+        gradients = np.random.default_rng(0).normal(size=(3, STEPS, *shape)).astype(np.float32)
         gradients[0, 10:12] *= 1e19
         gradients[1, 10:12] *= 1e25
         gradients[2, 10:12] = np.finfo(np.float32).max
-        found = sizes(soap(RATE, b1=0.5, b2=0.5, weight_decay=0.0), gradients)
+        found = sizes(soap(RATE, b1=0.5, b2=0.5, weight_decay=0.0, precondition_frequency=1), gradients)
         assert np.isfinite(found).all()
         assert (found <= MOST * (1 + 1e-5)).all()
         assert (found[:, -20:].mean(1) >= 0.3 * RATE).all()
 
     @pytest.mark.parametrize("preconditioning", ["frobenius", "spectral", "aol", "schatten"])
     def test_muon_takes_nearly_the_largest_numbers(self, preconditioning):
-        matrix = jax.random.normal(jax.random.key(0), (4, 4))
-        matrix = matrix / jnp.abs(matrix).max()
+        matrix = np.float32(np.random.default_rng(0).normal(size=(4, 4)))
+        matrix = matrix / np.abs(matrix).max()
         step = jax.jit(lambda grad: first_step(muon(0.1, preconditioning=preconditioning), grad))
         for scale in (1e37, 2e38):
-            np.testing.assert_allclose(step(scale * matrix), step(matrix), rtol=1e-3, atol=1e-5)
+            np.testing.assert_allclose(step(np.float32(scale) * matrix), step(matrix), rtol=1e-3, atol=1e-5)
 
     def test_bounded(self):
         largest = np.finfo(np.float32).max
         jitted = jax.jit(bounded)
         for scale in (1e-37, 1e-30, 1, 1e18):
-            tensor = jnp.full((4, 4), scale, jnp.float32)
+            tensor = np.full((4, 4), scale, np.float32)
             np.testing.assert_array_equal(jitted(tensor), tensor)
-        for tensor in (jnp.full((4, 4), largest), jnp.full((400, 4), 1e19), jnp.zeros((4, 4)).at[0, 1].set(largest)):
+        for tensor in (
+            np.full((4, 4), largest),
+            np.full((400, 4), 1e19, np.float32),
+            np.diag(np.float32([0, largest, 0, 0])),
+        ):
             whole, scaled = np.float64(tensor), np.float64(jitted(tensor))
             np.testing.assert_allclose(scaled / scaled.max(), whole / whole.max(), rtol=1e-5)
             np.testing.assert_allclose(np.sum(scaled**2), float(largest) / 4, rtol=1e-5)
         for value in (np.inf, -np.inf, np.nan):
-            tensor = jnp.ones(3).at[1].set(value)
+            tensor = np.float32([1, value, 1])
             np.testing.assert_array_equal(jitted(tensor), tensor)
