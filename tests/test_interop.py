@@ -157,29 +157,32 @@ def draw(*lead, seed=0, dtype=float):
     return jax.tree.map(leaf, SHAPES, is_leaf=lambda node: isinstance(node, tuple))
 
 
-def runner(transformation):
-    """``run(params, state, gradients) -> (params, state), updates``, compiled once for each structure and dtype."""
+def runner(transformations):
+    """``run(carries, gradients) -> carries, updates`` for the (params, state) of each, in one program for all."""
 
-    def step(carry, grads):
-        params, state = carry
-        updates, state = transformation.update(grads, state, params)
-        return (optax.apply_updates(params, updates), state), updates
+    def step(carries, grads):
+        moved, every = [], []
+        for transformation, (params, state) in zip(transformations, carries, strict=True):
+            updates, state = transformation.update(grads, state, params)
+            moved.append((optax.apply_updates(params, updates), state))
+            every.append(updates)
+        return moved, every
 
-    return jax.jit(lambda params, state, gradients: jax.lax.scan(step, (params, state), gradients))
+    return jax.jit(lambda carries, gradients: jax.lax.scan(step, carries, gradients))
 
 
 def halves(tree):
     return (jax.tree.map(lambda leaf, part=part: leaf[part], tree) for part in (slice(20), slice(20, None)))
 
 
-def assert_same_walk(updates, right, tolerance):
+def assert_same_walk(updates, right, tolerance, name=""):
     """No element may be off by more than a share of the distance that it travels."""
 
     def compare(one, other):
         one, other = np.asarray(one), np.asarray(other)
         distance = np.abs(other).sum(0)
-        assert (distance > 0).all()
-        assert (np.abs(one - other).sum(0) / distance).max() <= tolerance
+        assert (distance > 0).all(), name
+        assert (np.abs(one - other).sum(0) / distance).max() <= tolerance, name
 
     jax.tree.map(compare, updates, right)
 
@@ -199,24 +202,39 @@ def assert_as_made(state, transformation, params):
         assert (leaf.shape, leaf.dtype, leaf.weak_type) == (expected.shape, expected.dtype, expected.weak_type)
 
 
-def assert_both_ways(rule, arguments, tolerance, dtype=float):
-    """Twenty steps with the one library and twenty with the other are forty with either."""
-    ours, theirs = make(rule, arguments)
+def assert_both_ways(cases, dtype=float):
+    """Twenty steps with the one library and twenty with the other are forty with either.
+
+    The cases are (ours, theirs, tolerance).
+    """
+    ours, theirs, tolerances = zip(*cases, strict=True)
     run, run_theirs = runner(ours), runner(theirs)
     params = draw(seed=1, dtype=dtype)
     before, after = halves(draw(40, dtype=dtype))
 
-    (halfway, their_state), _ = run_theirs(params, theirs.init(params), before)
-    _, right = run_theirs(halfway, their_state, after)
-    state = from_optax(their_state, ours)
-    assert_as_made(state, ours, params)
-    assert_same_walk(run(halfway, state, after)[1], right, tolerance)
+    def begun(transformations):
+        return [(params, transformation.init(params)) for transformation in transformations]
 
-    (halfway, state), _ = run(params, ours.init(params), before)
-    _, right = run(halfway, state, after)
-    their_state = to_optax(state, ours, params if dtype is complex else None)
-    assert_as_made(their_state, theirs, params)
-    assert_same_walk(run_theirs(halfway, their_state, after)[1], right, tolerance)
+    def converted(carries, convert, likes):
+        """The same parameters with the states of the other library."""
+        others = [(moved, convert(state, mine)) for (moved, state), mine in zip(carries, ours, strict=True)]
+        for (_, state), like in zip(others, likes, strict=True):
+            assert_as_made(state, like, params)
+        return others
+
+    def assert_same_walks(every, right):
+        for mine, updates, others, tolerance in zip(ours, every, right, tolerances, strict=True):
+            assert_same_walk(updates, others, tolerance, mine)
+
+    halfway, _ = run_theirs(begun(theirs), before)
+    _, right = run_theirs(halfway, after)
+    assert_same_walks(run(converted(halfway, from_optax, ours), after)[1], right)
+
+    halfway, _ = run(begun(ours), before)
+    _, right = run(halfway, after)
+    like = params if dtype is complex else None
+    there = converted(halfway, lambda state, mine: to_optax(state, mine, like), theirs)
+    assert_same_walks(run_theirs(there, after)[1], right)
     assert run_theirs._cache_size() == run._cache_size() == 1
 
 
@@ -234,24 +252,28 @@ COMPLEX = {"adagrad", "rmsprop", "adam", "adamax", "amsgrad", "yogi", "adan", "n
 
 
 class TestContinuation:
-    @over(CASES)
-    @pytest.mark.usefixtures("x64")
-    def test_goes_on_where_the_other_stopped(self, rule, arguments):
-        assert_both_ways(rule, arguments, exactness(rule, arguments))
+    """What is compiled of a rule is one program for its cases: apart they would take twice as long."""
 
-    @over([case for case in FULL if case[0] in COMPLEX])
+    @pytest.mark.parametrize("rule", dict(CASES))
     @pytest.mark.usefixtures("x64")
-    def test_of_complex_numbers(self, rule, arguments):
-        assert_both_ways(rule, arguments, 1e-12, dtype=complex)
+    def test_goes_on_where_the_other_stopped(self, rule):
+        cases = [arguments for other, arguments in CASES if other == rule]
+        assert_both_ways([(*make(rule, arguments), exactness(rule, arguments)) for arguments in cases])
+
+    @pytest.mark.usefixtures("x64")
+    def test_of_complex_numbers(self):
+        cases = [case for case in FULL if case[0] in COMPLEX]
+        assert {rule for rule, _ in cases} == COMPLEX
+        assert_both_ways([(*make(*case), 1e-12) for case in cases], dtype=complex)
 
     # Not for Lion, where a rounding that turns a sign is a whole step, nor for Muon, whose iteration makes the most of
     # small singular values and of errors in them. In optax's AdEMAMix no moment is stored in less after the first step.
-    @over([case for case in NARROW if case[0] not in ("lion", "muon", "ademamix")])
     @pytest.mark.usefixtures("x64")
-    def test_of_moments_that_rest_in_less(self, rule, arguments):
+    def test_of_moments_that_rest_in_less(self):
+        cases = [case for case in NARROW if case[0] not in ("lion", "muon", "ademamix")]
         # In each step optax rounds the product of decay and moment, and both round the moment, by up to 2**-9 each; a
         # decay of 0.9 adds up ten steps of that.
-        assert_both_ways(rule, arguments, 30 * 2**-9)
+        assert_both_ways([(*make(*case), 30 * 2**-9) for case in cases])
 
     def test_a_run_with_a_state_within_wrappers(self):
         optimizer, params = jaxopt_adam.adam(0.01), draw(seed=1, dtype=np.float32)
@@ -260,13 +282,13 @@ class TestContinuation:
         )
         clipped = optax.MultiSteps(optax.chain(optax.clip_by_global_norm(1.0), optimizer), 2)
         before, after = halves(draw(40, dtype=np.float32))
-        run, run_clipped = map(runner, (wrapped, clipped))
-        (halfway, state), _ = run(params, wrapped.init(params), before)
+        run, run_clipped = runner([wrapped]), runner([clipped])
+        [(halfway, state)], _ = run([(params, wrapped.init(params))], before)
         inner = (optax.EmptyState(), from_optax(state, optimizer))
         outer = clipped.init(params)._replace(inner_opt_state=inner)
-        updates = run_clipped(halfway, outer, after)[1]
+        updates = run_clipped([(halfway, outer)], after)[1]
         # Between the steps of MultiSteps nothing moves, but over each pair of them something does.
-        assert_same_walk(updates, run(halfway, state, after)[1], 1e-5)
+        assert_same_walk(updates, run([(halfway, state)], after)[1], 1e-5)
 
 
 def filled(state):
@@ -382,10 +404,16 @@ class TestTransformations:
         ours, theirs = make(rule, arguments)
         params = draw(dtype=np.float32)
         state = filled(theirs.init(params))
-        mine = jax.jit(from_optax)(state, ours)
+
+        @jax.jit
+        def here_and_back(state, ours, params):
+            mine = from_optax(state, ours)
+            return mine, to_optax(mine, ours), to_optax(mine, ours, params)
+
+        mine, back, back_with_params = here_and_back(state, ours, params)
         assert_identical(mine, from_optax(state, ours))
-        assert_identical(jax.jit(to_optax)(mine, ours), state)
-        assert_identical(jax.jit(to_optax)(mine, ours, params), state)
+        assert_identical(back, state)
+        assert_identical(back_with_params, state)
 
     @over([("adam", {"learning_rate": [0.1, 0.2]}), ("adagrad", {"learning_rate": [0.1, 0.2], "eps": 0.1})])
     def test_of_a_batch_of_optimizers(self, rule, arguments):
@@ -622,13 +650,15 @@ def test_arguments_that_optax_has_not(made, name):
 @pytest.mark.parametrize("moments", ["int8", "int4"])
 @pytest.mark.parametrize("rule", [lion, adam])
 def test_codes_are_converted_first(rule, moments):
-    optimizer = rule(0.1, moments=moments)
-    state = optimizer.init({"w": jnp.ones((64, 256))})
+    optimizer, params = rule(0.1, moments=moments), {"w": jax.ShapeDtypeStruct((64, 256), jnp.float32)}
+    state = jax.eval_shape(optimizer.init, params)
     for each in (optimizer, rule(0.1)):
         with pytest.raises(ValueError, match=r"must have moments in float32.*; jaxopt_adam.convert_state converts"):
             to_optax(state, each)
-    converted = to_optax(convert_state(state, optimizer, rule(0.1), {"w": jnp.ones((64, 256))}), rule(0.1))
-    chex.assert_trees_all_equal_structs(converted, getattr(optax, rule.__name__)(0.1).init({"w": 1.0}))
+    converted = jax.eval_shape(
+        lambda state: to_optax(convert_state(state, optimizer, rule(0.1), params), rule(0.1)), state
+    )
+    assert_as_made(converted, getattr(optax, rule.__name__)(0.1), params)
 
 
 def test_a_state_of_optax_in_place_of_ours():
