@@ -14,6 +14,8 @@ from oracles import ORACLES, walk
 import jaxopt_adam
 
 LAST_STEP = 2**31 - 1
+STEPS = 400
+"""Of the walks in float64: enough to pass all that changes after some steps, RAdam's threshold above all."""
 
 
 # Graves's variance is a difference, and at the first step with bias correction it is that of one value: zero on paper,
@@ -325,7 +327,7 @@ class TestAgreement:
             return updates, updates_of_optax
 
         likes = [group[0] for group, _ in theirs]
-        params, gradients = start(), noisy_gradients(1000)
+        params, gradients = start(), noisy_gradients(STEPS)
         found, found_of_optax = run([each for _, each in ours], [each for _, each in theirs], params, gradients)
         of_optax = list(each_of(theirs, found_of_optax))
         seen = 0
@@ -509,7 +511,7 @@ class TestDtypes:
     @pytest.mark.usefixtures("x64")
     @pytest.mark.parametrize("rule", [rule for rule in ORACLES if rule != "adam_atan2"])
     def test_complex128(self, rule):
-        params, gradients = start(True), noisy_gradients(1000, imaginary=True)
+        params, gradients = start(True), noisy_gradients(STEPS, imaginary=True)
         cases = cases_of(rule, COMPLEX)
         optimizers = [make(rule, arguments) for arguments in cases]
         found = jax.jit(lambda: [scan_updates(each, jnp.asarray(params), gradients) for each in optimizers])()
