@@ -240,6 +240,7 @@ class TestChoices:
         assert_same(convert_state(state, exact, coded, structs), converted_of_adamw("float32", "int8"))
 
 
+@pytest.mark.devices
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
 @pytest.mark.parametrize("pair", [("float32", "int8"), ("int8", "float32"), ("int8", "int4"), ("bfloat16", "int8")])
 def test_it_lies_on_the_same_devices(kind, pair):

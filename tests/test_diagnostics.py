@@ -646,6 +646,7 @@ def test_donated_states_and_empty_trees():
     assert summary(state)["gradient_norm"] == 0
 
 
+@pytest.mark.devices
 @pytest.mark.parametrize("moments", ["float32", "int8"])
 def test_on_eight_devices(moments):
     """The figures are those of one device, on either kind of mesh."""

@@ -16,6 +16,8 @@ from jaxopt_adam.lab import memory
 from jaxopt_adam.lab.cli import main
 from jaxopt_adam.storage import Blockwise
 
+pytestmark = pytest.mark.lab
+
 # nbytes.
 
 

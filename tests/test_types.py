@@ -38,6 +38,7 @@ def test_mistakes_do_not_run(program):
         exec(program, vars(typed))
 
 
+@pytest.mark.processes
 def test_pyright(tmp_path):
     # JAX's own functions are typed in part.
     settings = {"typeCheckingMode": "strict", "extraPaths": [str(LIBRARY)], "reportUnknownMemberType": False}
@@ -47,6 +48,7 @@ def test_pyright(tmp_path):
     _compare({report["range"]["start"]["line"] + 1: report["message"] for report in reports})
 
 
+@pytest.mark.processes
 def test_mypy(tmp_path):
     # optax has types but does not say so, nor which of the names that it imports are its own.
     optax = "[mypy-optax.*]\nfollow_untyped_imports = True\nimplicit_reexport = True\n"

@@ -1058,6 +1058,7 @@ class TestErrors:
             with_master_params(start(), adam(0.1))
 
 
+@pytest.mark.devices
 def test_on_eight_devices():
     assert len(jax.devices()) == 8
     specs = {"rows": ((16, 8), PartitionSpec("x", None)), "both": ((16, 8), PartitionSpec("x", "y"))}
