@@ -1,5 +1,6 @@
 """Steps without `jax.jit`: the first compiles what it needs, no later one does, and all do what a compiled one does."""
 
+import functools
 import logging
 
 import chex
@@ -11,7 +12,8 @@ import pytest
 from public import RULES
 from test_family import TABLE
 
-from jaxopt_adam import Moment, adam, adamw, ema, grid, leafwise, optimizer
+from jaxopt_adam import Moment, _eager, adam, adamw, ema, grid, leafwise, optimizer
+from jaxopt_adam.storage import Blockwise, _blockwise
 
 GRADS = np.random.default_rng(0).standard_normal((2, 64, 64)).astype(np.float32)
 OPTIMIZERS = {
@@ -76,6 +78,7 @@ def test_a_step_is_one_program_and_rounds_as_one(name, caplog):
     # To an elementwise rule a vector is what a matrix is.
     params = {"w": PARAMS["w"]} if TABLE[name].elementwise and name not in ONE_PROGRAM else PARAMS
     state = made.init(params)
+    _eager.compiled.cache_clear()  # of what other tests have compiled
     found, programs = compilations(caplog, made.update, params, state, params)
     # The learning rate is an argument here and a constant there, so its products may differ by a rounding.
     expected = jax.jit(made.update)(params, state, params)
@@ -83,6 +86,15 @@ def test_a_step_is_one_program_and_rounds_as_one(name, caplog):
     chex.assert_trees_all_close(found, expected, rtol=2e-6, atol=1e-6 if name == "muon" else 1e-8)
     if name in ONE_PROGRAM:
         assert programs == 1
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_the_first_code_of_a_moment_is_one_program(bits, caplog):
+    _blockwise._start.clear_cache()
+    (code, scale), programs = compilations(caplog, functools.partial(Blockwise(bits).start, nonnegative=True), 0.25)
+    assert programs == 1
+    expected = jax.jit(functools.partial(Blockwise(bits).start, nonnegative=True))(0.25)
+    chex.assert_trees_all_equal((code, scale), expected)
 
 
 def test_no_digit_of_a_decay_is_lost():
