@@ -24,6 +24,8 @@ from jaxopt_adam._whole_files import sealed, unsealed
 from jaxopt_adam.checkpoint import Checkpoints
 from jaxopt_adam.lifted import clip_by_global_norm
 
+pytestmark = pytest.mark.clients
+
 RECORD = "jaxopt_adam.json"
 OPTIMIZER = adamw(1e-3, moments="int8")
 

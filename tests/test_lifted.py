@@ -188,6 +188,7 @@ def assert_same(one, two, tolerance=1e-6):
         np.testing.assert_allclose(left, right, tolerance, tolerance, err_msg=jax.tree_util.keystr(path))
 
 
+@pytest.mark.clients
 @all_names
 def test_steps_are_those_of_optax(name):
     first = made(name)
