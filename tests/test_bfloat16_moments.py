@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 from compiling import AS_USERS_DO, FUSED_AS_FOR_USERS
+from jitted import initial
 from test_moments import OPTIONS, WITH_MOMENTS, large_copies, large_loops
 
 import jaxopt_adam
@@ -21,13 +22,11 @@ DECAYING = [
 ]
 
 
-# What the storage does to one moment, or to two in one number, and back; an operation that is not within jit is a
-# program of its own for each shape.
+# Moments as they come back from their storage: two in one number, and one alone.
 through_pairs = jax.jit(lambda *args: unpacked(packed(*args)))
 through_dither = jax.jit(
     lambda value, dtype, threshold: undithered(dithered(value, dtype, threshold)), static_argnums=1
 )
-initial = jax.jit(lambda optimizer, params: optimizer.init(params))
 
 
 def thresholds(generator, shape):

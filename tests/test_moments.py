@@ -14,6 +14,7 @@ import pytest
 from compiling import FUSED_AS_FOR_USERS
 from flax.training.train_state import TrainState
 from jax.experimental import checkify
+from jitted import initial
 from public import RULES
 
 import jaxopt_adam
@@ -374,9 +375,6 @@ def looped(optimizer, steps, moments="int8"):
     for index in range(steps):
         params, state = step(optimizer, params, state, at(index))
     return params, state
-
-
-initial = jax.jit(lambda optimizer, params: optimizer.init(params), static_argnums=0)
 
 
 class TestTransformations:

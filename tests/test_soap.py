@@ -26,7 +26,6 @@ MOST = 4 * RATE  # of an update's root mean square, by the rule's documentation
 
 @functools.partial(jax.jit, compiler_options=AS_USERS_DO)
 def sizes_of(optimizer, gradients):
-
     def of_one(gradients):
         updates, _ = scan_updates(optimizer, jnp.zeros_like(gradients[0]), gradients, moving=False)
         return jnp.sqrt(jnp.mean(updates**2, range(1, updates.ndim)))

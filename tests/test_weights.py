@@ -13,6 +13,7 @@ from compiling import AS_USERS_DO, FUSED_AS_FOR_USERS
 from flax import nnx, serialization
 from flax.training.train_state import TrainState
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jitted import initial
 from test_sharding import COLLECTIVES
 
 from jaxopt_adam import (
@@ -76,8 +77,6 @@ def every_float32():
     return (np.arange(2**16, dtype=np.uint32)[:, None] << 16 | low.astype(np.uint32)).view(np.float32)
 
 
-# An operation that is not within jit is a program of its own for each shape, and these are made of dozens.
-initial = jax.jit(lambda optimizer, params: optimizer.init(params), static_argnums=0)
 split = jax.jit(with_master_params, static_argnums=(1, 2))
 joined = jax.jit(master_params)
 

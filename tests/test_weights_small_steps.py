@@ -9,6 +9,7 @@ import optax
 import pytest
 from compiling import AS_USERS_DO
 from jax.experimental import checkify
+from jitted import initial
 
 from jaxopt_adam import adamw, checked, master_params, master_weights, sgd, stochastic_rounding, with_master_params
 from jaxopt_adam.storage._patterns import from_pattern
@@ -105,7 +106,6 @@ def walker(optimizer, steps):
     return jax.jit(lambda *carry: jax.lax.fori_loop(0, steps, step, carry)[:2], compiler_options=AS_USERS_DO)
 
 
-initial = jax.jit(lambda optimizer, params: optimizer.init(params))
 joined = jax.jit(master_params)
 
 
