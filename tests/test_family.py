@@ -342,7 +342,7 @@ def only(matrix):
 
 
 def assert_near_for_the_matrix(state, right, tolerance):
-    """What a state of the matrix alone has is near to what one of all parameters has for it."""
+    """Compare a state of the matrix alone with the matrix's part of a state of all parameters."""
     for path, leaf in leaves_of(right, "matrix").items():
         [found] = [each for other, each in by_path(state) if other == tuple(key for key in path if key != MATRIX)]
         assert_near(found, leaf, tolerance)

@@ -252,7 +252,7 @@ COMPLEX = {"adagrad", "rmsprop", "adam", "adamax", "amsgrad", "yogi", "adan", "n
 
 
 class TestContinuation:
-    """What is compiled of a rule is one program for its cases: apart they would take twice as long."""
+    """The cases of a rule share one compiled program. With one for each, the tests would take twice as long."""
 
     @pytest.mark.parametrize("rule", dict(CASES))
     @pytest.mark.usefixtures("x64")
