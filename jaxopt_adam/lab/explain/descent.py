@@ -13,7 +13,7 @@ from jaxopt_adam.lab.explain import exits
 from jaxopt_adam.lab.explain.drawing import curve, curves, held, number, path, path_plot, surface_single
 from jaxopt_adam.lab.explain.section import Control, Field, Plot, Section, Trace
 from jaxopt_adam.lab.explain.starts import STARTS, moved, start_fields
-from jaxopt_adam.lab.explain.surfaces import BOX, SURFACES, grid_points
+from jaxopt_adam.lab.explain.surfaces import SURFACES, grid_points
 from jaxopt_adam.lab.explain.walks import inside
 from jaxopt_adam.lab.landscape import heights
 
@@ -43,6 +43,7 @@ RATES = (
     ),
 )
 VALLEY = SURFACES["valley"]
+CORNERS = ("corner 0", "corner 1", "corner 2")
 
 # An orthographic view from above, for browsers without WebGL: a row for each of the picture's axes.
 TALLEST = 465.0
@@ -118,9 +119,8 @@ def _up(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
 
 def _wires(rows: int = 13, columns: int = 21, points: int = 41) -> dict[str, np.ndarray]:
     """The surface as wires, in space and projected as the paths are; NaN between two wires."""
-    x, y, free = np.linspace(*BOX[:2], columns), np.linspace(*BOX[2:], rows), np.linspace(0, 1, points)
-    along_x = np.broadcast_arrays(BOX[0] + (BOX[1] - BOX[0]) * free, y[:, None])
-    along_y = np.broadcast_arrays(x[:, None], BOX[2] + (BOX[3] - BOX[2]) * free)
+    along_x = np.meshgrid(*grid_points(points, rows))
+    along_y = np.meshgrid(*grid_points(columns, points), indexing="ij")
     x, y = (np.vstack(each) for each in zip(along_x, along_y, strict=True))
     z = np.asarray(jax.vmap(VALLEY.function)(jnp.stack([x.ravel(), y.ravel()], axis=1))).reshape(x.shape)
     x, y, z = (np.pad(each, ((0, 0), (0, 1)), constant_values=np.nan).ravel() for each in (x, y, z))
@@ -131,13 +131,14 @@ def _solid(columns: int = 41, rows: int = 25) -> dict[str, np.ndarray]:
     """The surface as triangles, two for each cell of a grid."""
     x, y = grid_points(columns, rows)
     each = np.arange(rows * columns).reshape(rows, columns)
-    here, right, up, across = each[:-1, :-1], each[:-1, 1:], each[1:, :-1], each[1:, 1:]
-    triangles = np.stack([[here, right, up], [right, across, up]], axis=-1).reshape(3, -1)
+    here, right, above, across = each[:-1, :-1], each[:-1, 1:], each[1:, :-1], each[1:, 1:]
+    lower, upper = (here, right, above), (right, across, above)
+    corners = np.reshape([lower, upper], (2, 3, -1)).swapaxes(0, 1).reshape(3, -1)
     return {
         "solid-x": np.tile(x, rows),
         "solid-y": np.repeat(y, columns),
         "solid-z": heights(VALLEY, x, y).ravel(),
-    } | {f"corner {i}": corners for i, corners in enumerate(triangles)}
+    } | dict(zip(CORNERS, corners, strict=True))
 
 
 def _static(start: tuple[float, float] | None = None) -> dict[str, np.ndarray]:
@@ -242,8 +243,8 @@ def _plots() -> tuple[Plot, ...]:
                 "solid-x",
                 "solid-y",
                 z="solid-z",
-                corners=("corner 0", "corner 1", "corner 2"),
-                # Plotly's own surface has five times as many points, which take a third of the time of a picture.
+                corners=CORNERS,
+                # Plotly refines a trace of the type surface to 180 points a side, which is slower to draw.
                 style={
                     "type": "mesh3d",
                     "colorscale": "--ground",

@@ -69,7 +69,7 @@ class Trace:
         x: the field with its x.
         y: the field with its y.
         z: the field with its z, if there is one.
-        corners: the fields with the three corners of each triangle, as places among the points, if it is a solid.
+        corners: the three fields with the corners of triangles, as indices of the points, if it is made of triangles.
         length: the field with the number of points that are drawn; None for all.
         style: further attributes for Plotly; a colour is the name of one in page.css.
     """
