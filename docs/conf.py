@@ -17,8 +17,8 @@ from jaxopt_adam.lab.memory import RULES
 # For the pages' kernels, each of which starts in the folder of its page.
 HERE = str(Path(__file__).parent)
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [HERE, os.environ.get("PYTHONPATH")]))
-# Most of the build's time is compilation, a quarter of it LLVM's optimization. Without that, XLA has the same programs,
-# with the same temporaries.
+# Most of the build's time is compilation, which is quicker if LLVM optimizes less. XLA's own programs and their
+# temporaries stay the same.
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 os.environ["XLA_FLAGS"] = f"{QUICK} {os.environ.get('XLA_FLAGS', '')}"
 
