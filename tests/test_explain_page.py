@@ -118,16 +118,19 @@ class Opened:
             plot,
         )
 
-    def controls(self, section):
-        """The controls of a section: the axis, the values that it takes and the plots that it moves."""
-        found = self.page.evaluate(
+    def inputs(self, section):
+        """The inputs of a section's controls, as the browser has them; one for each choice where one is chosen."""
+        return self.page.evaluate(
             """(section) => [...document.querySelectorAll(`#${section} [data-axis]`)].map((each) => ({
-                axis: each.dataset.axis, type: each.type, value: each.value,
+                axis: each.dataset.axis, type: each.type, value: each.value, checked: each.checked,
                 values: each.dataset.values || null, plots: each.dataset.plots}))""",
             section,
         )
+
+    def controls(self, section):
+        """The controls of a section: the axis, the values that it takes and the plots that it moves."""
         controls = {}
-        for each in found:
+        for each in self.inputs(section):
             values = controls.setdefault(each["axis"], {"type": each["type"], "plots": each["plots"].split()})
             if each["type"] == "range":
                 values["values"] = json.loads(each["values"])
@@ -150,16 +153,15 @@ class Opened:
             self.page.locator(f"{where}[value='{value}']").check()
 
     def setting(self, section):
-        """The texts of the controls of a section."""
+        """The values of the controls of a section."""
         now = {}
-        for axis, control in self.controls(section).items():
-            where = self.page.locator(f"#{section} [data-axis='{axis}']")
-            if control["type"] == "range":
-                now[axis] = control["values"][int(where.input_value())]
-            elif control["type"] == "checkbox":
-                now[axis] = where.is_checked()
-            else:
-                now[axis] = self.page.locator(f"#{section} [data-axis='{axis}']:checked").get_attribute("value")
+        for each in self.inputs(section):
+            if each["type"] == "range":
+                now[each["axis"]] = json.loads(each["values"])[int(each["value"])]
+            elif each["type"] == "checkbox":
+                now[each["axis"]] = each["checked"]
+            elif each["checked"]:
+                now[each["axis"]] = each["value"]
         return now
 
 
@@ -224,15 +226,6 @@ def wanted_of(opened, section, setting, start=None):
     return shown, wanted
 
 
-def test_it_opens_from_disk_without_a_word_and_without_the_network(browser, page_file):
-    assert page_file.stat().st_size < 8_000_000
-    for scheme in ("light", "dark"):
-        with Opened(browser, page_file, color_scheme=scheme) as tab:
-            tab.draw_all()
-            assert tab.complaints == []
-            assert [url for url in tab.requests if not url.startswith(("file:", "data:", "blob:"))] == []
-
-
 def test_the_sections_are_there_in_the_order_of_the_article(opened):
     ids = opened.page.evaluate("[...document.querySelectorAll('main section')].map(each => each.id)")
     article = ["gradient-descent", "batches", "averages", "momentum", "rmsprop", "adam", "race"]
@@ -253,8 +246,7 @@ def test_each_control_moves_its_plots_to_what_the_library_computes(browser, page
             tried = values if len(values) <= 3 else [values[0], values[len(values) // 3], values[-1]]
             changed = set()
             for value in tried:
-                before = {plot: tab.drawn(plot) for plot in tab.plots(f"#{section}")}
-                old = tab.setting(section)[axis]
+                before, old = shown, tab.setting(section)[axis]
                 tab.set(section, axis, value)
                 setting = tab.setting(section)
                 assert setting == start | {axis: value}
@@ -266,6 +258,7 @@ def test_each_control_moves_its_plots_to_what_the_library_computes(browser, page
                     changed |= moved
             assert changed == set(control["plots"]), (axis, set(control["plots"]) - changed)
             tab.set(section, axis, start[axis])
+            shown = {plot: tab.drawn(plot) for plot in tab.plots(f"#{section}")}
         # And some settings together.
         generator = random.Random(0)
         for _ in range(2):
@@ -346,9 +339,12 @@ def assert_labels(tab):
 
 @pytest.mark.parametrize(("screen", "scheme"), SCREENS)
 def test_on_screens_and_for_everyone(browser, page_file, screen, scheme):
+    assert page_file.stat().st_size < 8_000_000
     width = WIDTHS[screen]
     with Opened(browser, page_file, width, color_scheme=scheme, device_scale_factor=1) as tab:
         tab.draw_all()
+        assert tab.complaints == []
+        assert [url for url in tab.requests if not url.startswith(("file:", "data:", "blob:"))] == []
         sizes = tab.page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
         assert sizes[0] <= sizes[1] <= width
         for plot in tab.plots():
