@@ -18,6 +18,7 @@ def x64():
 
 def pytest_addoption(parser):
     parser.addoption("--every", type=int, default=1, metavar="N", help="run the first of each N tests only")
+    parser.addoption("--of", metavar="MARKER", help="of those with this marker; and all others")
     parser.addoption("--as-users-do", action="store_true", help="compile with XLA's defaults rather than quickly")
 
 
@@ -34,6 +35,8 @@ def pytest_configure(config):
 
 @pytest.hookimpl(trylast=True)  # of those that other options leave
 def pytest_collection_modifyitems(config, items):
-    left = items[:: config.option.every]
-    config.hook.pytest_deselected(items=[item for item in items if item not in left])
-    items[:] = left
+    of = config.option.of
+    sampled = [item for item in items if of is None or item.get_closest_marker(of)]
+    dropped = set(sampled) - set(sampled[:: config.option.every])
+    config.hook.pytest_deselected(items=[item for item in items if item in dropped])
+    items[:] = [item for item in items if item not in dropped]
