@@ -39,18 +39,18 @@ _DECAYS = (
 def checked(optimizer: kinds.Transformation) -> optax.GradientTransformationExtraArgs:
     r"""The same optimizer with assertions on the values in each of its steps.
 
-    The state is that of `optimizer` and the updates are its own, so a run may go on with or without the assertions. At
-    step :math:`t` they are, in this order:
+    The state and the updates are those of `optimizer`. A run can therefore continue with or without the assertions. At
+    step :math:`t` the assertions are, in this order:
 
-    - of every decay :math:`\beta` in [0, 1) of an :class:`~jaxopt_adam.Optimizer`:
+    - for every decay :math:`\beta` in [0, 1) of an :class:`~jaxopt_adam.Optimizer`:
 
       .. math:: 0 < c_t = 1 - \beta^t \le 1 \quad\text{and}\quad
                 \frac{\beta c_{t-1} + (1 - \beta) \cdot 1}{c_t} = 1
 
       within the rounding of the arithmetic. The numerator is the next value of an average of the constant 1 that
       started at zero. By induction the debiased average of a constant is therefore the constant, at every step;
-    - every gradient is finite. For rules with moments of squares or magnitudes (see below) it is also within what they
-      can square, about 9e18 in float32, at which they clip it;
+    - every gradient is finite. Rules with moments of squares or magnitudes (see below) clip gradients to what they can
+      square, about 9e18 in float32. For these rules every gradient must also be within that limit;
     - every `count` in the state rises by one, or stays at int32's maximum;
     - no element of a moment of squares or magnitudes (the fields `nu`, `nu_max`, `n`, `sum_of_squares`, `e_g`, `e_x`,
       `v_row` and `v_col` of a state) is negative or NaN;
@@ -66,9 +66,10 @@ def checked(optimizer: kinds.Transformation) -> optax.GradientTransformationExtr
     tracing takes somewhat longer. With the assertions on, each array is read once more for each assertion on it, and
     XLA may fuse the arithmetic differently, and so round differently.
 
-    Wrap an optimizer whose every call is a step: ``optax.MultiSteps(checked(adam(0.1)), 8)``, and not the other way
-    round, because a `count` that does not rise fails. A part that uses one of these names for something else fails too,
-    as :func:`optax.contrib.reduce_on_plateau` does with `count` and :func:`optax.contrib.sophia` with `nu`.
+    Wrap an optimizer that makes a step at every call, as in ``optax.MultiSteps(checked(adam(0.1)), 8)``. The other way
+    round, the assertion on `count` would fail, because `count` does not rise at every call. A transformation that uses
+    one of the field names above for something else fails too. :func:`optax.contrib.reduce_on_plateau` does so with
+    `count`, and :func:`optax.contrib.sophia` with `nu`.
 
     Args:
         optimizer: an :class:`~jaxopt_adam.Optimizer` or an :class:`optax.GradientTransformation`, a chain of them
@@ -76,9 +77,9 @@ def checked(optimizer: kinds.Transformation) -> optax.GradientTransformationExtr
             schedules.
 
     Returns:
-        An :class:`~jaxopt_adam.Optimizer` with the state of `optimizer`. When an assertion fails its `update`, or what
-        it was run through, raises ValueError, which names the leaf and the step of the first failure. The step is
-        counted from 1, and left out where the state has no `count`.
+        An :class:`~jaxopt_adam.Optimizer` with the state of `optimizer`. If an assertion fails, a ValueError names the
+        leaf and the step of the first failure. `update` raises it, or chexify or checkify does if the code runs through
+        them. The step is counted from 1, and is left out if the state has no `count`.
 
     Raises:
         TypeError: if `optimizer` is not a gradient transformation.

@@ -28,22 +28,23 @@ def convert_state(
     to: optax.GradientTransformation,
     params: optax.Params | None = None,
 ) -> optax.OptState:
-    """Convert the state of an optimizer to that of one which stores its moments in another way.
+    """Convert a state to that of the same optimizer with another storage of the moments.
 
-    Each moment is decoded, and encoded as `to` would store it at that step. The rest of the state stays as it is. What
-    is stored in the same way by both is not touched, and what was stored in 16 bits or in codes is exact in float32.
+    Each moment is decoded, and encoded as `to` would store it at that step. The rest of the state stays as it is. A
+    moment that both store in the same way is not changed. A moment in 16 bits or in codes is converted to float32
+    without a further error.
 
     Args:
         state: a state of `from_`, of arrays.
-        from_: the optimizer of that state. It may be a chain or a wrapper, also one of optax's.
-        to: the same optimizer but for the storage of moments: `moments`, and dtypes such as `mu_dtype`.
-        params: the parameters, or :class:`jax.ShapeDtypeStruct` for them. None to find their shapes in the state, which
-            has them unless parameters of 16 bits are mixed with others, or all moments are codes of which two share a
-            byte.
+        from_: the optimizer of that state. It may be a chain or a wrapper, even one of optax's.
+        to: the same optimizer except for the storage of moments: `moments`, and dtypes such as `mu_dtype`.
+        params: the parameters, or :class:`jax.ShapeDtypeStruct` for them. With None their shapes are found from the
+            state. That fails if parameters of 16 bits are mixed with others, or if all moments are stored as codes of
+            which two share a byte.
 
     Returns:
-        A state of `to`. Its moments are on the devices where those of `state` are, divided in the same way as far as
-        their blocks allow.
+        A state of `to`. Its moments are on the same devices as those of `state`, and are divided in the same way as far
+        as their blocks allow.
 
     Raises:
         ValueError: if the optimizers differ in anything else, or `state` does not match `from_` and `params`. The error

@@ -76,11 +76,11 @@ class Data:
         """The same with some hyperparameters changed.
 
         Args:
-            **changes: new values by name. Numbers in place of numbers keep the structure, and so the trace. The name
-                may also be that of a hyperparameter of an optimizer or a schedule inside. Where several have it, it is
-                told by its path, the names from the outermost to its own with dots between them, or by the end of the
-                path: ``replace(**{"adamw.learning_rate.peak_value": 1e-3})``. In a batch that
-                :func:`~jaxopt_adam.grid` or :func:`jax.vmap` has made, one number is for all rows.
+            **changes: new values by name. If numbers replace numbers, the structure stays the same and no new trace is
+                needed. The name may also be that of a hyperparameter of an optimizer or a schedule inside. If several
+                have this name, give its path: the names from the outermost to its own, with dots between them, as in
+                ``replace(**{"adamw.learning_rate.peak_value": 1e-3})``. The end of the path is enough if it is unique.
+                In a batch that :func:`~jaxopt_adam.grid` or :func:`jax.vmap` has made, one number sets all rows.
 
         Returns:
             The changed optimizer or schedule. An optimizer can continue from the state of the old one as long as the
@@ -89,7 +89,7 @@ class Data:
         Raises:
             TypeError: if a name is not an argument of the factory, nor that of exactly one hyperparameter inside, or a
                 value has the wrong type.
-            ValueError: if a value is out of range, or an array has not the leading axes of the batch.
+            ValueError: if a value is out of range, or an array does not have the leading axes of the batch.
 
         Example:
             >>> from jaxopt_adam import adam

@@ -29,10 +29,10 @@ class LeafDescription(NamedTuple):
         path: the path of the parameter, as from :func:`jax.tree_util.keystr`.
         shape: its shape.
         dtype: its dtype.
-        rule: the names of the rules that handle it; those of optax's states for optax's rules. The label of a partition
-            comes before a name, and the treatment of the parameter, such as the axes of :func:`muon`, after it. "none"
-            where there is no such rule. (Transformations without a state, such as ``optax.set_to_zero()``, cannot be
-            seen.)
+        rule: the names of the rules that handle it. For a rule of optax it is the name of its state. The label of a
+            partition comes before the name. How the rule treats the parameter, such as the axes of :func:`muon`, comes
+            after it. "none" if there is no such rule. (Transformations without a state, such as
+            ``optax.set_to_zero()``, cannot be seen.)
         learning_rate: its learning rate: a number, "schedule", "array" or "not given"; empty for optax's optimizers.
         weight_decay: its decay likewise, or "none" where it is masked or 0.
         moments: the storage of each of its moments, by name, with the moment's shape where that is not the parameter's.
@@ -104,9 +104,9 @@ def describe(optimizer: optax.GradientTransformation | optax.MultiSteps, params:
     r"""Describe what an optimizer will do with each parameter: rule, moments and their storage, learning rate, decay.
 
     The optimizer's own `init` is traced with these parameters and not run. The result is therefore what will happen,
-    and nothing is allocated. Use it before a long run. Without any warning, :func:`muon` takes every leaf of two axes
-    for a matrix, :func:`adam_mini` goes by names, and masks, partitions and storages by path leave out the leaves that
-    they do not name.
+    and nothing is allocated. Use it before a long run, to catch choices that give no warning: :func:`muon` treats every
+    leaf with two axes as a matrix, and :func:`adam_mini` decides by the names of leaves. Masks, partitions and storages
+    by path leave out the leaves that they do not name.
 
     Args:
         optimizer: an :class:`~jaxopt_adam.Optimizer` or an optimizer of optax's, with wrappers, chains, masks and

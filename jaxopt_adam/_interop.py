@@ -137,7 +137,7 @@ def from_optax(state: optax.OptState, optimizer: Optimizer) -> Any:
         optimizer: the optimizer that is to continue, with the hyperparameters that optax's had. Where the rules of the
             two libraries differ (the documentation of the rule says so), the run differs from here on. For a
             :func:`~jaxopt_adam.chain`, a partition and the like `state` is that of optax's composition of as many
-            parts. What is lifted from optax goes on with its own state.
+            parts. What is lifted from optax continues with its own state.
 
     Returns:
         The state, with the structure and the dtypes that ``optimizer.init`` gives: what optax keeps in the parameters'

@@ -16,8 +16,8 @@ def load_moments(
 ) -> optax.OptState:
     """Load the moments of a state: the same state with each moment in float32, in the shape of its parameter.
 
-    In the state itself two moments in 16, 8 or 4 bits share their numbers, see :doc:`/memory`. The result is for
-    inspection; `update` takes the original state.
+    In the state itself, two moments in 16, 8 or 4 bits are packed into the same integers (see :doc:`/memory`). The
+    result is for inspection only. `update` needs the original state.
 
     Args:
         state: the state, which may be that of a chain or a wrapper.

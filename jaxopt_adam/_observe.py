@@ -56,19 +56,19 @@ class Figures(NamedTuple):
         update_norm: that of the update.
         weight_norm: that of the parameters before the step. It is NaN if `update` got no parameters, and so are
             `update_to_weight` and `lost_to_rounding`.
-        update_to_weight: the norm of the update over that of the parameters; about 0.001 is usual.
-        effective_learning_rate: the root mean square of the update, over the learning rate. For Adam it is near 1 while
-            the gradients agree, and near 0.1 where they are noise.
+        update_to_weight: the norm of the update divided by that of the parameters; about 0.001 is usual.
+        effective_learning_rate: the root mean square of the update, divided by the learning rate. For Adam it is near 1
+            if successive gradients agree, and near 0.1 if they are noise.
         signal_to_noise: the mean of ``|m̂|/√v̂``, from 0 (noise) to about 1 (all gradients agree); for rules that keep
             Adam's two averages.
-        under_eps: the fraction of the elements whose √v̂ is less than ε, so that ε decides their step; for the same
-            rules.
+        under_eps: the fraction of the elements whose √v̂ is less than ε. For these elements ε decides the size of the
+            step. For the same rules as `signal_to_noise`.
         lost_to_rounding: the fraction of the updates other than 0 that leave their parameter unchanged, as
             :func:`stalled_fraction` computes it.
         quantization_error: the root mean square of the change that rounding the moments to codes makes in this update,
-            over that of the update without the rounding; for moments in codes. Wrappers that choose between two states,
-            such as :func:`optax.apply_if_finite` and :class:`optax.MultiSteps`, hide this figure, and those of the
-            moments as well.
+            divided by that of the update without the rounding; for moments in codes. Wrappers that choose between two
+            states, such as :func:`optax.apply_if_finite` and :class:`optax.MultiSteps`, hide this figure, and those of
+            the moments as well.
     """
 
     gradient_norm: Array
@@ -120,7 +120,7 @@ def observe(
     every: OptionalSize = None,
     hyperparameters: Known = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Observe: any optimizer, with figures of its steps kept in the state.
+    r"""Observe: any optimizer, with figures (statistics) of its steps kept in the state.
 
     The updates are those of the inner optimizer, bit for bit. For a leaf with gradient g, update u and parameters θ of
     n elements the figures are
@@ -129,26 +129,27 @@ def observe(
         \|g\|, \quad \|u\|, \quad \|\theta\|, \quad \frac{\|u\|}{\|\theta\|}, \quad \frac{\|u\|}{\alpha \sqrt n}, \quad
         \operatorname{mean} \frac{|\hat m|}{\sqrt{\hat v}}, \quad \operatorname{mean}[\sqrt{\hat v} < \varepsilon]
 
-    and the losses by rounding of weights and of moments in codes; see :class:`Figures`, and :func:`summary` for a flat
-    dict of them. For the tree as a whole, norms are those of all leaves together, and means are over all elements.
+    and two more for what is lost when weights, and moments in codes, are rounded. :class:`Figures` has the list, and
+    :func:`summary` makes a flat dict of them. For the whole tree, norms are those of all leaves together, and means are
+    over all elements.
 
-    Observing a step of a large model computes the update a second time. On a CPU that takes as long as a few steps, and
-    it needs room for one or two arrays of the size of the largest leaf. Large models are therefore observed only from
-    time to time. A step that is not observed costs next to nothing more. If every step is observed, the update is kept
-    in memory instead, as large as the parameters.
+    Observing a step of a large model computes the update a second time. On a CPU that takes as long as a few steps. It
+    also needs memory for one or two arrays of the size of the largest leaf. Large models are therefore observed only
+    from time to time. A step that is not observed costs almost nothing extra. If every step is observed, the update is
+    kept in memory instead, as large as the parameters.
 
-    Put it around the rule itself, within :func:`optax.chain` or :func:`master_weights`, to see what the rule did. There
-    the gradient is the clipped one, and the update has full precision. Put it around the chain or the wrapper to see
+    Put it around the rule itself, within :func:`optax.chain` or :func:`master_weights`, to see what the rule did. The
+    gradient is then the clipped one, and the update has full precision. Put it around the chain or the wrapper to see
     what happens to the parameters. Inside :func:`jax.shard_map` the figures are those of each device's part.
 
     Args:
         inner: the optimizer, ours or optax's.
         every: the number of steps from one observed step to the next, beginning with the first step. None is 1 for
             models of up to 2²⁰ parameters, and 100 for larger ones.
-        hyperparameters: those that the figures need and that cannot be read from `inner`: a dict with some of
-            ``learning_rate`` (a number, a schedule, or a tree of these), ``b1``, ``b2`` and ``eps``. They change
-            figures only. They can be read from our optimizers and from the state of :func:`optax.inject_hyperparams`,
-            but not from optax's other optimizers.
+        hyperparameters: the hyperparameters that the figures need, if they cannot be read from `inner`: a dict with
+            some of ``learning_rate`` (a number, a schedule, or a tree of these), ``b1``, ``b2`` and ``eps``. They
+            affect only the figures, not the updates. They can be read from our optimizers and from the state of
+            :func:`optax.inject_hyperparams`, but not from optax's other optimizers.
 
     Returns:
         An :class:`~jaxopt_adam.Optimizer` with :class:`ObserveState`.
@@ -250,13 +251,14 @@ def summary(state: Any) -> dict[str, Any]:
 
     Returns:
         ``"step"``, the step that the figures describe; the figures of the whole tree, such as ``"gradient_norm"``; and
-        those of each leaf after its path, such as ``"['dense']['kernel']/gradient_norm"``. Figures that do not exist
-        are left out. With several observed optimizers, as in :func:`optax.partition`, the names of each begin with the
-        path of its state and a slash. The values are Python numbers, or arrays for a batch of optimizers.
+        the figures of each leaf, with the path of the leaf before the name, such as
+        ``"['dense']['kernel']/gradient_norm"``. Figures that do not exist are left out. If there are several observed
+        optimizers, as in :func:`optax.partition`, all names begin with the path of the optimizer's state and a slash.
+        The values are Python numbers, or arrays for a batch of optimizers.
 
     Raises:
         ValueError: if nothing in `state` is observed.
-        TypeError: if the state is traced. Inside of :func:`jax.jit` and the like the figures are read from the
+        TypeError: if the state is traced. Inside :func:`jax.jit` and similar transformations, read the figures from the
             :class:`ObserveState` itself, as ``state.total.gradient_norm``.
 
     Example:

@@ -27,19 +27,19 @@ P = ParamSpec("P")
 class Optimizer(Data, optax.GradientTransformationExtraArgs):
     """A pair of pure functions, `init` and `update`, that is also a pytree of its numeric hyperparameters.
 
-    It is an :class:`optax.GradientTransformationExtraArgs` and works wherever one works. Its leaves are the
+    It is an :class:`optax.GradientTransformationExtraArgs` and works wherever one is accepted. Its leaves are the
     hyperparameters that are numbers or arrays; functions (schedules), strings, dtypes and flags are part of its
-    structure. So it can be an argument of a jitted function, where a new learning rate needs no new trace, and
-    :func:`jax.vmap` over it trains a batch of optimizers at once (:func:`grid`).
+    structure. It can therefore be an argument of a jitted function. A new learning rate then needs no new trace. With
+    :func:`jax.vmap` over it, a batch of optimizers is trained at once (:func:`grid`).
 
-    Optimizers are made by factories such as :func:`~jaxopt_adam.adam`, and factories by :func:`optimizer`.
+    Factories such as :func:`~jaxopt_adam.adam` make optimizers, and :func:`optimizer` makes factories.
 
-    For a row of a batch use :meth:`row`. An index is that of any tuple: ``optimizer[0]`` is `init`.
+    To take one row of a batch use :meth:`row`. Indexing works as for any tuple: ``optimizer[0]`` is `init`.
 
-    Where nothing is traced, a step of a rule is compiled all the same, as one program for each structure, shapes and
-    hyperparameters but the learning rate. So it is if all arrays are JAX's and on one device. Schedules of the learning
-    rate and masks are called at each step. With other functions among the hyperparameters, or extra arguments, the
-    operations of a step run one by one.
+    A step of a rule is compiled even where nothing is traced, if all arrays are JAX arrays on one device. There is one
+    program for each combination of structure, shapes and hyperparameters. The learning rate is not part of the
+    combination. Schedules of the learning rate and masks are called at each step. With other functions among the
+    hyperparameters, or extra arguments, the operations of a step run one by one.
 
     Attributes:
         init: ``init(params) -> state``.
@@ -106,16 +106,16 @@ class Optimizer(Data, optax.GradientTransformationExtraArgs):
 
         Returns:
             A scalar array; a tree of them if the learning rate is a tree; None for an optimizer without a learning
-            rate. For a wrapper it is that of the inner optimizer, and for a chain that of its only part that has one.
-            Where several parts have one, as in a partition, it is a dictionary of the rates by the names or the labels
-            of the parts. For a batch the array has the batch's axes. A batch of optimizers takes states with the same
-            leading axes: 4 optimizers with the states of 64 runs each have states of shape (4, 64, ...) and give a rate
-            of shape (4, 64).
+            rate. For a wrapper it is the rate of the inner optimizer. For a chain it is the rate of the only part that
+            has one. If several parts have one, as in a partition, it is a dictionary of the rates by the names or the
+            labels of the parts. For a batch the array has the batch's axes. The states of a batch of optimizers must
+            have the same leading axes. For example, 4 optimizers with 64 runs each have states of shape (4, 64, ...)
+            and give a rate of shape (4, 64).
 
         Raises:
             ValueError: if the learning rate is a schedule and `state` has no `count`, or several; if no learning rate
                 is found and a part is a transformation of optax, whose numbers cannot be read; if the optimizers and
-                the states of a batch have other leading axes.
+                the states of a batch have different leading axes.
 
         Example:
             >>> import optax
@@ -298,8 +298,8 @@ def optimizer(rule: Callable[P, optax.GradientTransformationExtraArgs]) -> Calla
     """Make a factory of :class:`Optimizer` from a function of hyperparameters.
 
     The function takes the hyperparameters and returns a gradient transformation, as optax's factories do. It is called
-    anew at each call of `init` or `update`, with tracers where the optimizer is traced. It must therefore not depend on
-    the value of a number in Python's control flow, and have no effect but its result.
+    again at each call of `init` or `update`, with tracers where the optimizer is traced. Its Python control flow must
+    therefore not depend on the value of a number. It must have no side effects.
 
     Arguments annotated with a kind, such as :data:`~jaxopt_adam.LearningRate`, are checked when an optimizer is made.
 
@@ -340,13 +340,13 @@ def grid(factory: Callable[..., Optimizer], *args: Any, **axes: Any) -> tuple[Op
     Args:
         factory: a factory, such as :func:`~jaxopt_adam.adam`, or a function that makes an optimizer with one.
         *args: the factory's first arguments, which may be given without their names.
-        **axes: by the names of the factory's arguments: a list or one-dimensional array of values makes an axis of the
-            grid, anything else is an argument that all rows share.
+        **axes: further arguments of the factory, by name. A list or one-dimensional array of values makes an axis of
+            the grid. Anything else is an argument that all rows share.
 
     Returns:
-        The optimizer, each of whose leaves is an array of n rows, for ``jax.vmap`` over its first axis, and the table,
-        a list of n dictionaries that say which values each row has. The last axis varies fastest. For one row of the
-        optimizer use :meth:`Optimizer.row`.
+        The optimizer and a table. Each leaf of the optimizer is an array of n rows, for ``jax.vmap`` over the first
+        axis. The table is a list of n dictionaries, which say what values each row has. The last axis of the grid
+        varies fastest. To take one row of the optimizer use :meth:`Optimizer.row`.
 
     Raises:
         ValueError: if there is no axis, or an axis is empty or not one-dimensional, or a value is out of range.

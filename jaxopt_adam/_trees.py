@@ -387,15 +387,15 @@ def nbytes(tree: Any, *, on_each_device: bool = False) -> int:
     .. math::
         \sum_i n_i b_i
 
-    with n the number of elements of an array and b the bytes of one. Arrays that are divided among devices count once,
-    whole; so do those that each device has a copy of. With `on_each_device` n is the number of those elements that a
-    device has.
+    with n the number of elements of an array and b the bytes of one element. An array counts once and as a whole,
+    whether it is divided among devices or copied to each of them. With `on_each_device`, n is the number of elements
+    that one device has.
 
     Args:
         tree: JAX and NumPy arrays, random keys among them, :class:`jax.ShapeDtypeStruct`, and Python's numbers, which
             count as the arrays that JAX makes of them.
-        on_each_device: whether to count what a device has, in place of the whole. Where the devices differ, it is the
-            one that has most. What has no sharding counts whole.
+        on_each_device: whether to count only what one device has. If the devices differ, it is the device that has
+            most. An array without a sharding counts as a whole.
 
     Returns:
         The number of bytes.

@@ -1,8 +1,8 @@
-"""Checkpoints of a training that can be resumed on any devices. It needs the extra `checkpoint`.
+"""Checkpoints of a training run, which can be resumed on any devices. This module needs the extra `checkpoint`.
 
-The arrays are written by orbax, in its own format. Beside them lies `jaxopt_adam.json` with the optimizer as
-:func:`~jaxopt_adam.to_config` writes it, the shapes of the tree, and the size and checksum of each file. It is written
-last, so a step that has it is whole.
+The arrays are written by orbax, in its own format. The file `jaxopt_adam.json` beside them has the optimizer as
+:func:`~jaxopt_adam.to_config` writes it, the shapes of the tree, and the size and checksum of each file. This file is
+written last. A step without it is incomplete.
 """
 
 import dataclasses
@@ -44,8 +44,8 @@ class Resumed:
 
     Args:
         step: the step that was saved.
-        tree: the tree, with the arrays where `like` has them.
-        optimizer: the optimizer to go on with.
+        tree: the tree, with its arrays on the devices that `like` gives for them.
+        optimizer: the optimizer with which to continue.
         skipped: the newer steps that were not whole, each with the reason.
     """
 
@@ -56,16 +56,16 @@ class Resumed:
 
 
 class Checkpoints:
-    """The checkpoints of one training in a folder.
+    """The checkpoints of one training run in a folder.
 
-    With several processes each of them makes the object and calls its methods with the same arguments. The folder must
-    be one that all of them see.
+    If there are several processes, each of them creates this object and calls its methods with the same arguments. All
+    of them must have access to the folder.
 
     Args:
         folder: a path, which may be of a kind that orbax knows, such as ``gs://``. It is made by the first save.
-        optimizer: the optimizer of the training, which is written beside the arrays and compared when they are read;
-            None for no comparison but that of the tree, as for an optimizer of optax's own.
-        keep: how many steps are kept, at least 1. Older ones are deleted after a newer one is whole.
+        optimizer: the optimizer of the run. It is written beside the arrays, and compared when they are read. With None
+            only the tree is compared. An optimizer of optax's own needs None.
+        keep: how many steps are kept, at least 1. Older ones are deleted once a newer one is complete.
         known: factories and functions by name, such as the function of a mask, as for
             :func:`~jaxopt_adam.to_config`.
 
@@ -74,7 +74,7 @@ class Checkpoints:
 
     Raises:
         TypeError: if `keep` is not an integer, or :func:`~jaxopt_adam.to_config` cannot write the optimizer.
-        ValueError: if `keep` is less than 1, or the folder holds something else.
+        ValueError: if `keep` is less than 1, or the folder holds anything other than checkpoints of this class.
 
     Example:
         >>> import tempfile
@@ -123,17 +123,17 @@ class Checkpoints:
     def save(self, step: int, tree: Any) -> None:
         """Write a tree in the background.
 
-        The arrays may be donated to the next step of the training once this has returned. A save that is still running
-        is waited for first.
+        If an earlier save is still running, this first waits for it. Once this has returned, the arrays may be donated
+        to the next step of the training.
 
         Args:
             step: the number of the step, larger than that of each step in the folder.
-            tree: any pytree of arrays, numbers and strings, at least one of them in a container.
+            tree: any pytree of arrays, numbers and strings. It must be a container, not a single leaf, and not empty.
 
         Raises:
-            TypeError: if a leaf is something else, whose path the error names, or `step` is not an integer.
+            TypeError: if a leaf is anything else (the error names its path), or `step` is not an integer.
             ValueError: if `step` is not larger than the newest one.
-            Exception: what the save before has failed with.
+            Exception: the error of the previous save, if that failed.
         """
         self.wait()
         step = _index("save: step", step)
@@ -160,7 +160,7 @@ class Checkpoints:
         self._thread.start()
 
     def wait(self) -> None:
-        """Wait for the save that is running, if there is one; what it failed with is raised."""
+        """Wait for the save that is running, if there is one. If it failed, its error is raised."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -169,7 +169,7 @@ class Checkpoints:
             raise error
 
     def close(self) -> None:
-        """Wait for the last save, and give the threads back."""
+        """Wait for the last save, and release the threads."""
         try:
             self.wait()
         finally:
@@ -215,29 +215,29 @@ class Checkpoints:
     # ----------------------------------------------------------------------------------------------------- restoring
 
     def restore(self, like: Any, *, numbers: Numbers | None = None, step: int | None = None) -> Resumed | None:
-        """Read the newest step that is whole, or a given one.
+        """Read the newest step that is complete, or a given one.
 
-        A step is whole if each of its files has the size and the checksum that were written down. Newer steps that are
-        not are skipped, named in the result, and deleted by the next save.
+        A step is complete if each of its files has the recorded size and checksum. Newer steps that are incomplete are
+        skipped and named in the result, and the next save deletes them.
 
         Args:
-            like: what the tree shall be: a pytree of arrays, or of :class:`jax.ShapeDtypeStruct` with shardings, as
-                :func:`~jaxopt_adam.abstract_state` makes them. Numbers and strings stand for themselves. The devices
-                need not be those that the tree was saved on.
-            numbers: whose numbers hold where only numbers or schedules of the optimizers differ, "script" for those of
-                this object's optimizer, or "checkpoint". None if they must not differ.
-            step: the step to go back to; None for the newest. If the training goes on from an earlier step, the newer
-                ones belong to a run that is given up: the next save deletes them.
+            like: the form of the tree: a pytree of arrays, or of :class:`jax.ShapeDtypeStruct` with shardings, as
+                :func:`~jaxopt_adam.abstract_state` makes them. For a number or a string, give any value of the same
+                type. The devices need not be those that the tree was saved on.
+            numbers: which numbers to use if the two optimizers differ only in numbers or schedules: "script" for those
+                of this object's optimizer, "checkpoint" for the saved ones. With None any difference is an error.
+            step: the step to go back to; None for the newest. If you continue from an earlier step, the next save
+                deletes the steps after it.
 
         Returns:
             The step, or None if the folder has no checkpoint and no `step` was given.
 
         Raises:
             TypeError: if a leaf of `like` has no sharding; the error names its path. Also if `step` is not an integer.
-            ValueError: if no step is whole, or `step` is not in the folder or not whole; if the step is of another
-                optimizer, storage or tree, or if numbers differ and `numbers` is None. The error names the first place
-                that differs, and what each has there. Also if only this object has an optimizer, or `numbers` is
-                "checkpoint" and one of both has none.
+            ValueError: if no step is complete, or `step` is not in the folder or is incomplete. Also if the step has a
+                different optimizer, storage or tree, or if numbers differ and `numbers` is None; the error then names
+                the first place that differs, and what the checkpoint and the script have there. Also if this object has
+                an optimizer and the checkpoint has none, or if `numbers` is "checkpoint" and either of them has none.
         """
         if numbers not in (None, "script", "checkpoint"):
             raise ValueError(f"restore: numbers must be 'script', 'checkpoint' or None, got {numbers!r}")
@@ -301,7 +301,7 @@ class Checkpoints:
         return next(filter(None, reasons), record)
 
     def _matching(self, step: int, record: dict[str, Any], places: dict[str, str], numbers: Numbers | None) -> Any:
-        """The optimizer to go on with; ValueError if the record is not of this optimizer and this tree."""
+        """The optimizer with which to continue; ValueError if the record is not of this optimizer and this tree."""
         where = f"restore: step {step} in {self._folder}"
         if record["format"] != _FORMAT:
             raise ValueError(f"{where} has format {record['format']}, and this version reads {_FORMAT}")

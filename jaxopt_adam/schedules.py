@@ -1,18 +1,18 @@
 """Schedules as data: functions of `count` that are pytrees of their numbers.
 
-Here are all schedules of :mod:`optax.schedules` under their names, with their arguments, order and defaults, and some
-that optax lacks. A schedule is called with `count`, the number of updates done, and can be given wherever optax takes
-one. It is also a pytree: values, numbers of steps and boundaries are its leaves. So an optimizer with a schedule can be
-an argument of a jitted function, where a new peak or a new length needs no new trace, and a grid may be over any of
+This module has all schedules of :mod:`optax.schedules`, with the same names, arguments and defaults, and some that
+optax lacks. A schedule is called with `count`, the number of updates done, and can be used wherever optax takes one. It
+is also a pytree: values, numbers of steps and boundaries are its leaves. An optimizer with a schedule can therefore be
+an argument of a jitted function. A new peak or a new length then needs no new trace, and a grid can be over any of
 these numbers.
 
-Values keep their digits where optax's formulas lose them: one minus the share of the steps that is done, as optax has
-it, is wrong in its third digit at the last of a million steps.
+Values stay accurate where optax's formulas lose digits. For example, optax computes the remaining fraction of the steps
+as one minus the fraction that is done. At the last of a million steps, this is wrong in the third digit.
 
 A plain function of `count` works as well, but is part of the structure of an optimizer.
 
-All numbers are floating-point ones, those of steps too, so that everything has a derivative. Counts and boundaries are
-exact up to 2²⁴ = 16,777,216 steps.
+All numbers are floating-point numbers, even numbers of steps. Everything therefore has a derivative. Counts and
+boundaries are exact up to 2²⁴ = 16,777,216 steps.
 """
 
 import itertools
@@ -46,7 +46,7 @@ P = ParamSpec("P")
 class DataSchedule(Data):
     """A schedule that is also a pytree of its numbers.
 
-    Such schedules are made by the functions of this module, and such functions by :func:`schedule`.
+    The functions of this module make such schedules. :func:`schedule` makes such functions.
 
     Example:
         >>> import jax
@@ -83,9 +83,9 @@ register(DataSchedule)
 def schedule(rule: Callable[P, Schedule]) -> Callable[P, DataSchedule]:
     """Make a factory of :class:`DataSchedule` from a function of numbers.
 
-    The function takes the numbers and returns a function of `count`. It is called anew whenever the schedule is, with
-    tracers where the schedule is traced. It must therefore not depend on the value of a number in Python's control
-    flow.
+    The function takes the numbers and returns a function of `count`. It is called again whenever the schedule is
+    called, with tracers where the schedule is traced. Its Python control flow must therefore not depend on the value of
+    a number.
 
     Args:
         rule: the function; every argument has a name (no ``*args``).
@@ -300,8 +300,8 @@ def piecewise_constant_schedule(init_value: Real, boundaries_and_scales: Boundar
 
     Args:
         init_value: the first value.
-        boundaries_and_scales: a dictionary of scales by the number of steps from which on each counts, or pairs of the
-            two. Scales are at least 0. Both are leaves.
+        boundaries_and_scales: a dictionary from boundaries to scales, or pairs of the two. A boundary is the number of
+            steps after which its scale applies. Scales are at least 0. Boundaries and scales are leaves.
 
     Returns:
         The schedule.
@@ -334,10 +334,11 @@ def piecewise_interpolate_schedule(
     """A value that is multiplied by a scale at each boundary, and interpolated between them.
 
     Args:
-        interpolate_type: the way between two boundaries, "linear" or "cosine".
+        interpolate_type: the interpolation between two boundaries, "linear" or "cosine".
         init_value: the first value.
-        boundaries_and_scales: a dictionary of scales by the number of steps at which each is reached, or pairs of the
-            two. Scales are at least 0. Both are leaves. The boundaries are put in order when the schedule is made.
+        boundaries_and_scales: a dictionary from boundaries to scales, or pairs of the two. A boundary is the number of
+            steps at which its scale is reached. Scales are at least 0. Boundaries and scales are leaves. The boundaries
+            are sorted when the schedule is made.
 
     Returns:
         The schedule.
@@ -385,7 +386,7 @@ def linear_onecycle_schedule(
         transition_steps: T > 0, the number of steps of the cycle.
         peak_value: P, the peak.
         pct_start: p, the share of the steps that go up.
-        pct_final: q, the share of the steps after which the value is back.
+        pct_final: q, the share of the steps after which the value is P / d again.
         div_factor: d, the peak relative to the first value.
         final_div_factor: f, the first value relative to the last.
 
@@ -495,7 +496,7 @@ def warmup_cosine_decay_schedule(
         init_value: the first value.
         peak_value: the value after the warm-up.
         warmup_steps: the number of steps of the warm-up.
-        decay_steps: the number of steps of the whole, the warm-up included.
+        decay_steps: the total number of steps, including the warm-up.
         end_value: the last value.
         exponent: the exponent of the cosine, as in :func:`cosine_decay_schedule`.
 
@@ -537,7 +538,7 @@ def warmup_exponential_decay_schedule(
         init_value: the first value.
         peak_value: the value after the warm-up.
         warmup_steps: the number of steps of the warm-up.
-        transition_steps: as in :func:`exponential_decay`, like the arguments that follow.
+        transition_steps: as in :func:`exponential_decay`. The arguments that follow are also as there.
         decay_rate: the rate.
         transition_begin: the number of steps between the warm-up and the decay.
         staircase: whether the exponent is rounded down to a whole number.
@@ -572,8 +573,8 @@ def warmup_stable_decay_schedule(
 
     .. math:: E + (P - E) (1 - s) \quad \text{or} \quad E + (P - E) (1 - \sqrt{s})
 
-    in the decay, of which the share s is done. A training with it can be prolonged: its stable phase does not depend on
-    the number of steps that follow.
+    during the decay. Here s is the fraction of the decay that is done. A training run with this schedule can be
+    extended, because the stable phase does not depend on the number of steps that follow.
 
     Args:
         init_value: the first value.
@@ -674,8 +675,9 @@ def sgdr_schedule(cosine_kwargs: Annotated[Iterable[Mapping[str, ArrayLike]], _c
         The schedule.
 
     Raises:
-        TypeError: if `cosine_kwargs` is not a list of dictionaries, or one lacks an argument or has an unknown one.
-        ValueError: if it is empty, or a value is out of range.
+        TypeError: if `cosine_kwargs` is not a list of dictionaries, or a dictionary lacks an argument or has an unknown
+            one.
+        ValueError: if the list is empty, or a value is out of range.
 
     References:
         Loshchilov & Hutter, SGDR: Stochastic Gradient Descent with Warm Restarts, 2017.
@@ -716,14 +718,15 @@ def join_schedules(
 
     Args:
         schedules: the schedules, of this module or plain functions of `count`.
-        boundaries: for each schedule but the first the number of steps after which it starts.
+        boundaries: for each schedule except the first, the number of steps after which it starts.
 
     Returns:
         The schedule.
 
     Raises:
-        TypeError: if `schedules` is not a list of functions, or `boundaries` not one of numbers.
-        ValueError: if there is not a boundary between each two schedules; raised when it is called.
+        TypeError: if `schedules` is not a list of functions, or `boundaries` is not a list of numbers.
+        ValueError: if the number of boundaries is not one less than that of schedules; raised when the result is
+            called.
 
     Example:
         >>> from jaxopt_adam.schedules import constant_schedule, join_schedules, linear_schedule

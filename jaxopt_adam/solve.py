@@ -24,9 +24,9 @@ class Status(enum.IntEnum):
     """The reason for which :func:`minimize` stopped."""
 
     CONVERGED = 0
-    """Two successive values differed by less than `tol`, and the step between them looked like an arrival."""
+    """Two successive values differed by less than `tol`, and the step met the conditions in :func:`minimize`."""
     MAX_STEPS = 1
-    """`max_steps` steps were done without convergence. A walk that bounces or no longer moves ends so too."""
+    """`max_steps` steps were done without convergence. A walk that bounces or is stuck also ends like this."""
     NONFINITE = 2
     """A value, or an element of x, became NaN or infinite; the last finite point is kept."""
 
@@ -62,7 +62,7 @@ class Trajectory(NamedTuple):
 
     Attributes:
         x: every iterate from `x0` on, a tree like `x0` with a leading axis of ``steps + 1``.
-        value: the function at each, of shape ``(steps + 1,)``.
+        value: the value of the function at each iterate, of shape ``(steps + 1,)``.
     """
 
     x: Any
@@ -83,24 +83,25 @@ def minimize(
 
     .. math:: x_{i+1} = x_i + u(\nabla f(x_i)) \quad\text{until}\quad |f(x_{i+1}) - f(x_i)| < \text{tol}
 
-    This is the article's rule. Two values are also alike where the optimizer has not begun to move, and on both sides
-    of a valley. So the status is CONVERGED only if three things hold as well for the step from x\ :sub:`i` to
-    x\ :sub:`i+1`:
+    This is the stopping rule of the article that :doc:`/article` follows. Two successive values can also be nearly
+    equal because the optimizer has not begun to move, or because the two points are on opposite sides of a valley. The
+    status is therefore CONVERGED only if three more conditions hold for the step from x\ :sub:`i` to x\ :sub:`i+1`:
 
     - The change that the gradient predicts, :math:`|\langle \nabla f(x_i), x_{i+1} - x_i \rangle|`, is less than `tol`
       too. A bounce between two walls of a valley fails here.
-    - x has moved, or the gradient is zero in every element. An update of zero fails here, as most updates of
-      ``optax.MultiSteps`` are.
-    - The largest element of the gradient has fallen to half of its maximum on the way, or the gradient has turned: its
-      inner product with the one before is negative. A tiny step down a slope that stays as steep fails here, as in the
-      first steps of a warm-up or of rules that estimate their own rate, or at a rate that is far too small.
+    - x has moved, or the gradient is zero in every element. An update of zero fails here. Most updates of
+      ``optax.MultiSteps`` are zero.
+    - The largest element of the gradient has fallen to half of its maximum over the walk so far, or the gradient has
+      turned: its inner product with the one before is negative. A tiny step fails here if the slope stays as steep.
+      Such steps occur at the start of a warm-up, in the first steps of rules that estimate their own rate, and at a
+      rate that is far too small.
 
     CONVERGED means no more than this. The gradient is also zero at a maximum, on a saddle and on a plateau. A slow walk
-    over a gentle slope looks like an arrival once it has left a steeper one, and so does a walk whose schedule lowers
-    the rate too early. ``gradient_norm`` of the result tells more; a smaller `tol` walks on.
+    over a gentle slope can meet the conditions too, if it came from a steeper slope. So can a walk whose schedule
+    lowers the rate too early. Look at ``gradient_norm`` of the result. With a smaller `tol` the walk continues.
 
-    MAX_STEPS is also the end of a walk that bounces for ever, and of one that is stuck: its updates are zero, or too
-    small to change x in its dtype, and the gradient is not zero.
+    MAX_STEPS is also the status of a walk that bounces for ever, and of a walk that is stuck. A walk is stuck if its
+    updates are zero, or too small to change x in its dtype, although the gradient is not zero.
 
     The walk is one ``lax.while_loop``: it can be jitted, and vmapped over starts, over optimizers
     (:func:`~jaxopt_adam.grid`) and over `args`.
@@ -119,9 +120,9 @@ def minimize(
 
     Raises:
         TypeError: if an argument is of the wrong kind, `x0` has a leaf that is not of a floating-point dtype, or `fun`
-            does not return a real scalar, with `has_aux` a pair.
-        ValueError: if `tol` or `max_steps` is negative, or the learning rate of `optimizer` is None, so that it gives
-            the direction alone, which leads uphill. In a chain of optax's this cannot be detected.
+            does not return a real scalar (with `has_aux`, a pair that begins with one).
+        ValueError: if `tol` or `max_steps` is negative, or the learning rate of `optimizer` is None. The updates are
+            then the direction alone, which leads uphill. In a chain made by :func:`optax.chain` this is not detected.
 
     Example:
         >>> from jaxopt_adam import adam, minimize

@@ -1,4 +1,4 @@
-"""Many trainings in one program."""
+"""Many training runs in one program."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -169,7 +169,7 @@ def cases(quick: bool) -> Iterator[Case]:
 
 SCENE = Scene(
     "sweeps",
-    "Many trainings in one program",
+    "Many training runs in one program",
     "A small network trained with many learning rates: in one program, by `vmap` over a grid of optimizers, and in a "
     "loop that jits an optax step for each. Compilation is included, because the loop spends most of its time on it. "
     "And the minima of a function of two numbers from many starts.",

@@ -76,8 +76,8 @@ def adafactor(
         multiply_by_parameter_scale: whether s is relative to the RMS of the leaf; else that factor is 1.
         clipping_threshold: d ≥ 0, the largest RMS of h; None for no clipping.
         momentum: the decay of the average of s, in [0, 1), not debiased; None for no momentum and no state for it.
-        dtype_momentum: the storage dtype of `mu`, dithered if it has 16 bits; None for the arithmetic's, float32 or
-            wider.
+        dtype_momentum: the storage dtype of `mu`, dithered if it has 16 bits; None for the dtype of the arithmetic,
+            float32 or wider.
         weight_decay_rate: λ ≥ 0, a number, a schedule, or a tree of these; None for no decay.
         eps: ε ≥ 0, in units of the squared gradient.
         factored: whether to factor at all.

@@ -43,8 +43,9 @@ def adam(
         b2: β₂ in [0, 1), the decay of the average of their squares.
         eps: ε ≥ 0, in units of the gradient; elements whose gradients are far below it get smaller steps.
         eps_root: ε̄ ≥ 0, in units of the squared gradient; smooths the update where gradients are near zero.
-        mu_dtype: the storage dtype of `mu`, dithered if it has 16 bits; None for the arithmetic's, float32 or wider.
-            (With None optax stores both moments in the parameter's dtype: in bfloat16 they lose small changes.)
+        mu_dtype: the storage dtype of `mu`, dithered if it has 16 bits; None for the dtype of the arithmetic, float32
+            or wider. (With None, optax stores both moments in the dtype of the parameter. In bfloat16 the moments then
+            lose small changes.)
         nesterov: whether to look ahead.
         moments: the storage of the moments: "float32", "bfloat16", "int8", "int4", or another in :doc:`/memory`.
 

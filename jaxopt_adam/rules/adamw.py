@@ -50,10 +50,11 @@ def adamw(
         b2: β₂ in [0, 1), the decay of the average of their squares.
         eps: ε ≥ 0, in units of the gradient.
         eps_root: ε̄ ≥ 0, in units of the squared gradient.
-        mu_dtype: the storage dtype of `mu`, dithered if it has 16 bits; None for the arithmetic's, float32 or wider.
+        mu_dtype: the storage dtype of `mu`, dithered if it has 16 bits; None for the dtype of the arithmetic, float32
+            or wider.
         weight_decay: λ ≥ 0, a number, a schedule, or a tree of these.
-        mask: which leaves decay: a tree of booleans, a prefix of one, or a function from the parameters to one; None
-            for all.
+        mask: which leaves decay: a tree of booleans, a prefix of such a tree, or a function of the parameters that
+            returns either. None for all leaves.
         nesterov: whether to look ahead, as :func:`nadamw` does.
         moments: the storage of the moments: "float32", "bfloat16", "int8", "int4", or another in :doc:`/memory`.
 

@@ -69,8 +69,8 @@ def ademamix(
         alpha: α ≥ 0, the weight of the slow average, or a schedule.
         eps: ε ≥ 0, in units of the gradient.
         eps_root: ε̄ ≥ 0, in units of the squared gradient.
-        mu_dtype: the storage dtype of `m1` and `m2` (in optax of `nu` too); None for the arithmetic's, float32 or
-            wider.
+        mu_dtype: the storage dtype of `m1` and `m2` (in optax of `nu` too); None for the dtype of the arithmetic,
+            float32 or wider.
         weight_decay: λ ≥ 0, a number, a schedule, or a tree of these; decoupled, so times η.
         mask: which leaves decay: a tree of booleans, a prefix of one, or a function to one; None for all.
         moments: the storage of the moments: "float32", "bfloat16", "int8", "int4", or another in :doc:`/memory`.

@@ -66,7 +66,8 @@ def adopt(
         b1: β₁ in [0, 1), the decay of the average of the normalized gradients.
         b2: β₂ in [0, 1), the decay of the average of the squares.
         eps: ε ≥ 0, in units of the gradient.
-        mu_dtype: the storage dtype of `mu`, dithered if it has 16 bits; None for the arithmetic's, float32 or wider.
+        mu_dtype: the storage dtype of `mu`, dithered if it has 16 bits; None for the dtype of the arithmetic, float32
+            or wider.
         nesterov: whether to take the average as it would be if the same normalized gradient came once more.
         use_clipping: whether to clip; without it an element whose gradients begin near zero may take a huge step.
         clip_value_fn: c ≥ 0, a function of `count`, the number of updates done; by default its fourth root.

@@ -63,7 +63,8 @@ def amsgrad(
         b2: β₂ in [0, 1), the decay of the average of their squares.
         eps: ε ≥ 0, in units of the gradient.
         eps_root: ε̄ ≥ 0, in units of the squared gradient.
-        mu_dtype: the storage dtype of `mu`, dithered if it has 16 bits; None for the arithmetic's, float32 or wider.
+        mu_dtype: the storage dtype of `mu`, dithered if it has 16 bits; None for the dtype of the arithmetic, float32
+            or wider.
         bias_correction_mu: whether the average of the gradients is debiased.
         bias_correction_nu: whether the average of their squares is debiased, before the maximum is taken.
         moments: the storage of the moments: "float32", "bfloat16", "int8", "int4", or another in :doc:`/memory`.

@@ -51,7 +51,8 @@ def lion(
             the direction alone, unscaled and with the sign of the gradient.
         b1: β₁ in [0, 1), the weight of the past average in the direction.
         b2: β₂ in [0, 1), the decay of the average of the gradients.
-        mu_dtype: the storage dtype of `mu`, dithered if it has 16 bits; None for the arithmetic's, float32 or wider.
+        mu_dtype: the storage dtype of `mu`, dithered if it has 16 bits; None for the dtype of the arithmetic, float32
+            or wider.
         weight_decay: λ ≥ 0, a number, a schedule, or a tree of these; decoupled, so times α.
         mask: which leaves decay: a tree of booleans, a prefix of one, or a function from the parameters to one; None
             for all.

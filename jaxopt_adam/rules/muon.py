@@ -106,7 +106,8 @@ def muon(
         eps: ε ≥ 0, added to the norm by which a matrix is divided, and to Adam's root.
         weight_decay: λ ≥ 0, a number, a schedule, or a tree of these; decoupled, so times α; for matrices only.
         weight_decay_mask: which matrices decay: a tree of booleans, a prefix, or a function to one; None for all.
-        mu_dtype: the storage dtype of `mu`, dithered if it has 16 bits; None for the arithmetic's, float32 or wider.
+        mu_dtype: the storage dtype of `mu`, dithered if it has 16 bits; None for the dtype of the arithmetic, float32
+            or wider.
         nesterov: whether the momentum looks ahead as above, Adam's too; else :math:`\hat m_t = m_t / (1 - \beta^t)`.
         adaptive: whether to scale by the dual norm :math:`\langle \hat m_t, U V^* \rangle`.
         preconditioning: the norm that scales a matrix before the iteration: "frobenius", "spectral", "aol" or

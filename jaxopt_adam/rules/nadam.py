@@ -47,7 +47,8 @@ def nadam(
         b2: β₂ in [0, 1), the decay of the average of their squares.
         eps: ε ≥ 0, in units of the gradient.
         eps_root: ε̄ ≥ 0, in units of the squared gradient.
-        mu_dtype: the storage dtype of `mu`, dithered if it has 16 bits; None for the arithmetic's, float32 or wider.
+        mu_dtype: the storage dtype of `mu`, dithered if it has 16 bits; None for the dtype of the arithmetic, float32
+            or wider.
         nesterov: whether to look ahead at all.
         moments: the storage of the moments: "float32", "bfloat16", "int8", "int4", or another in :doc:`/memory`.
 
@@ -95,7 +96,8 @@ def nadamw(
         b2: β₂ in [0, 1), the decay of the average of their squares.
         eps: ε ≥ 0, in units of the gradient.
         eps_root: ε̄ ≥ 0, in units of the squared gradient.
-        mu_dtype: the storage dtype of `mu`, dithered if it has 16 bits; None for the arithmetic's, float32 or wider.
+        mu_dtype: the storage dtype of `mu`, dithered if it has 16 bits; None for the dtype of the arithmetic, float32
+            or wider.
         weight_decay: λ ≥ 0, a number, a schedule, or a tree of these; decoupled, so times α.
         mask: which leaves decay: a tree of booleans, a prefix of one, or a function from the parameters to one; None
             for all.

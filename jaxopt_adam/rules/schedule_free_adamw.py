@@ -78,7 +78,8 @@ def schedule_free_adamw(
         eps: ε ≥ 0, in units of the gradient.
         weight_decay: λ ≥ 0, a number, a schedule, or a tree of these; decoupled, so times γ.
         weight_lr_power: p ≥ 0; 0 weighs all iterates alike.
-        state_dtype: the storage dtype of `z`, dithered if it has 16 bits; None for the arithmetic's, float32 or wider.
+        state_dtype: the storage dtype of `z`, dithered if it has 16 bits; None for the dtype of the arithmetic, float32
+            or wider.
         moments: the storage of the moments: "float32", "bfloat16", "int8", "int4", or another in :doc:`/memory`.
 
     Returns:

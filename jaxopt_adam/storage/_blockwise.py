@@ -17,12 +17,12 @@ _LARGE = 2**20
 
 
 class Blocks(NamedTuple):
-    """A moment in 8 or 4 bits, as a state has it if it shares its numbers with no other moment.
+    """A moment in 8 or 4 bits, as it is in a state if it does not share an array with another moment.
 
-    A first moment and the second moment that it is divided by share their integers if they have equally many bits. The
-    state then has no Blocks, but an array for each leaf and moment: in place of the first moment the codes of both,
-    uint16 for two of 8 bits and uint8 for two of 4, those of the second moment in the lower half; and in place of the
-    second moment the scales of both, uint32, in the same order.
+    A first moment and the second moment that it is divided by are packed into the same integers if their codes have the
+    same number of bits. The state then has no Blocks, but one array for each leaf and moment. The array of the first
+    moment has the codes of both: uint16 for two codes of 8 bits, uint8 for two codes of 4. The codes of the second
+    moment are in the lower half. The array of the second moment has the scales of both, uint32, in the same order.
 
     Attributes:
         codes: a tree like the parameters, of uint8 in the parameters' shapes. Two codes of 4 bits share a byte; the
@@ -40,28 +40,28 @@ class Blockwise:
     r"""Moments in 8 or 4 bits, in blocks along the last axis of a leaf.
 
     A second moment v is stored as the number of a line of a grid, which is about logarithmic. A first moment is stored
-    as m / (√v + ε), which is the update itself, because its error is the one that matters. The grid of a block spans
-    the numbers that are in it. A second moment that is not zero never becomes zero.
+    as m / (√v + ε). Up to a factor that is the update, and the error of the update is what matters. The grid of a block
+    spans the numbers in that block. A second moment that is not zero never becomes zero.
 
-    An infinite or NaN element makes its block NaN, and no other block. Leaves that are complex or float64, and moments
-    that a rule shares among elements or that start as the parameters, are not stored in codes.
+    An infinite or NaN element makes its own block NaN. No other block changes. Leaves that are complex or float64, and
+    moments that a rule shares among elements or that start as the parameters, are not stored in codes.
 
     Args:
         bits: the bits of a code, 8 or 4.
-        block_size: the largest number of elements of a block, even and at least 16. None for 128 with 8 bits and 64
-            with 4, which makes 2.03 and 1.06 bytes for the two moments of a parameter; in leaves under a million
-            elements, where more accuracy costs little memory, the blocks have 32 and 16 elements. Blocks are shorter
-            where only shorter ones divide the last axis, or divide it into whole blocks for 8 devices. Where only
-            longer ones do, they are up to twice as long, unless a size is given. They have at least 16 elements or the
-            whole axis; where eight devices have one each, at least 12, or 8 for a moment of 4 bits that is alone.
-        rounding: "dither" rounds up in a share of the steps, evenly spread; "stochastic" by numbers that are a hash of
-            step and position. Both are the same on any layout of devices. Over time the logarithm of v is right on
-            average to less than a hundredth in 8 bits, to some tenths in 4. With "nearest" small changes get lost.
+        block_size: the largest number of elements of a block, even and at least 16. None means 128 with 8 bits and 64
+            with 4. The two moments of a parameter then take 2.03 and 1.06 bytes. In leaves under a million elements,
+            None means 32 and 16, because there more accuracy costs little memory. Blocks are shorter if only a shorter
+            length divides the last axis, or divides it into whole blocks for 8 devices. If only a longer length does
+            so, they are up to twice as long, unless a size is given. A block has at least 16 elements, or the whole
+            axis. If eight devices have one block each, it has at least 12, or 8 if a moment of 4 bits is stored alone.
+        rounding: "dither" rounds up in a fraction of the steps, which are evenly spread. "stochastic" decides by a hash
+            of step and position. Both are the same on any layout of devices. In the long run, the mean error of log v
+            is about 0.01 with 8 bits, and a few tenths with 4. With "nearest" small changes are lost.
         min_size: leaves with fewer elements stay in float32.
         implementation: "auto", which is "xla", for several passes over the leaf, each in place; "pallas" for a kernel
             with a single pass, if the blocks' lengths are powers of two. The kernel is an experiment: it has never run
-            on a GPU. The tests run it interpreted, and lower it for CUDA. It needs a JAX with Pallas' Triton backend, a
-            leaf that is not divided among devices, and has no derivative.
+            on a GPU. The tests run it in interpret mode, and lower it for CUDA. It needs a JAX with Pallas' Triton
+            backend, and a leaf that is not divided among devices. It has no derivative.
 
     Raises:
         ValueError: if an argument is none of these.

@@ -27,7 +27,7 @@ NAMED: Mapping[str, Storage] = {
     "int8": Blockwise(8),
     "int4": Blockwise(4),
 }
-"""The storages that have a name; "float32" is the dtype of the arithmetic, so float64 for float64."""
+"""The storages that have a name; "float32" means the dtype of the arithmetic, which is float64 for float64 leaves."""
 
 _EXPECTED = (
     f"one of {', '.join(map(repr, NAMED))}, a storage, a dict of these by moment, or a function of a leaf's path"

@@ -28,18 +28,20 @@ class Moment:
             a list of these for several arrays; by default the parameter's shape.
         axes: ``axes(path, shape of the parameter)``, for a moment with `shape`: to which axis of the parameter each
             axis of the moment belongs. The result is like that of `shape`, with a tuple of axes of the parameter in
-            place of each shape, and None in the tuple where an axis belongs to none. An axis of the moment belongs to
-            an axis of the parameter if it has an entry for each element along that, or for each of equal parts of it.
-            Devices that share the parameter along an axis share the moment along those that belong to it. Without
-            `axes` the lengths decide, which fails where two of the parameter's are equal.
-        over: the name of the second moment ν, if this moment reaches the update divided by √ν: because the update
-            divides it, or because it is added to what the update divides, or to the gradients of which that is the
-            average. Codes then stand for the quotient, so that elements with small gradients lose no more than others.
-            ν must be `real`.
+            place of each shape, and None in the tuple for an axis that belongs to none. An axis of the moment belongs
+            to an axis of the parameter if it has one entry for each element along that axis, or for each of the equal
+            parts of it. If the parameter is divided among devices along an axis, the moment is divided along the axes
+            that belong to it. Without `axes` the lengths decide. That fails if two axes of the parameter are equally
+            long.
+        over: the name of the second moment ν, if this moment enters the update divided by √ν. This is so if the update
+            divides this moment by √ν, or if this moment is added to the numerator or to the gradients that the
+            numerator averages. Codes then stand for the quotient. Elements with small gradients therefore lose no more
+            accuracy than others. ν must be `real`.
         denominator: what the update adds to √ν before it divides. Bias corrections, which are the same for all
             elements, may be left out.
-        apart: whether this moment may be more than a thousand times √ν, as where ν averages no squared gradients. In
-            bfloat16 the two are then two arrays, because one array for both has too small a range for that.
+        apart: whether this moment may be more than a thousand times √ν, for example because ν does not average squared
+            gradients. In bfloat16 the two moments are then two arrays, because one array for both has too small a
+            range.
     """
 
     initial: ArrayLike = 0.0

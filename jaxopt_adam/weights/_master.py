@@ -43,8 +43,9 @@ class MasterWeightsState(NamedTuple):
 
     Attributes:
         inner_state: the state of the inner optimizer.
-        correction: for each parameter in bfloat16 or float16 the difference of its weight from it, int8 for 24 bits and
-            int16 for 32, of the parameter's shape; :class:`optax.MaskedNode` for every other parameter.
+        correction: for each parameter in bfloat16 or float16, the difference between the weight and the parameter. It
+            has the parameter's shape, and is int8 for 24 bits and int16 for 32. For every other parameter it is
+            :class:`optax.MaskedNode`.
         step: the number of updates so far, uint32, which determines the dither of 24 bits; it wraps around to 0.
     """
 
@@ -62,7 +63,7 @@ def _bits(name: str, value: Any) -> int:
 
 @optimizer
 def master_weights(inner: Transformation, bits: Annotated[int, _bits] = 24) -> optax.GradientTransformationExtraArgs:
-    r"""Master weights: any optimizer, for parameters in bfloat16 or float16 that keep what rounding drops.
+    r"""Master weights: any optimizer, for bfloat16 or float16 parameters, with the bits that rounding drops kept.
 
     .. math::
         w_{t-1} &= \operatorname{join}(\theta_{t-1}, c_{t-1}) \\
@@ -73,11 +74,12 @@ def master_weights(inner: Transformation, bits: Annotated[int, _bits] = 24) -> o
     to the nearest number of the parameter's dtype. The correction c is the rest: 8 or 16 further bits. An update that
     is too small to change θ is not lost but accumulates in c.
 
-    Choose it to train in bfloat16 or float16 as well as in float32. With ``bits=24`` a bfloat16 weight takes 3 bytes in
-    all and has 15 fractional bits in place of 7. With ``bits=32`` it takes 4 bytes and *is* the float32 weight, bit for
-    bit. A float16 weight has 18 fractional bits in place of 10, or is the float32 weight. Below 2⁻¹⁴ the numbers of
-    float16 are evenly spaced. There those of the weight are too, by 2⁻³² with 24 bits and by 2⁻⁴⁰ with 32. A weight too
-    large for its dtype becomes infinite, as in a cast. Parameters of other dtypes are updated as usual.
+    Choose it if bfloat16 or float16 should train as well as float32 does. With ``bits=24`` a bfloat16 weight takes 3
+    bytes in all and has 15 fractional bits instead of 7. With ``bits=32`` it takes 4 bytes and *is* the float32 weight,
+    bit for bit. A float16 weight has 18 fractional bits instead of 10, or is the float32 weight. Below 2⁻¹⁴ the numbers
+    of float16 are evenly spaced. In that range the weights are evenly spaced too: by 2⁻³² with 24 bits, and by 2⁻⁴⁰
+    with 32. A weight too large for its dtype becomes infinite, as in a cast. Parameters of other dtypes are updated as
+    usual.
 
     With 24 bits the sum is dithered: each step adds a threshold, a fraction of the spacing, before it rounds down. The
     thresholds are evenly spread over the steps. On average updates of any size therefore count in full, even those that
@@ -88,10 +90,10 @@ def master_weights(inner: Transformation, bits: Annotated[int, _bits] = 24) -> o
     It goes around other transformations: ``master_weights(optax.chain(…))`` and
     ``master_weights(optax.MultiSteps(…).gradient_transformation())`` compute everything in float32.
     :func:`optax.apply_if_finite`, :func:`optax.conditionally_mask` and :func:`optax.conditionally_transform` can only
-    be inside, as in ``master_weights(optax.apply_if_finite(…, 3))``. Nothing after it may change its updates, because
-    they are in float32 and made for the current parameters, so that :func:`optax.apply_updates` gives θ exactly.
-    Parameters that are changed in any other way no longer fit their corrections and are off by at most half a unit in
-    their last place. Start them anew with :func:`with_master_params`.
+    be inside, as in ``master_weights(optax.apply_if_finite(…, 3))``. Nothing after it may change its updates. They are
+    in float32 and made for the current parameters, and :func:`optax.apply_updates` gives θ exactly only if they are
+    unchanged. Parameters that are changed in any other way no longer fit their corrections and are off by at most half
+    a unit in their last place. In that case start again with :func:`with_master_params`.
 
     Args:
         inner: the optimizer, ours or optax's; its updates are to be added to the parameters, so it must have a learning
@@ -103,8 +105,8 @@ def master_weights(inner: Transformation, bits: Annotated[int, _bits] = 24) -> o
 
     Raises:
         TypeError: if `inner` is not an optimizer.
-        ValueError: if `bits` is neither 24 nor 32. Its `update` raises a TypeError if one of the wrappers that can only
-            be inside is around it.
+        ValueError: if `bits` is neither 24 nor 32. The optimizer's `update` raises a TypeError if it is inside one of
+            the wrappers that can only be used inside of it.
 
     References:
         Micikevicius et al., Mixed Precision Training, 2018, section 3.1, for weights in float32 beside those of 16
@@ -192,7 +194,7 @@ def master_params(params: optax.Params, state: optax.OptState) -> optax.Params:
 def with_master_params(
     params: optax.Params, optimizer: optax.GradientTransformation, dtype: DTypeLike = jnp.bfloat16
 ) -> tuple[optax.Params, Any]:
-    """Parameters and a state to start from weights in float32, with all bits that :func:`master_weights` keeps.
+    """Make parameters and a state from weights in float32, with all the bits that :func:`master_weights` keeps.
 
     Args:
         params: the weights. Those leaves in float32 that `optimizer` has corrections for become parameters of `dtype`;
@@ -201,8 +203,8 @@ def with_master_params(
         dtype: bfloat16 or float16.
 
     Returns:
-        The parameters and the state to start from. :func:`master_params` of the two are `params` again, exactly with
-        32 bits, to the nearest with 24.
+        The parameters and the state to start from. :func:`master_params` of the two gives `params` again: exactly with
+        32 bits, and rounded to the nearest with 24.
 
     Raises:
         TypeError: if `optimizer` is not an optimizer.

@@ -13,9 +13,10 @@ from jaxopt_adam.storage._patterns import is_low_precision, to_bits
 def stalled_fraction(params: optax.Params, updates: optax.Updates) -> Array:
     """The fraction of the updates that are lost to rounding in the parameter's dtype.
 
-    Of all elements whose update is not zero, it is the fraction that :func:`optax.apply_updates` leaves unchanged. In
-    bfloat16 updates below about a 500th of the parameter are lost. Where the fraction is large, training stands still,
-    and :func:`master_weights` or :func:`stochastic_rounding` helps. Of the updates of these wrappers none is lost.
+    Of all elements whose update is not zero, it is the fraction that :func:`optax.apply_updates` leaves unchanged. If
+    the parameters are in bfloat16, an update below about a 500th of its parameter is lost. If the fraction is large,
+    training stands still. Then use :func:`master_weights` or :func:`stochastic_rounding`. None of the updates of these
+    wrappers is lost.
 
     Args:
         params: the parameters before the step.

@@ -50,12 +50,12 @@ def stochastic_rounding(
     :math:`\lfloor w \rfloor` and :math:`\lceil w \rceil` the numbers of the parameter's dtype next to w. An update that
     is too small for the parameter changes it only now and then, but on average by the right amount.
 
-    Choose it where there is no memory for more: it keeps only a random key beside the parameters. Their last place
-    becomes noisy, which :func:`master_weights` avoids. Nothing after it may change its updates, as with
-    :func:`master_weights`. Parameters of other dtypes are updated as usual.
+    Choose it if there is no memory for more: it keeps only a random key beside the parameters. The last bit of the
+    parameters becomes noisy. :func:`master_weights` avoids this noise. As with :func:`master_weights`, nothing after it
+    may change its updates. Parameters of other dtypes are updated as usual.
 
-    The random bits are the same on any number of devices and in any version of a program. A finite weight never
-    becomes infinite by chance; one beyond the dtype's range does.
+    The random bits are the same on any number of devices, and however the program is compiled. A weight within the
+    dtype's range is never rounded to infinity. A weight beyond that range becomes infinite.
 
     Args:
         inner: the optimizer, ours or optax's; its updates are to be added to the parameters, so it must have a learning
