@@ -1,10 +1,14 @@
 """Fixtures that all tests share, how they compile, and an option to run a part of them."""
 
+import contextlib
 import gc
 import os
+from pathlib import Path
+from typing import NamedTuple
 
 import compiling
 import pytest
+from filelock import FileLock
 
 
 @pytest.fixture
@@ -14,6 +18,31 @@ def x64():
 
     with jax.enable_x64(True):
         yield
+
+
+class Article(NamedTuple):
+    """The folder to which `jaxopt-adam explain` has written, and what it has printed."""
+
+    folder: Path
+    printed: str
+
+
+@pytest.fixture(scope="session")
+def article(tmp_path_factory):
+    """The interactive article, made once for all workers."""
+    shared = tmp_path_factory.getbasetemp()
+    shared = shared.parent if os.environ.get("PYTEST_XDIST_WORKER") else shared
+    folder, printed = shared / "article", shared / "article.txt"
+    with FileLock(shared / "article.lock"):
+        if not printed.exists():
+            from jaxopt_adam.lab.cli import main
+
+            unfinished = printed.with_suffix(".part")
+            with unfinished.open("w") as file, contextlib.redirect_stdout(file), pytest.raises(SystemExit) as stop:
+                main(["explain", "--out", str(folder)])
+            assert not stop.value.code
+            unfinished.replace(printed)
+    return Article(folder, printed.read_text())
 
 
 def pytest_addoption(parser):

@@ -467,14 +467,11 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.elements if name == tag]
 
 
-def test_the_command_writes_one_page_with_everything_in_it(tmp_path, capsys):
-    with jax.enable_x64(False), pytest.raises(SystemExit) as stop:
-        main(["explain", "--out", str(tmp_path / "there")])
-    assert not stop.value.code
-    captured = capsys.readouterr()
-    assert captured.out.strip() == f"Written: {tmp_path / 'there' / 'explain.html'}"
-    assert [path.name for path in (tmp_path / "there").iterdir()] == ["explain.html"]
-    text = (tmp_path / "there" / "explain.html").read_text(encoding="utf-8")
+def test_the_command_writes_one_page_with_everything_in_it(article):
+    file = article.folder / "explain.html"
+    assert article.printed.strip() == f"Written: {file}"
+    assert list(article.folder.iterdir()) == [file]
+    text = file.read_text(encoding="utf-8")
     assert len(text.encode()) < 8_000_000
     assert not re.search(
         r"\{\{|\}\}</|NaN|Infinity|undefined(?!,)", re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL)

@@ -7,7 +7,6 @@ import functools
 import io
 import itertools
 import json
-import os
 import random
 import shutil
 from pathlib import Path
@@ -16,10 +15,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from filelock import FileLock
 from playwright.sync_api import sync_playwright
 
-from jaxopt_adam.lab.explain import SECTIONS, build, expected, hero
+from jaxopt_adam.lab.explain import SECTIONS, expected, hero
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 ARGUMENTS = [
@@ -44,17 +42,8 @@ pytestmark = [
 
 
 @pytest.fixture(scope="session")
-def page_file(tmp_path_factory):
-    """The page, made once for all workers."""
-    shared = tmp_path_factory.getbasetemp()
-    shared = shared.parent if os.environ.get("PYTEST_XDIST_WORKER") else shared
-    path = shared / "explain.html"
-    with FileLock(shared / "explain.lock"):
-        if not path.exists():
-            unfinished = path.with_suffix(".part")
-            unfinished.write_text(build(), encoding="utf-8")
-            unfinished.replace(path)
-    return path
+def page_file(article):
+    return article.folder / "explain.html"
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +69,7 @@ class Opened:
     def __init__(self, browser, path, width=1440, height=900, **context):
         self.context = browser.new_context(viewport={"width": width, "height": height}, **context)
         self.page = self.context.new_page()
+        self.page.set_default_timeout(120_000)  # Playwright's own 30 s were too short on a busy machine
         self.complaints, self.requests = [], []
         self.page.on("console", lambda message: message.type == "error" and self.complaints.append(message.text))
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
@@ -341,7 +331,8 @@ def assert_labels(tab):
 def test_on_screens_and_for_everyone(browser, page_file, screen, scheme):
     assert page_file.stat().st_size < 8_000_000
     width = WIDTHS[screen]
-    with Opened(browser, page_file, width, color_scheme=scheme, device_scale_factor=1) as tab:
+    settings = {"color_scheme": scheme, "device_scale_factor": 1, "reduced_motion": "reduce"}
+    with Opened(browser, page_file, width, **settings) as tab:
         tab.draw_all()
         assert tab.complaints == []
         assert [url for url in tab.requests if not url.startswith(("file:", "data:", "blob:"))] == []
