@@ -779,6 +779,14 @@ def test_an_ignored_signal_stays_ignored(monkeypatch):
         assert signal.SIGHUP not in handlers
 
 
+@pytest.fixture
+def not_ignored():
+    """SIGINT as in a terminal; a shell's background job ignores it, and so does the command then."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize(
     ("arguments", "module", "name"),
     [
@@ -787,6 +795,7 @@ def test_an_ignored_signal_stays_ignored(monkeypatch):
         (["averages"], averages, "average"),
     ],
 )
+@pytest.mark.usefixtures("not_ignored")
 def test_a_signal_ends_the_work(arguments, module, name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(interrupt, "_received", [])
