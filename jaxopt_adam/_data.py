@@ -72,6 +72,32 @@ class Data:
         shared = itertools.takewhile(lambda sizes: len(set(sizes)) == 1, zip(*shapes, strict=False))
         return tuple(size for size, *_ in shared)
 
+    def get(self, name: str) -> Any:
+        """One hyperparameter, of this or of an optimizer or a schedule inside.
+
+        Args:
+            name: its name, or its path if several have this name, as in :meth:`replace`.
+
+        Returns:
+            The hyperparameter as it was given; for a batch an array with a row for each member.
+
+        Raises:
+            TypeError: if a name is not an argument of the factory, nor that of exactly one hyperparameter inside.
+
+        Example:
+            >>> from jaxopt_adam import adamw, chain
+            >>> from jaxopt_adam.lifted import clip_by_global_norm
+            >>> from jaxopt_adam.schedules import warmup_cosine_decay_schedule
+            >>> schedule = warmup_cosine_decay_schedule(0.0, 1e-3, 500, decay_steps=10_000)
+            >>> recipe = chain(clip_by_global_norm(1.0), adamw(schedule))
+            >>> recipe.get("peak_value"), recipe.get("max_norm")
+            (0.001, 1.0)
+        """
+        if name in self._arguments:
+            return self._arguments[name]
+        place = self._only_places([name])[name]
+        return dict(_parts(self._arguments[place.argument]))[place.where].get(place.rest)
+
     def replace(self, **changes: Any) -> Self:
         """The same with some hyperparameters changed.
 
@@ -103,16 +129,9 @@ class Data:
 
     def _replaced(self, changes: Mapping[str, Any]) -> Self:
         own = _checked(self._factory, {name: changes[name] for name in changes if name in self._arguments})
-        found = {name: self._found(name) for name in changes if name not in own}
-        if unknown := sorted(name for name, places in found.items() if not places):
-            names = ", ".join(place.path for place in self._places())
-            raise TypeError(f"{self._factory.__name__} has no hyperparameter {', '.join(unknown)}; it has {names}")
+        found = self._only_places([name for name in changes if name not in own])
         inside: dict[tuple[str, str], dict[str, Any]] = {}
-        for name, places in found.items():
-            if len(places) > 1:
-                paths = ", ".join(place.path for place in places)
-                raise TypeError(f"{self._factory.__name__} has several hyperparameters {name}, so give a path: {paths}")
-            (place,) = places
+        for name, place in found.items():
             if place.argument in own:
                 raise TypeError(f"{self._factory.__name__}: replace either {place.argument} or what is inside")
             inside.setdefault((place.argument, place.where), {})[place.rest] = changes[name]
@@ -141,6 +160,18 @@ class Data:
         shapes = set(map(np.shape, self._leaves))
         is_right = not shape or (len(shapes) == 1 and () not in shapes)
         return self if is_right else jax.tree_util.tree_map_with_path(row, self)
+
+    def _only_places(self, names: Iterable[str]) -> dict[str, "_Place"]:
+        """The place of the only hyperparameter inside that each name stands for."""
+        found = {name: self._found(name) for name in names}
+        if unknown := sorted(name for name, places in found.items() if not places):
+            known = ", ".join(place.path for place in self._places())
+            raise TypeError(f"{self._factory.__name__} has no hyperparameter {', '.join(unknown)}; it has {known}")
+        for name, places in found.items():
+            if len(places) > 1:
+                paths = ", ".join(place.path for place in places)
+                raise TypeError(f"{self._factory.__name__} has several hyperparameters {name}, so give a path: {paths}")
+        return {name: place for name, (place,) in found.items()}
 
     def _found(self, name: str) -> list["_Place"]:
         """The hyperparameters inside that have a name, a path or the end of a path."""

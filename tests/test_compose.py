@@ -197,6 +197,32 @@ class TestNames:
         with pytest.raises(TypeError, match=r"chain has no hyperparameter lr; it has clip_by_global_norm.max_norm, ad"):
             recipe().replace(lr=1.0)
 
+    def test_get(self):
+        assert recipe(peak=0.3).get("peak_value") == 0.3
+        assert recipe(clip=2.0).get("clip_by_global_norm.max_norm") == 2.0
+        assert recipe().get("adamw") == recipe().hyperparameters["adamw"]
+        two = partition({"body": adam(0.1), "head": adam(0.2)}, LABELS)
+        with pytest.raises(TypeError, match=r"transforms\['body'\].learning_rate, transforms\['head'\].learning_rate"):
+            two.get("learning_rate")
+        assert two.get("transforms['head'].learning_rate") == 0.2
+        with pytest.raises(TypeError, match=r"chain has no hyperparameter lr; it has clip_by_global_norm.max_norm, ad"):
+            recipe().get("lr")
+
+    def test_get_and_replace_agree_on_every_number(self):
+        two = partition({"body": adam(0.1), "head": recipe()}, LABELS)
+        for made in (adam(0.1), recipe(), two):
+            for path, leaf in jax.tree_util.tree_leaves_with_path(made):
+                name = jax.tree_util.keystr(path).removeprefix(".")
+                assert made.get(name) == leaf
+                changed = made.replace(**{name: leaf / 2 + 0.01})
+                assert changed.get(name) == leaf / 2 + 0.01
+                assert changed != made
+                assert changed.replace(**{name: leaf}) == made
+
+    def test_get_of_a_batch_has_its_rows(self):
+        optimizers, table = grid(recipe, peak=[0.1, 0.2], clip=[1.0, 2.0, 3.0])
+        np.testing.assert_array_equal(optimizers.get("max_norm"), np.float32([row["clip"] for row in table]))
+
     def test_replace_keeps_the_state(self):
         state = recipe().init(PARAMS)
         _, state = recipe().update(GRADS, state, PARAMS)
