@@ -1,6 +1,6 @@
-"""Adam's update with moments in fewer bits over a long training: python benchmarks/long_run.py.
+"""Adam's update with moments in fewer bits over a long run: python benchmarks/long_run.py.
 
-Random gradients, each element's times a scale of its own, shrink as those of a training do. They go to Adam with
+Random gradients, each element's times a scale of its own, shrink as those of a training run do. They go to Adam with
 moments in fewer bits and in float32. The table shows the error and the projection of the update on the exact one, and
 the mean logarithm of ν over the exact ν, at several steps. None of these should depend on the step. Writes
 docs/tables/long_run.md.

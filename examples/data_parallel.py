@@ -58,7 +58,7 @@ def cost(params: Params, images: Array, labels: Array) -> Array:
 
 
 def train(mesh: Mesh, layout: str, digits: Digits, steps: int) -> tuple[Params, Any]:
-    """The weights and the state after a training.
+    """The weights and the state after a training run.
 
     Args:
         mesh: the devices, along an axis ``data``.

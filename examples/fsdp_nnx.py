@@ -1,11 +1,11 @@
 """A flax transformer in bfloat16 with moments in 8 bits, sharded over a mesh: python examples/fsdp_nnx.py.
 
-All parts of a training of a large model, at a small size. The mesh has two axes. Batches are divided along "data".
-Weights are divided along "data" (FSDP) and along "model" (tensor parallelism), as they are annotated in the model, and
-the state of the optimizer lies as they do. Weights are bfloat16 with 8 further bits in the state. Gradients of several
-batches are accumulated and clipped, the learning rate warms up and decays, figures of the steps are logged. With
---folder the training is saved, and the same command goes on when it was killed. Without an accelerator the program
-makes virtual devices of the CPU. It needs flax and orbax: pip install flax "jaxopt-adam[checkpoint]".
+All parts of training a large model, at a small size. The mesh has two axes. Batches are divided along "data". Weights
+are divided along "data" (FSDP) and along "model" (tensor parallelism), as they are annotated in the model, and the
+state of the optimizer is divided as they are. Weights are bfloat16 with 8 extra bits in the state. Gradients of several
+batches are accumulated and clipped, the learning rate warms up and decays, and figures of the steps are logged. With
+--folder the run is saved. If it is killed, the same command resumes it. Without an accelerator the program makes
+virtual devices of the CPU. It needs flax and orbax: pip install flax "jaxopt-adam[checkpoint]".
 """
 
 import argparse
@@ -139,7 +139,7 @@ def held_out(length: int) -> np.ndarray:
 
 
 def train(size: Size, mesh: Mesh, updates: int, every: int, folder: Path | None) -> None:
-    """Train, or go on with a training, and print what came of it.
+    """Start or resume a training run, and print its results.
 
     Args:
         size: the size of the network.

@@ -8,8 +8,8 @@ them: when one dies, it ends the others. Without arguments it is one process of 
 pod has started, as in: srun --ntasks 8 python examples/multi_process.py. Where nothing of the kind starts it, give each
 process --processes, --rank and --coordinator.
 
-With --folder, one that all processes see, the training is saved, and the same command goes on from the newest whole
-step, with any number of processes. That needs orbax: pip install "jaxopt-adam[checkpoint]".
+With --folder, one that all processes see, the run is saved, and the same command resumes from the newest complete step,
+with any number of processes. That needs orbax: pip install "jaxopt-adam[checkpoint]".
 """
 
 import argparse
@@ -101,7 +101,7 @@ def saved(folder: Path | None, optimizer: Optimizer) -> Any:
 
 
 def train(mesh: Mesh, steps: int, every: int, folder: Path | None) -> None:
-    """Train over all devices of all processes, or go on with a training, and print what came of it.
+    """Start or resume a training run over all devices of all processes, and print its results.
 
     Args:
         mesh: the devices, along an axis ``data``.

@@ -1,8 +1,8 @@
 """A small transformer that learns to write like Python's manual, on many devices: python examples/transformer.py.
 
 The layout says what each device holds. "replicated": all weights and the whole state. "zero1": all weights and a part
-of the state. "fsdp": a part of both. With --folder the training is saved from time to time. When it was killed, the
-same command goes on from the newest whole step, with this layout or another and on any number of devices. Without an
+of the state. "fsdp": a part of both. With --folder the run is saved from time to time. If it is killed, the same
+command resumes from the newest complete step, with this layout or another and on any number of devices. Without an
 accelerator the program makes virtual devices of the CPU. It needs orbax: pip install "jaxopt-adam[checkpoint]".
 """
 
@@ -150,7 +150,7 @@ def curve(losses: dict[int, float]) -> str:
 
 
 def train(size: Size, mesh: Mesh, layout: str, moments: str, steps: int, every: int, folder: Path | None) -> Params:
-    """Train, or go on with a training, and print what came of it.
+    """Start or resume a training run, and print its results.
 
     Args:
         size: the size of the network.

@@ -100,7 +100,7 @@ def from_openml() -> Digits:
 
 
 def orders(examples: int, steps: int, batch_size: int | None, seed: int) -> np.ndarray:
-    """The examples of each step of a training, as indices of shape (steps, batch).
+    """The examples of each step of a training run, as indices of shape (steps, batch).
 
     Each example is used once before any is used again; an epoch drops the last examples if they fill no batch.
 
