@@ -83,6 +83,11 @@ class Opened:
     def __exit__(self, *_):
         self.context.close()
 
+    def assert_silent(self):
+        """Without an error, and without a request to the network."""
+        assert self.complaints == []
+        assert [url for url in self.requests if not url.startswith(("file:", "data:", "blob:"))] == []
+
     def draw_all(self):
         for plot in self.plots():
             self.drawn(plot)
@@ -334,8 +339,7 @@ def test_on_screens_and_for_everyone(browser, page_file, screen, scheme):
     settings = {"color_scheme": scheme, "device_scale_factor": 1, "reduced_motion": "reduce"}
     with Opened(browser, page_file, width, **settings) as tab:
         tab.draw_all()
-        assert tab.complaints == []
-        assert [url for url in tab.requests if not url.startswith(("file:", "data:", "blob:"))] == []
+        tab.assert_silent()
         sizes = tab.page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
         assert sizes[0] <= sizes[1] <= width
         for plot in tab.plots():
@@ -587,7 +591,7 @@ def test_the_picture_at_the_top_plays_by_itself_and_pauses(browser, page_file):
         button.click()
         tab.page.wait_for_function("document.querySelector('#hero .play').textContent.includes('Play')")
         assert step_of(tab, "hero") == 60
-        assert tab.complaints == []
+        tab.assert_silent()
 
 
 @pytest.mark.parametrize("name", WALKED)
