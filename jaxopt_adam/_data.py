@@ -82,7 +82,7 @@ class Data:
             The hyperparameter as it was given; for a batch an array with a row for each member.
 
         Raises:
-            TypeError: if a name is not an argument of the factory, nor that of exactly one hyperparameter inside.
+            TypeError: if `name` is not an argument of the factory, nor that of exactly one hyperparameter inside.
 
         Example:
             >>> from jaxopt_adam import adamw, chain
