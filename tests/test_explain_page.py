@@ -11,6 +11,7 @@ import random
 import shutil
 from pathlib import Path
 
+import matplotlib.colors
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -281,8 +282,46 @@ def test_the_surface_in_three_dimensions(playwright, page_file):
                 drawn = {"descent-surface": {key: shown[key] for key in keys}}
                 assert_shown(drawn, {"descent-surface": {key: wanted[key] for key in keys}}, setting)
             assert tab.complaints == []
+            for width, step in ((375, 15), (1440, 30)):
+                tab.page.set_viewport_size({"width": width, "height": 900})
+                for angle in range(0, 180, step):
+                    assert_labels_within(tab, (width, angle))
+                    for _ in range(step // 15):
+                        tab.page.locator("#turn [data-turn='1']").click()
     finally:
         browser.close()
+
+
+PAINT = """async (colours) => {
+    const picture = document.getElementById("descent-surface");
+    await window.explain.drawn("descent-surface");
+    await Plotly.relayout(picture, colours);
+    await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+}"""
+COLOURS = {
+    f"scene.{axis}axis.{font}.color": colour
+    for (axis, font), colour in zip(
+        itertools.product("xyz", ("tickfont", "title.font")),
+        ("#ff0000", "#ffff00", "#00ff00", "#00ffff", "#0000ff", "#ff00ff"),
+        strict=True,
+    )
+}
+
+
+def assert_labels_within(tab, where):
+    """Each title and some tick labels of the surface are in the picture, and away from its edges.
+
+    They are pixels of a canvas, so each kind of label is painted in a colour that nothing else has.
+    """
+    tab.page.evaluate(PAINT, COLOURS)
+    shot = plt.imread(io.BytesIO(tab.page.locator("#descent-surface").screenshot()))[..., :3]
+    for label, colour in COLOURS.items():
+        painted = np.abs(shot - matplotlib.colors.to_rgb(colour)).max(-1) < 0.25
+        assert painted.sum() >= 10, (where, label)
+        rows, columns = np.nonzero(painted)
+        height, width = painted.shape
+        margin = min(rows.min(), height - 1 - rows.max(), columns.min(), width - 1 - columns.max())
+        assert margin >= 2, (where, label, margin)
 
 
 SCREENS = [*itertools.product(("phone", "desktop"), ("light", "dark")), ("tablet", "light")]

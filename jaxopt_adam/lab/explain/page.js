@@ -190,7 +190,7 @@
     if (scene && !flat) {
       const ratio = { aspectmode: "manual", aspectratio: { x: 1.6, y: 1, z: 0.55 } };
       layout.scene = Object.fromEntries(Object.entries(scene).map(([key, axis]) => [key, { ...axisStyle(axis), fixedrange: undefined, automargin: undefined, title: { text: axis.title } }]));
-      Object.assign(layout.scene, ratio, { camera: { eye: camera(element(plot.id).clientWidth < 480 ? 1.3 : 1), center: { x: 0, y: 0, z: -0.15 } }, dragmode: "turntable" });
+      Object.assign(layout.scene, ratio, { camera: { eye: camera(element(plot.id).clientWidth < 480 ? 1.6 : 1.2), center: { x: 0, y: 0, z: -0.4 } }, dragmode: "turntable" });
       layout.margin = { l: 0, r: 0, t: 0, b: 0 };
       layout.uirevision = turn;
     } else {
@@ -210,7 +210,7 @@
   let printing = false;
   let turn = 0;
 
-  // From further away the labels fit into a narrow picture.
+  // From so far away the labels fit into the picture, however the surface is turned.
   function camera(away) {
     const angle = (-60 + 15 * turn) * (Math.PI / 180);
     return { x: 1.7 * away * Math.cos(angle), y: 1.7 * away * Math.sin(angle), z: 1.5 * away };
