@@ -730,11 +730,11 @@ def test_a_moved_start_says_which_controls_it_moved(opened):
     opened.set("momentum", "b1", 0.7)
     assert informed.text_content() == ""
     handle.press("ArrowRight")
-    assert "settings marked here" in informed.text_content()
+    assert "the marked settings were reset" in informed.text_content()
     assert changed.count() == 1
     assert changed.locator("input").get_attribute("data-axis") == "b1"
     opened.set("momentum", "learning_rate", 0.05)  # walks from there were computed for every learning rate
-    assert "settings marked here" in informed.text_content()
+    assert "the marked settings were reset" in informed.text_content()
     opened.set("momentum", "b1", 0.7)
     opened.page.wait_for_function("document.querySelector('#momentum .informed').textContent.includes('is back')")
     assert changed.count() == 0

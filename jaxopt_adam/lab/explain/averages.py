@@ -125,10 +125,10 @@ def _sentence(decay: float, corrected: int, moment: int, weights: np.ndarray) ->
     # Weights beyond the lags that are drawn are negligible unless the decay is close to one.
     total = "1" if corrected else number(float(1 - decay**moment))
     values = "value. Its weight is" if moment == 1 else "values. Their weights sum to"
-    after = ", because they were divided by 1 − βᵗ" if corrected else ""
-    last = "last value has" if memory == 1 else f"last {number(memory)} values have"
-    share = f" The {last} {100 * recent:.0f} % of that." if moment > round(memory) else ""
-    return f"At t = {moment} the average has seen {moment} {values} {total}{after}.{share}"
+    after = f", because {'it was' if moment == 1 else 'they were'} divided by 1 − βᵗ" if corrected else ""
+    last = "last value has" if round(memory) == 1 else f"last {round(memory)} values have"
+    share = f" The {last} {100 * recent:.0f} % of this sum." if moment > round(memory) else ""
+    return f"At t = {moment} the average contains {moment} {values} {total}{after}.{share}"
 
 
 def _plots() -> tuple[Plot, ...]:
@@ -206,7 +206,7 @@ AVERAGES = Section(
     "averages",
     (
         Control("beta", "Decay β", DECAYS, 0.9),
-        Control("moment", "Weights at t", MOMENTS, 50),
+        Control("moment", "Show the weights at t", MOMENTS, 50),
         Control("bias_correction", "Bias correction", (False, True), False),
     ),
     _plots(),

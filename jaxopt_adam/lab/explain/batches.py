@@ -278,7 +278,7 @@ BATCHES = Section(
     "batches",
     (
         Control("learning_rate", "Learning rate α", RATES, 0.3),
-        Control("against", "Cost by", AGAINST, "iterations", ["iterations", "examples seen", "time"]),
+        Control("against", "Horizontal axis", AGAINST, "iterations", ["iterations", "examples seen", "time"]),
     ),
     _plots(),
     fields,

@@ -196,15 +196,15 @@ def _moved() -> dict[str, Field]:
 
 def _sentence(row: Any, rows: dict[str, np.ndarray], end: Any) -> str:
     points, steps = int(rows["points"][row]), int(end.steps[row])
-    height, last = number(float(end.value[row])), number(float(rows["value"][row][-1]))
+    height, last = _height(float(end.value[row])), _height(float(rows["value"][row][-1]))
     if points <= STEPS:
         return f"Diverges: every step ends higher up on the opposite wall, and step {points} leaves the picture."
-    sides = np.sign(rows["path-y"][row][:20])
+    sides = np.sign(np.round(rows["path-y"][row][:20], 9))  # on the floor there are only rounding errors
     flips = (sides[1:] * sides[:-1] < 0).mean()
     if end.value[row] > 1:
         return (
-            f"Bounces: the path jumps from wall to wall and stays at one height. The stopping rule is deceived: it "
-            f"stops the walk after {steps} steps at a height of {height}."
+            f"Bounces: the path jumps from wall to wall and never comes down. The stopping rule is fooled: it ends "
+            f"the walk after {steps} steps at a height of {height}."
         )
     if steps > STEPS:
         return (
@@ -213,12 +213,17 @@ def _sentence(row: Any, rows: dict[str, np.ndarray], end: Any) -> str:
         )
     if flips > 0.5:
         return (
-            f"Oscillates: the path jumps from wall to wall, a little lower each time. It stops after {steps} steps at "
-            f"a height of {height}."
+            f"Oscillates: the path jumps from wall to wall, lower each time. The stopping rule ends the walk "
+            f"after {steps} steps at a height of {height}."
         )
     return (
-        f"Converges: the path slides down without overshooting. It stops after {steps} steps at a height of {height}."
+        f"Converges: the path slides down without overshooting. The stopping rule ends the walk after {steps} "
+        f"steps at a height of {height}."
     )
+
+
+def _height(value: float) -> str:
+    return number(value) if value > 1e-10 else "0"
 
 
 def _plots() -> tuple[Plot, ...]:

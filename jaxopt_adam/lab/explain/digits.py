@@ -71,7 +71,8 @@ def fields() -> dict[str, Field]:
         found[f"{rule}-final"] = Field((), at_rate[:, -1])
     *equal, own = claim.compare(outcomes["sgd"], outcomes["adam"])
     found["sentence"] = Field(
-        ("best", "learning_rate"), [[each.sentence for each in equal], [_own_best(outcomes, own)] * len(equal)]
+        ("best", "learning_rate"),
+        [[_typeset(each.sentence) for each in equal], [_own_best(outcomes, own)] * len(equal)],
     )
     return found
 
@@ -83,7 +84,12 @@ def _own_best(outcomes: Mapping[str, race.Outcome], comparison: claim.Comparison
         for rule, outcome in outcomes.items()
     )
     _, _, judgement = comparison.sentence.partition(": ")
-    return f"At each rule's best learning rate ({rates}): {judgement}"
+    return _typeset(f"At each rule's best learning rate ({rates}): {judgement}")
+
+
+def _typeset(text: str) -> str:
+    """A sentence of the command, with the apostrophes of the page."""
+    return text.replace("'", "’")
 
 
 def facts() -> dict[str, str]:
@@ -98,7 +104,7 @@ def facts() -> dict[str, str]:
         "race-rates": str(len(SETTINGS.learning_rates)),
         **{f"race-high {rule}": str(int(each.sum())) for rule, each in high.items()},
         "claim-before": f"{100 * claim.MOST_BEFORE:.0f}",
-        "race-verdict": claim.verdict(comparisons, images.name),
+        "race-verdict": _typeset(claim.verdict(comparisons, images.name)),
         "race-train": f"{sizes['train']:,}",
         "race-test": f"{sizes['test']:,}",
         "race-hidden": str(SETTINGS.hidden),

@@ -86,7 +86,11 @@ def facts() -> dict[str, str]:
     """Figures for the text."""
     found = {"steps": str(STEPS), "steepness": number(STEEPNESS)}
     found |= {f"needed {rule} turned": needed(rule, "turned", best(rule, "turned")) for rule in RULES}
-    found |= {f"needed tuned-{rule} turned": needed(rule, "turned", tuned(rule, "turned")) for rule in TUNED}
+    found |= {
+        f"needed tuned-{rule} {surface}": needed(rule, surface, tuned(rule, surface))
+        for rule in TUNED
+        for surface in ("valley", "turned")
+    }
     # Adam in the long valley, as the text tries it.
     usual = {"learning_rate": 0.3} | dict(RULES["adam"].usual)
     first = one(RULES["adam"], "valley", usual)["step"][0]

@@ -403,7 +403,7 @@
 
   function say(section) {
     const text = section.text(section.description.sentence);
-    const [, word, rest] = /^(?:([^ :]+(?: there)?:) )?(.*)$/.exec(text);
+    const [, word, rest] = /^(?:([^ :]+:) )?(.*)$/.exec(text);
     const strong = document.createElement("strong");
     strong.textContent = word ?? "";
     section.home.querySelector(".say").replaceChildren(strong, word ? ` ${rest}` : rest);
@@ -441,8 +441,8 @@
   // Other starts were computed for the usual values of some controls. The start -1 is the surface's own.
   function moveStart(section, index) {
     const changed = index < 0 ? [] : Object.entries(section.description.usual).filter(([axis, place]) => section.place(axis) !== place);
-    if (index < 0) inform(section, section.start < 0 ? "" : "The start is back at its own place.");
-    else if (changed.length) inform(section, "The start was moved, and the settings marked here are now the usual ones.");
+    if (index < 0) inform(section, section.start < 0 ? "" : "The start is back at its original place.");
+    else if (changed.length) inform(section, "You moved the start, so the marked settings were reset to their usual values.");
     else if (section.start < 0) inform(section, "");
     section.start = index;
     for (const [axis, place] of changed) mark(set(section.home, axis, place));

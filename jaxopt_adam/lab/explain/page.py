@@ -179,14 +179,20 @@ def _player(section: Section) -> str:
     player = f'<div class="player" data-of="{section.name}" data-steps="{section.steps}"></div>'
     if not section.starts:
         return f'<div class="walking">{player}</div>'
-    note = f"Drag the circle to another of {len(section.starts)} starts, or use the arrow keys. Home puts it back."
+    note = (
+        f"Drag the circle to one of {len(section.starts)} other starting points, or move it with the arrow keys. The "
+        "Home key puts it back."
+    )
     if section.usual:
         letters = {"b1": "β₁", "b2": "β₂", "eps": "ε"}
         usual = ", ".join(
-            f"{letter} = {number(section.usual[axis])}" for axis, letter in letters.items() if axis in section.usual
+            f"{letter} to {number(section.usual[axis])}" for axis, letter in letters.items() if axis in section.usual
         )
-        kind = "with" if section.usual["bias_correction"] else "without"
-        note += f" A move restores {usual}, {kind} bias correction. A change of these puts the start back."
+        kind = "on" if section.usual["bias_correction"] else "off"
+        note += (
+            f" Moving the circle resets {usual} and turns bias correction {kind}. If you then change one of these "
+            "settings, the circle returns to its original place."
+        )
     return f'<div class="walking">{player}<p class="note">{note}</p></div>'
 
 

@@ -28,8 +28,8 @@ SYMBOLS = {"descent": "circle", "momentum": "square", "rmsprop": "diamond", "ada
 MOMENTS = {"mu": "m", "nu": "v"}
 LABELS = {
     "learning_rate": "Learning rate α",
-    "b1": "β₁, the memory of m",
-    "b2": "β₂, the memory of v",
+    "b1": "β₁, decay of m",
+    "b2": "β₂, decay of v",
     "eps": "ε",
 }
 COORDINATES = ("x", "y")
@@ -157,12 +157,12 @@ def _sentences(named: Mapping[str, np.ndarray], beside: np.ndarray) -> Any:
         points, values = int(named["points"][place]), named["value"][place]
         needed = settled(values, points)
         if points <= STEPS:
-            text = f"Diverges: step {points} leaves the picture"
+            text = f"Leaves: step {points} ends outside the picture"
         elif needed is not None:
-            text = f"Arrives: from step {needed} on, the path stays below 1 % of its starting height"
+            text = f"Arrives: from step {needed} on, the height stays below 1 % of its starting value"
         else:
             part = number(100 * values[-1] / values[0])
-            text = f"Not there: after {STEPS} steps the path is at {part} % of its starting height"
+            text = f"Unfinished: after {STEPS} steps the height is still {part} % of its starting value"
         sentences[place] = f"{text}. {beside[place[: beside.ndim]]}."
     return sentences.tolist()
 
@@ -178,7 +178,7 @@ def _compared(rule: str, surface: str, start: tuple[float, float] | None) -> str
     rate = number(best(rule, surface)["learning_rate"])
     if points <= STEPS:
         return f"{RULES[rule].title} (α = {rate}) leaves the picture"
-    return f"{RULES[rule].title} (α = {rate}) needs {f'more than {STEPS} steps' if needed is None else needed}"
+    return f"{RULES[rule].title} (α = {rate}) needs {f'more than {STEPS}' if needed is None else needed} steps"
 
 
 def _listed(names: list[str]) -> str:
@@ -190,6 +190,7 @@ def _plots(rule: str, others: tuple[str, ...]) -> tuple[Plot, ...]:
     axes = RULES[rule].axes
     title = RULES[rule].title
     names = [RULES[other].title for other in others]
+    thinner = f"Thinner lines show {_listed(names)}, each" if names[1:] else f"A thinner line shows {names[0]}"
     ways = [
         path(
             other,
@@ -207,8 +208,7 @@ def _plots(rule: str, others: tuple[str, ...]) -> tuple[Plot, ...]:
         path_plot(
             f"{rule}-path",
             "The path",
-            f"Contours of the surface and the path of {title} over it. Thinner lines show {_listed(names)}, each at "
-            "its best learning rate.",
+            f"Contours of the surface and the path of {title} over it. {thinner} at its best learning rate.",
             # Gradient descent lies over the others: its line is thin, and often along theirs.
             *ways[1:],
             path("path", title, rule, x="path-x", y="path-y", length="drawn", symbol=SYMBOLS[rule]),
@@ -266,7 +266,7 @@ def _plots(rule: str, others: tuple[str, ...]) -> tuple[Plot, ...]:
     plots.append(
         curves(
             f"{rule}-step",
-            "The length of each step",
+            "The change of each coordinate in a step",
             f"The distance that {title} moves along x and along y in each step.",
             "change",
             curve("step-x", "along x", "step-x", "along", symbol="circle"),

@@ -232,7 +232,7 @@ const walks = (() => {
         `<button type="button" class="play"></button>` +
         `<button type="button" class="by" data-by="-1" aria-label="One step back">‹</button>` +
         `<input type="range" id="${id}" min="0" max="${steps}" step="1" value="${steps}">` +
-        `<button type="button" class="by" data-by="1" aria-label="One step on">›</button>` +
+        `<button type="button" class="by" data-by="1" aria-label="One step forward">›</button>` +
         `<div class="words"><label for="${id}">Step</label> <output for="${id}"></output></div>`;
       this.input = home.querySelector("input");
       this.input.value = steps;
