@@ -183,7 +183,7 @@ def fields() -> dict[str, Field]:
     found = {field: Field(("learning_rate",), values) for field, values in placed.items()}
     for name in SIZES:
         found[f"{name}-at"] = Field(("against",), np.stack([_abscissa(name, each) for each in AGAINST]))
-    units = ["iterations", "examples seen", "milliseconds, without compilation"]
+    units = ["iterations", "examples seen", "milliseconds"]
     found["against-title"] = Field(("against",), units)
     labels = [_ticks(each) for each in AGAINST]
     found["against-places"] = Field(("against",), [list(each) for each in labels])

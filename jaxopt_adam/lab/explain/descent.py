@@ -44,6 +44,8 @@ RATES = (
 )
 VALLEY = SURFACES["valley"]
 CORNERS = ("corner 0", "corner 1", "corner 2")
+POLE = 150.0
+"""The height of the pole that marks the stop in three dimensions, where the wall in front would hide a cross."""
 
 # An orthographic view from above, for browsers without WebGL: a row for each of the picture's axes.
 TALLEST = 465.0
@@ -104,6 +106,10 @@ def _named(walks: dict[str, Any]) -> dict[str, np.ndarray]:
         "stops": shown.astype(int),
         "path-across": _across(x[..., 0], x[..., 1], value),
         "path-up": _up(x[..., 0], x[..., 1], value),
+        "pole-x": where[..., [0, 0]],
+        "pole-y": where[..., [1, 1]],
+        "pole-value": height[..., None] + [0.0, POLE],
+        "poles": 2 * shown.astype(int),
         "stop-across": _across(where[..., :1], where[..., 1:], height[..., None]),
         "stop-up": _up(where[..., :1], where[..., 1:], height[..., None]),
     }
@@ -203,8 +209,8 @@ def _sentence(row: Any, rows: dict[str, np.ndarray], end: Any) -> str:
     flips = (sides[1:] * sides[:-1] < 0).mean()
     if end.value[row] > 1:
         return (
-            f"Bounces: the path jumps from wall to wall and never comes down. The stopping rule is fooled: it ends "
-            f"the walk after {steps} steps at a height of {height}."
+            f"Bounces: the path jumps from wall to wall and never settles on the floor. The stopping rule is fooled: "
+            f"it ends the walk after {steps} steps at a height of {height}."
         )
     if steps > STEPS:
         return (
@@ -288,11 +294,16 @@ def _plots() -> tuple[Plot, ...]:
             Trace(
                 "stop",
                 "stops here",
-                "stop-x",
-                "stop-y",
-                z="stop-value",
-                length="stops",
-                style={"type": "scatter3d", "mode": "markers", "marker": {"symbol": "x", "size": 5, "color": "--stop"}},
+                "pole-x",
+                "pole-y",
+                z="pole-value",
+                length="poles",
+                style={
+                    "type": "scatter3d",
+                    "mode": "lines",
+                    "line": {"color": "--stop", "width": 7},
+                    "hoverinfo": "skip",
+                },
             ),
             Trace(
                 "wires",

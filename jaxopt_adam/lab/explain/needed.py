@@ -101,6 +101,8 @@ def facts() -> dict[str, str]:
         "rmsprop uncorrected": needed("rmsprop", "valley", long, bias_correction=False),
         "rmsprop corrected": needed("rmsprop", "valley", long, bias_correction=True),
         "rmsprop hovers": str(hovers()),
+        "rmsprop valley": needed("rmsprop", "valley", {"learning_rate": 0.1, "b2": 0.9, "eps": 1e-8}),
+        "rmsprop turned": needed("rmsprop", "turned", {"learning_rate": 0.1, "b2": 0.9, "eps": 1e-8}),
     }
     found |= {
         f"wall {rule}": needed(rule, "valley", best(rule, "valley"), start=WALL) for rule in ("descent", "momentum")

@@ -185,9 +185,10 @@ def _player(section: Section) -> str:
     )
     if section.usual:
         letters = {"b1": "β₁", "b2": "β₂", "eps": "ε"}
-        usual = ", ".join(
+        *most, last = (
             f"{letter} to {number(section.usual[axis])}" for axis, letter in letters.items() if axis in section.usual
         )
+        usual = f"{', '.join(most)} and {last}," if most else last
         kind = "on" if section.usual["bias_correction"] else "off"
         note += (
             f" Moving the circle resets {usual} and turns bias correction {kind}. If you then change one of these "
