@@ -3,6 +3,7 @@
 import functools
 import inspect
 import itertools
+import math
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ParamSpec, Self, Unpack, overload
@@ -30,7 +31,8 @@ class Optimizer(Data, optax.GradientTransformationExtraArgs):
     It is an :class:`optax.GradientTransformationExtraArgs` and works wherever one is accepted. Its leaves are the
     hyperparameters that are numbers or arrays; functions (schedules), strings, dtypes and flags are part of its
     structure. It can therefore be an argument of a jitted function. A new learning rate then needs no new trace. With
-    :func:`jax.vmap` over it, a batch of optimizers is trained at once (:func:`grid`).
+    :func:`jax.vmap` over it, a batch of optimizers is trained at once (:func:`grid`). Without it, the `update` of a
+    batch is a ValueError.
 
     Factories such as :func:`~jaxopt_adam.adam` make optimizers, and :func:`optimizer` makes factories.
 
@@ -74,6 +76,7 @@ class Optimizer(Data, optax.GradientTransformationExtraArgs):
         def update(
             updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None, **extra_args: Any
         ) -> tuple[optax.Updates, optax.OptState]:
+            _refuse_batch(name, layout, leaves)
             given = updates, state, with_gradient(updates, params)
             at_once = None if extra_args else _compiled_step(function, layout, leaves, *given)
             return _step(function, layout, leaves, *given, **extra_args) if at_once is None else at_once
@@ -231,6 +234,22 @@ def _inner_state(state: Any, is_right: Callable[[Any], bool] = lambda state: Fal
     while not is_right(state) and (name := next((name for name in names if hasattr(state, name)), None)):
         state = getattr(state, name)
     return state
+
+
+def _refuse_batch(name: str, layout: Layout, leaves: Sequence[Any]) -> None:
+    """Raise ValueError if all numbers of several hyperparameters are arrays of one shape: they are a batch.
+
+    An array for each element of a leaf is right for one hyperparameter. Where all of them are arrays of one shape,
+    :func:`~jaxopt_adam.grid` or :func:`jax.vmap` has made them, and to broadcast them to a leaf would be no error.
+    """
+    shapes = set(map(np.shape, leaves))
+    if len(leaves) < 2 or len(shapes) > 1 or math.prod(shape := shapes.pop()) == 1:
+        return
+    if len({argument for argument, _ in layout.paths()}) > 1:
+        raise ValueError(
+            f"{name}: all hyperparameters have the shape {shape}, so this is a batch of optimizers; call update within "
+            "jax.vmap over the batch, or take one of them by row"
+        )
 
 
 def _made(function: Callable[..., Any], layout: Layout, leaves: Iterable[Any]) -> optax.GradientTransformationExtraArgs:
