@@ -104,6 +104,13 @@ class TestDither:
         exact = through_dither(value, dtype, np.uint32(0))
         np.testing.assert_array_equal(through_dither(exact, dtype, np.uint32(2**32 - 1)), exact)
 
+    @pytest.mark.parametrize("dtype", [jnp.bfloat16, np.uint16], ids=lambda dtype: np.dtype(dtype).name)
+    def test_the_largest_float32_stays_finite(self, dtype):
+        largest = np.finfo(np.float32).max
+        after = np.asarray(through_dither(np.full(6, largest), np.dtype(dtype), np.uint32(2**32 - 1)))
+        assert (largest * (1 - 2.0**-7) < after).all()
+        assert np.isfinite(after).all()
+
     @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16], ids=lambda dtype: np.dtype(dtype).name)
     def test_what_is_finite_stays_so_and_what_is_not_does_not(self, dtype):
         largest = np.float32(jnp.finfo(dtype).max)

@@ -84,7 +84,8 @@ class TestRoundedSum:
     def test_what_is_finite_stays_so(self, dtype):
         largest = np.float32(jnp.finfo(dtype).max)
         most = np.uint32(2**32 - 1)
-        assert summed(dtype, 16)(largest, largest * np.float32(2.0**-12), most) == largest
+        for part in (2.0**-12, 2.0**-26):
+            assert summed(dtype, 16)(largest, largest * np.float32(part), most) == largest
         assert summed(dtype, 16)(largest, largest, most) == np.inf
         assert summed(dtype, 8)(-largest, -largest, most) == -np.inf
         assert np.isnan(summed(dtype, 8)(largest, np.float32(np.nan), most))
