@@ -28,10 +28,11 @@ PACKAGE = "jaxopt_adam"
 MODULES = ("_averages.py", "_rule.py", "_cautious.py", "rules/*.py", "storage/*.py", "weights/*.py", "solve.py")
 NEAREST = {
     "_averages": ["test_averages.py", "test_rules.py"],
-    "_rule": ["test_family.py", "test_rules.py", "test_hyperparameters.py", "test_properties.py"],
+    "_rule": ["test_family.py", "test_rules.py", "test_hyperparameters.py", "test_properties.py", "test_leafwise.py"],
     "_cautious": ["test_cautious.py", "test_absurd_gradients.py"],
     "rules": ["test_rules.py", "test_whole_leaf_rules.py", "test_family.py", "test_absurd_gradients.py"],
     "rules/muon": ["test_whole_leaf_rules.py", "test_family.py", "test_properties.py", "test_describe.py"],
+    "rules/schedule_free_adamw": ["test_schedule_free_chains.py", "test_rules.py", "test_family.py"],
     "rules/soap": ["test_whole_leaf_rules.py", "test_family.py", "test_soap.py"],
     "rules/_matrices": ["test_whole_leaf_rules.py", "test_family.py", "test_soap.py"],
     "storage": ["test_storage.py", "test_moments.py", "test_bfloat16_moments.py", "test_sharding_moments.py"],

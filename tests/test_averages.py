@@ -10,7 +10,7 @@ import pytest
 
 import jaxopt_adam
 from jaxopt_adam import bias_correction, debias, ema
-from jaxopt_adam._averages import mean_square, norm, squarable
+from jaxopt_adam._averages import bounded_product, mean_square, norm, squarable
 
 DECAYS = (0.0, 0.5, 0.9, 0.95, 0.99, 0.999, 0.9999, 0.99999, 0.999999)
 LAST_STEP = 2**31 - 1
@@ -430,3 +430,9 @@ def test_the_derivatives_of_norms_and_of_means_of_squares():
     np.testing.assert_allclose(jax.jit(jax.grad(mean_square))(value), 2 * value / 20, rtol=1e-6)
     hessian = jax.jit(jax.hessian(norm))(jnp.float32([3, 4]))
     np.testing.assert_allclose(hessian, np.array([[16, -12], [-12, 9]]) / 125, rtol=1e-5)
+
+
+def test_the_derivatives_of_a_bounded_product():
+    value, end, start = jnp.asarray(np.random.default_rng(11).normal(size=(3, 4, 5)), jnp.float32)
+    slopes = jax.jit(jax.grad(bounded_product, (0, 1, 2)))(value, end, start)
+    chex.assert_trees_all_close(slopes, (end - start, value, -value), rtol=1e-6)

@@ -5,6 +5,7 @@ import itertools
 import chex
 import jax
 import jax.numpy as jnp
+import mpmath
 import numpy as np
 import optax
 import pytest
@@ -12,6 +13,7 @@ from agreement import deviation, falling, name_of, noisy_gradients, over, rising
 from oracles import ORACLES, walk
 
 import jaxopt_adam
+from jaxopt_adam.rules.radam import _length
 
 LAST_STEP = 2**31 - 1
 STEPS = 400
@@ -848,3 +850,17 @@ class TestParts:
             np.testing.assert_allclose(updates["w"], -rate * (1 + decay) * np.ones((2, 3)), rtol=1e-6)
             np.testing.assert_allclose(updates["b"], -falling(0) * (1 + rising(0)) * np.ones(3), rtol=1e-6)
         assert len(traces) == 1
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 4e-7), (np.float64, 2e-12)])
+def test_the_length_of_the_average_in_radam(dtype, tolerance):
+    """ρ_t = ρ_∞ − 2t β₂ᵗ / (1 − β₂ᵗ), in which the digits of large numbers cancel while t is small."""
+    shares, steps = dtype([0.1, 0.01, 0.001, 1e-4, 1e-5]), np.array([1, 2, 5, 7, 10, 24, 26, 90, 240, 260, 3_000])
+    worst = 0.0
+    with jax.enable_x64(dtype is np.float64), mpmath.workdps(50):
+        for share, step in itertools.product(shares, steps.tolist()):
+            power = (1 - mpmath.mpf(float(share))) ** step
+            exact = 2 / mpmath.mpf(float(share)) - 1 - 2 * step * power / (1 - power)
+            length = _length(share, jnp.asarray(step, dtype), jnp.asarray(float(1 - power), dtype))
+            worst = max(worst, abs(float(float(length) / exact - 1)))
+    assert worst < tolerance
