@@ -19,8 +19,8 @@ from public import RULES
 
 import jaxopt_adam
 from jaxopt_adam import (
+    _assertions,
     _averages,
-    _checked,
     _hyperparameters,
     adadelta,
     adam,
@@ -33,7 +33,7 @@ from jaxopt_adam import (
     rmsprop,
     sgd,
 )
-from jaxopt_adam._checked import checked
+from jaxopt_adam._checked import _decays, checked
 
 FACTORIES = list(RULES)
 LAST_STEP = 2**31 - 1
@@ -284,7 +284,7 @@ class TestDecays:
     def test_broken_bias_correction(self, broken, said, monkeypatch, request):
         grads = {request.node.name: BROKEN}
         made = checked(adam(0.1, b1=0.75 if broken is naive_correction else 0.9))
-        monkeypatch.setattr(_checked, "bias_correction", broken)
+        monkeypatch.setattr(_assertions, "bias_correction", broken)
         monkeypatch.setattr(_averages, "bias_correction", broken)
         assert failure(made.update, grads, made.init(grads)).startswith(f"adam's {said}")
 
@@ -299,7 +299,7 @@ class TestDecays:
         ],
     )
     def test_bias_correction_of_another_kind(self, broken, said, monkeypatch):
-        monkeypatch.setattr(_checked, "bias_correction", broken)
+        monkeypatch.setattr(_assertions, "bias_correction", broken)
         made = checked(adam(0.1, b1=0.8125))  # which no other test has traced
         with pytest.raises(AssertionError, match=said):
             jax.eval_shape(lambda grads: made.update(grads, made.init(PARAMS)), GRADS)
@@ -321,7 +321,7 @@ class TestDecays:
         grads = {request.node.name: BROKEN}
         made = checked(adam(0.1))
         state = made.init(grads)._replace(count=jnp.int32(2))
-        monkeypatch.setattr(_checked, name, broken)
+        monkeypatch.setattr(_assertions, name, broken)
         said = failure(made.update, grads, state)
         assert said.startswith("adam's b1 at step 3 makes of a constant 1 the debiased average ")
         assert float(said.rpartition(" ")[2]) != 1
@@ -335,7 +335,7 @@ class TestDecays:
         steps = steps.astype(np.int32)
         steps[:100] = LAST_STEP
         steps[100:200] = 1
-        assertions = lambda decay, step: [each.right for each in _checked._of_decay("", decay, step)]
+        assertions = lambda decay, step: [each.right for each in _assertions._of_decay("", decay, step)]
         for right in jax.jit(assertions)(decays, steps):
             assert np.all(right)
         numbers = (0.0, 1e-40, 0.1, 0.5, 0.9, 0.999, 0.99999, 1 - 1e-9, 1 - 2**-53)
@@ -347,7 +347,7 @@ class TestDecays:
         generator = np.random.default_rng(0)
         decays = jnp.asarray(np.minimum(1 - 10 ** generator.uniform(-15, 0, 50_000), 1 - 2**-53))
         steps = jnp.asarray(10 ** generator.uniform(0, 9.33, 50_000), jnp.int32)
-        for each in _checked._of_decay("", decays, steps):
+        for each in _assertions._of_decay("", decays, steps):
             assert each.value.dtype == jnp.float64
             assert np.all(each.right)
 
@@ -371,7 +371,7 @@ class TestDecays:
         ],
     )
     def test_what_is_a_decay(self, made, expected):
-        found = list(_checked._decays(made))
+        found = list(_decays(made))
         assert dict(found) == expected
         assert len(found) == len(expected)
 
@@ -400,7 +400,7 @@ class TestDecays:
     def test_numbers_are_part_of_the_program(self, monkeypatch):
         grads = {"of the numbers": BROKEN}
         broken = lambda decay, step: bias_correction(decay, step) + (decay == 0.5)
-        monkeypatch.setattr(_checked, "bias_correction", broken)
+        monkeypatch.setattr(_assertions, "bias_correction", broken)
         for made in (checked(adam(0.1, 0.75)), checked(adam(0.1, np.array([0.75, 0.25, 0.0])))):
             made.update(grads, made.init(grads))
         made = checked(adam(0.1, 0.5))
@@ -411,8 +411,8 @@ class TestDecays:
     def test_uncompiled_steps_share_a_program(self, monkeypatch):
         grads = {"of the shared": BROKEN}
         programs = []
-        assertions = _checked._assertions
-        monkeypatch.setattr(_checked, "_assertions", lambda *args: programs.append(args) or assertions(*args))
+        assertions = _assertions._assertions
+        monkeypatch.setattr(_assertions, "_assertions", lambda *args: programs.append(args) or assertions(*args))
         for rate in (0.1, 0.2):
             made = checked(adam(rate))
             state = made.init(grads)
