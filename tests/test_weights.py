@@ -948,6 +948,11 @@ class TestStalledFraction:
             np.testing.assert_allclose(stalled(params, updates), expected, rtol=1e-6)
         np.testing.assert_allclose(stalled_fraction(params, updates), expected, rtol=1e-6)  # not within jit
 
+    def test_of_one_element_and_of_none(self):
+        params = jnp.ones(2, jnp.bfloat16)
+        assert stalled(params, jnp.float32([1e-6, 0])) == 1
+        assert stalled(params, jnp.zeros(2)) == 0
+
     def test_within_the_program_that_made_the_parameters(self):
         """The compiler may not take the parameters for what they were before they were rounded."""
 
