@@ -33,8 +33,8 @@ class Shares(NamedTuple):
             rounded β.
     """
 
-    kept: ArrayLike
-    added: ArrayLike
+    kept: float | np.ndarray | Array
+    added: float | np.ndarray | Array
 
     @classmethod
     def of(cls, decay: ArrayLike) -> "Shares":

@@ -85,7 +85,7 @@ def cautious(
             real = change.real.dtype
             agreeing, counting = counts(agrees, (signs[0] != 0) & (signs[1] != 0), dtype=real)
             share = agreeing / jnp.maximum(counting, 1)
-            added, largest = (jnp.asarray(scalar_like(path, grad, each, real)) for each in (eps, max_scale))
+            added, largest = (scalar_like(path, grad, each, real) for each in (eps, max_scale))
             scale = jnp.where(share > 0, jnp.minimum(1 / (share + added), largest), 1)
             # What is no number stays none: as a zero, nobody would see that the element is lost.
             return jnp.where(agrees | jnp.isnan(change), scale * change, 0).astype(dtype)

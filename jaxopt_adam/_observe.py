@@ -350,7 +350,7 @@ def _figures(
         moved = change.astype(dtype)
         terms = {"gradient": _square(grad.astype(dtype)), "update": _square(moved)}
         if rate is not None:
-            rate = jnp.asarray(scalar_like(path, grad, rate, real_dtype(dtype)))
+            rate = scalar_like(path, grad, rate, real_dtype(dtype))
             if rate.ndim:
                 terms["per_rate"] = _square(moved / rate)
         if theta is not None:

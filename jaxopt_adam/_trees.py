@@ -78,10 +78,8 @@ def array_like(
     return jnp.asarray(value)
 
 
-def scalar_like(path: Path, grad: Any, scalar: ArrayLike | None, dtype: np.dtype) -> Array | None:
-    """`scalar` in `dtype`: a real number, or an array that broadcasts to the leaf `grad` at `path`; None stays."""
-    if scalar is None:
-        return None
+def scalar_like(path: Path, grad: Any, scalar: ArrayLike, dtype: np.dtype) -> Array:
+    """`scalar` in `dtype`: a real number, or an array that broadcasts to the leaf `grad` at `path`."""
     if jnp.issubdtype(_dtype(scalar, ": a hyperparameter", path), jnp.complexfloating):
         raise TypeError(f"{leaf_name(path)}: a hyperparameter must be real, got {scalar}")
     shape = np.shape(scalar)

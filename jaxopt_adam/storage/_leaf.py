@@ -150,7 +150,7 @@ class LeafStorage:
         is_number = isinstance(moment.initial, float)
         start = (moment.initial, dtype) if is_number else index
         if start not in self._initial:
-            initial = jnp.asarray(scalar_like(path, param, moment.initial, real_dtype(self._compute[index])))
+            initial = scalar_like(path, param, moment.initial, real_dtype(self._compute[index]))
             self._initial[start] = dithered(initial, dtype, NEAREST) if is_dithered(dtype) else initial.astype(dtype)
         initial = self._initial[start]
 
