@@ -973,17 +973,17 @@ class TestRow:
             for name, value in row.items():
                 assert one.hyperparameters[name] == np.float32(value)
 
-    @pytest.mark.parametrize("how", [lambda function: function, jax.jit], ids=["eager", "jit"])
-    @pytest.mark.parametrize("shape", [(2, 4), (4,), (3,)])
-    def test_the_update_of_a_batch_asks_for_vmap(self, how, shape):
+    @pytest.mark.parametrize("shape", [(2, 4), (3,)])
+    def test_the_update_of_a_batch_asks_for_vmap(self, shape):
         leaf = jnp.ones(shape)
         optimizers, _ = grid(adam, learning_rate=[0.1, 0.2], b1=[0.8, 0.9])
         for batch in (optimizers, chain(optimizers), chain(optimizers, optimizers)):
             state = batch.init(leaf)
-            with pytest.raises(ValueError, match=r"all hyperparameters have the shape \(4,\).* jax\.vmap .* row"):
-                how(batch.update)(leaf, state, leaf)
-            over_rows = how(jax.vmap(lambda each, state=state: each.update(leaf, state, leaf)[0]))
-            assert over_rows(batch).shape == (4, *shape)
+            for update in (batch.update, jax.jit(batch.update)):
+                with pytest.raises(ValueError, match=r"all hyperparameters have the shape \(4,\).* jax\.vmap .* row"):
+                    update(leaf, state, leaf)
+            of_rows = jax.eval_shape(jax.vmap(lambda each, state=state: each.update(leaf, state, leaf)[0]), batch)
+            assert of_rows.shape == (4, *shape)
 
     def test_one_array_or_arrays_of_one_number_are_no_batch(self):
         leaf = jnp.ones((2, 4))
