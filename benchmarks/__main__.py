@@ -5,7 +5,7 @@ time of a contestant is divided by that of the reference in the same round, and 
 What is shown is the median over the processes, and the range. Contestants whose library is not installed are left out
 with a word.
 
-The whole takes about a quarter of an hour on two cores, and --quick a small part of that. --tables writes what
+The whole takes about twenty minutes on two cores, and --quick a small part of that. --tables writes what
 docs/speed.md and docs/speed_rules.md show: docs/tables/speed.json, the tables slower, speed and speed_rules beside it,
 and docs/images/growth.png. The accuracy of what is stored in fewer bits is measured by the other files of this folder,
 each a script: they take longer, and their results do not depend on the machine.
