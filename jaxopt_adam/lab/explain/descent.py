@@ -232,6 +232,10 @@ def _height(value: float) -> str:
     return number(value) if value > 1e-10 else "0"
 
 
+def _lines_in_space(colour: str, width: float) -> dict[str, Any]:
+    return {"type": "scatter3d", "mode": "lines", "line": {"color": colour, "width": width}, "hoverinfo": "skip"}
+
+
 def _plots() -> tuple[Plot, ...]:
     stop = {"mode": "markers", "marker": {"symbol": "x", "size": 12, "color": "--stop", "line": {"width": 1}}}
     flat = path_plot(
@@ -270,12 +274,7 @@ def _plots() -> tuple[Plot, ...]:
                 "wires-x",
                 "wires-y",
                 z="wires-z",
-                style={
-                    "type": "scatter3d",
-                    "mode": "lines",
-                    "line": {"color": "--contour", "width": 1},
-                    "hoverinfo": "skip",
-                },
+                style=_lines_in_space("--contour", 1),
             ),
             Trace(
                 "path",
@@ -298,12 +297,7 @@ def _plots() -> tuple[Plot, ...]:
                 "pole-y",
                 z="pole-value",
                 length="poles",
-                style={
-                    "type": "scatter3d",
-                    "mode": "lines",
-                    "line": {"color": "--stop", "width": 7},
-                    "hoverinfo": "skip",
-                },
+                style=_lines_in_space("--stop", 7),
             ),
             Trace(
                 "wires",

@@ -101,9 +101,9 @@ def facts() -> dict[str, str]:
         "rmsprop uncorrected": needed("rmsprop", "valley", long, bias_correction=False),
         "rmsprop corrected": needed("rmsprop", "valley", long, bias_correction=True),
         "rmsprop hovers": str(hovers()),
-        "rmsprop valley": needed("rmsprop", "valley", {"learning_rate": 0.1, "b2": 0.9, "eps": 1e-8}),
-        "rmsprop turned": needed("rmsprop", "turned", {"learning_rate": 0.1, "b2": 0.9, "eps": 1e-8}),
     }
+    short = {"learning_rate": 0.1} | dict(RULES["rmsprop"].usual)
+    found |= {f"rmsprop {surface}": needed("rmsprop", surface, short) for surface in ("valley", "turned")}
     found |= {
         f"wall {rule}": needed(rule, "valley", best(rule, "valley"), start=WALL) for rule in ("descent", "momentum")
     }
