@@ -19,6 +19,7 @@ from jaxopt_adam import adam, descend, rmsprop, sgd
 from jaxopt_adam.lab.cli import main
 from jaxopt_adam.lab.explain import SECTIONS, encoding, exits, expected, hero, needed
 from jaxopt_adam.lab.explain import rules as explain_rules
+from jaxopt_adam.lab.explain.averages import DECAYS, MOMENTS
 from jaxopt_adam.lab.explain.descent import RATES, VALLEY
 from jaxopt_adam.lab.explain.descent import STEPS as DESCENT_STEPS
 from jaxopt_adam.lab.explain.digits import HIGH, SETTINGS
@@ -394,6 +395,23 @@ def test_the_words_say_what_gradient_descent_does():
         "Crawls",
         "Oscillates",
     }
+
+
+def test_a_walk_along_the_floor_converges_whatever_its_rounding_errors():
+    # At the middle of the valley, the first step at 1 / STEEPNESS ends on the floor, but for rounding.
+    sentences = SECTIONS["gradient-descent"].fields()["moved sentence"].values
+    for start, row in zip(STARTS, sentences, strict=True):
+        if start[0] == 0:
+            assert row[RATES.index(1 / STEEPNESS)].startswith("Converges: ")
+            assert row[RATES.index(1 / STEEPNESS)].endswith("after 2 steps at a height of 0.")
+
+
+def test_the_words_on_an_average_count_its_values():
+    sentences = SECTIONS["averages"].fields()["sentence"].values
+    words = lambda decay, corrected, moment: sentences[DECAYS.index(decay)][corrected][MOMENTS.index(moment)]
+    assert words(0.7, 0, 50).endswith("The last 3 values have 66 % of this sum.")
+    assert words(0.0, 0, 50).endswith("The last value has 100 % of this sum.")
+    assert words(0.9, 1, 1).endswith("contains 1 value. Its weight is 1, because it was divided by 1 − βᵗ.")
 
 
 # Small parts.
