@@ -82,7 +82,7 @@ def ema(average: ArrayLike, value: ArrayLike, decay: ArrayLike | Shares) -> Arra
     kept, added = decay if isinstance(decay, Shares) else Shares.of(decay)
     mostly_past = added <= kept
     if isinstance(mostly_past, (bool, np.bool_)):
-        # A choice that is known now, and not by the compiler for every leaf, makes the program a third shorter.
+        # Known now, so that the compiler need not choose for every leaf.
         (more, less), share = ((past, new), added) if mostly_past else ((new, past), kept)
     else:
         more, less = jnp.where(mostly_past, past, new), jnp.where(mostly_past, new, past)

@@ -90,7 +90,7 @@ def checked(optimizer: kinds.Transformation) -> optax.GradientTransformationExtr
     def update(
         updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None, **extra_args: Any
     ) -> tuple[optax.Updates, optax.OptState]:
-        # Not at the top, because checkify and what defines an operation take a fortieth of a second to import.
+        # Here, since nothing else needs what defines an operation of JAX, which is slow to import.
         from jaxopt_adam._assertions import SeenStep, watched
 
         new_updates, new_state = inner.update(updates, state, params, **extra_args)

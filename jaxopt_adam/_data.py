@@ -65,13 +65,6 @@ class Data:
         """
         return types.MappingProxyType(self._arguments)
 
-    @property
-    def _batch_shape(self) -> tuple[int, ...]:
-        """The leading axes that all leaves share: those of a batch; () for a single one."""
-        shapes = list(map(np.shape, self._leaves))
-        shared = itertools.takewhile(lambda sizes: len(set(sizes)) == 1, zip(*shapes, strict=False))
-        return tuple(size for size, *_ in shared)
-
     def get(self, name: str) -> Any:
         """One hyperparameter, of this or of an optimizer or a schedule inside.
 
@@ -125,7 +118,7 @@ class Data:
             >>> adam(linear_schedule(1e-3, 0.0, 100)).replace(init_value=0.01).hyperparameters["learning_rate"]
             linear_schedule(init_value=0.01, end_value=0.0, transition_steps=100.0)
         """
-        return self._replaced(changes)._broadcast(self._batch_shape)
+        return self._replaced(changes)._broadcast(batch_shape(self._leaves))
 
     def _replaced(self, changes: Mapping[str, Any]) -> Self:
         own = _checked(self._factory, {name: changes[name] for name in changes if name in self._arguments})
@@ -287,6 +280,12 @@ def _flatten_with_keys(value: Data) -> tuple[list[tuple[Any, Any]], tuple[Any, .
     paths = Layout(*value._structure[1:]).paths()
     keys = [jax.tree_util.GetAttrKey(name + jax.tree_util.keystr(path)) for name, path in paths]
     return list(zip(keys, value._leaves, strict=True)), value._structure
+
+
+def batch_shape(leaves: Iterable[Any]) -> tuple[int, ...]:
+    """The leading axes that all leaves share: those of a batch; () for a single optimizer or schedule."""
+    shared = itertools.takewhile(lambda sizes: len(set(sizes)) == 1, zip(*map(np.shape, leaves), strict=False))
+    return tuple(size for size, *_ in shared)
 
 
 def register(kind: type[Data]) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from jaxopt_adam._arguments import Arguments
-from jaxopt_adam._data import Data, checks, factory_of, register, result_of, rule_of
+from jaxopt_adam._data import Data, batch_shape, checks, factory_of, register, result_of, rule_of
 from jaxopt_adam._eager import Compilable, compiled, on_one_device
 from jaxopt_adam._hyperparameters import scheduled
 from jaxopt_adam._layout import Layout
@@ -170,7 +170,7 @@ class Optimizer(Data, optax.GradientTransformationExtraArgs):
         """``function(numbers, count)`` for each row of a batch: of these hyperparameters, of `count` or of both."""
         if not np.ndim(count):
             return function(numbers, count)
-        rows, axes = self._batch_shape, np.shape(count)
+        rows, axes = batch_shape(self._leaves), np.shape(count)
         if any(map(np.ndim, self._leaves)) and (not rows or any(map(operator.ne, rows, axes))):
             shapes = ", ".join(sorted({str(np.shape(leaf)) for leaf in self._leaves}))
             raise ValueError(
@@ -237,17 +237,16 @@ def _inner_state(state: Any, is_right: Callable[[Any], bool] = lambda state: Fal
 
 
 def _refuse_batch(name: str, layout: Layout, leaves: Sequence[Any]) -> None:
-    """Raise ValueError if all numbers of several hyperparameters are arrays of one shape: they are a batch.
+    """Raise ValueError if several hyperparameters have the leading axes of a batch.
 
-    An array for each element of a leaf is right for one hyperparameter. Where all of them are arrays of one shape,
-    :func:`~jaxopt_adam.grid` or :func:`jax.vmap` has made them, and to broadcast them to a leaf would be no error.
+    A single hyperparameter may be an array that broadcasts to a leaf. If all of them have the same axes,
+    :func:`~jaxopt_adam.grid` or :func:`jax.vmap` has made them. Each number then belongs to one optimizer of the batch,
+    and must not be broadcast to a leaf.
     """
-    shapes = set(map(np.shape, leaves))
-    if len(leaves) < 2 or len(shapes) > 1 or math.prod(shape := shapes.pop()) == 1:
-        return
-    if len({argument for argument, _ in layout.paths()}) > 1:
+    shape = batch_shape(leaves)
+    if math.prod(shape) > 1 and len({argument for argument, _ in layout.paths()}) > 1:
         raise ValueError(
-            f"{name}: all hyperparameters have the shape {shape}, so this is a batch of optimizers; call update within "
+            f"{name}: all hyperparameters have the axes {shape}, so this is a batch of optimizers; call update within "
             "jax.vmap over the batch, or take one of them by row"
         )
 

@@ -980,7 +980,7 @@ class TestRow:
         for batch in (optimizers, chain(optimizers), chain(optimizers, optimizers)):
             state = batch.init(leaf)
             for update in (batch.update, jax.jit(batch.update)):
-                with pytest.raises(ValueError, match=r"all hyperparameters have the shape \(4,\).* jax\.vmap .* row"):
+                with pytest.raises(ValueError, match=r"all hyperparameters have the axes \(4,\).* jax\.vmap .* row"):
                     update(leaf, state, leaf)
             of_rows = jax.eval_shape(jax.vmap(lambda each, state=state: each.update(leaf, state, leaf)[0]), batch)
             assert of_rows.shape == (4, *shape)
