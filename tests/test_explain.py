@@ -397,13 +397,15 @@ def test_the_words_say_what_gradient_descent_does():
     }
 
 
-def test_a_walk_along_the_floor_converges_whatever_its_rounding_errors():
-    # At the middle of the valley, the first step at 1 / STEEPNESS ends on the floor, but for rounding.
+def test_the_words_from_every_start_say_whether_the_path_overshoots():
     sentences = SECTIONS["gradient-descent"].fields()["moved sentence"].values
-    for start, row in zip(STARTS, sentences, strict=True):
-        if start[0] == 0:
-            assert row[RATES.index(1 / STEEPNESS)].startswith("Converges: ")
-            assert row[RATES.index(1 / STEEPNESS)].endswith("after 2 steps at a height of 0.")
+    for row in sentences:
+        for rate, sentence in zip(RATES, row, strict=True):
+            # At 1 / STEEPNESS the first step ends on the floor, but for rounding.
+            if rate < 2 / STEEPNESS and not sentence.startswith("Crawls: "):
+                assert sentence.startswith("Oscillates: " if rate > 1 / STEEPNESS else "Converges: ")
+    middle = sentences[next(index for index, start in enumerate(STARTS) if start[0] == 0)]
+    assert middle[RATES.index(1 / STEEPNESS)].endswith("ends the walk after 2 steps at a height of 0.")
 
 
 def test_the_words_on_an_average_count_its_values():

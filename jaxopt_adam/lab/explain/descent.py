@@ -205,8 +205,6 @@ def _sentence(row: Any, rows: dict[str, np.ndarray], end: Any) -> str:
     height, last = _height(float(end.value[row])), _height(float(rows["value"][row][-1]))
     if points <= STEPS:
         return f"Diverges: every step ends higher up on the opposite wall, and step {points} leaves the picture."
-    sides = np.sign(np.round(rows["path-y"][row][:20], 9))  # on the floor there are only rounding errors
-    flips = (sides[1:] * sides[:-1] < 0).mean()
     if end.value[row] > 1:
         return (
             f"Bounces: the path jumps from wall to wall and never settles on the floor. The stopping rule is fooled: "
@@ -217,7 +215,9 @@ def _sentence(row: Any, rows: dict[str, np.ndarray], end: Any) -> str:
             f"Crawls: after {STEPS} steps the path is still at a height of {last}. The stopping rule would end the "
             f"walk after {steps:,} steps at a height of {height}."
         )
-    if flips > 0.5:
+    # Each step multiplies y by one factor. A factor that is zero on paper may be a rounding error of either sign.
+    before, after = rows["path-y"][row][:2]
+    if after / before < -1e-9:
         return (
             f"Oscillates: the path jumps from wall to wall, lower each time. The stopping rule ends the walk "
             f"after {steps} steps at a height of {height}."
