@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import re
+import types
 from base64 import b64decode
 from html.parser import HTMLParser
 
@@ -22,6 +23,7 @@ from jaxopt_adam.lab.explain import rules as explain_rules
 from jaxopt_adam.lab.explain.averages import DECAYS, MOMENTS
 from jaxopt_adam.lab.explain.descent import RATES, VALLEY
 from jaxopt_adam.lab.explain.descent import STEPS as DESCENT_STEPS
+from jaxopt_adam.lab.explain.descent import _sentence as descent_sentence
 from jaxopt_adam.lab.explain.digits import HIGH, SETTINGS
 from jaxopt_adam.lab.explain.digits import RULES as RACERS
 from jaxopt_adam.lab.explain.drawing import held, number
@@ -406,6 +408,14 @@ def test_the_words_from_every_start_say_whether_the_path_overshoots():
                 assert sentence.startswith("Oscillates: " if rate > 1 / STEEPNESS else "Converges: ")
     middle = sentences[next(index for index, start in enumerate(STARTS) if start[0] == 0)]
     assert middle[RATES.index(1 / STEEPNESS)].endswith("ends the walk after 2 steps at a height of 0.")
+
+
+@pytest.mark.parametrize("second", [-4e-17, 0.0, 4e-17])
+def test_a_rounding_error_is_no_wall(second):
+    """Compilers round the first step to the floor in different ways."""
+    rows = {"points": np.array([DESCENT_STEPS + 1]), "value": np.zeros((1, 2)), "path-y": np.array([[-2.0, second]])}
+    end = types.SimpleNamespace(steps=[2], value=[1e-64])
+    assert descent_sentence(0, rows, end).startswith("Converges: ")
 
 
 def test_the_words_on_an_average_count_its_values():
