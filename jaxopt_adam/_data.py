@@ -99,7 +99,8 @@ class Data:
                 needed. The name may also be that of a hyperparameter of an optimizer or a schedule inside. If several
                 have this name, give its path: the names from the outermost to its own, with dots between them, as in
                 ``replace(**{"adamw.learning_rate.peak_value": 1e-3})``. The end of the path is enough if it is unique.
-                In a batch that :func:`~jaxopt_adam.grid` or :func:`jax.vmap` has made, one number sets all rows.
+                In a batch that :func:`~jaxopt_adam.grid` or :func:`jax.vmap` has made, one number sets all rows, and an
+                array with a number for each row sets them one by one. (A list is a tree of learning rates, as always.)
 
         Returns:
             The changed optimizer or schedule. An optimizer can continue from the state of the old one as long as the

@@ -32,7 +32,7 @@ class Optimizer(Data, optax.GradientTransformationExtraArgs):
     hyperparameters that are numbers or arrays; functions (schedules), strings, dtypes and flags are part of its
     structure. It can therefore be an argument of a jitted function. A new learning rate then needs no new trace. With
     :func:`jax.vmap` over it, a batch of optimizers is trained at once (:func:`grid`). Without it, the `update` of a
-    batch is a ValueError.
+    batch is a ValueError, unless the optimizer has a single number, which may be an array for the elements of a leaf.
 
     Factories such as :func:`~jaxopt_adam.adam` make optimizers, and :func:`optimizer` makes factories.
 
@@ -391,7 +391,10 @@ def grid(factory: Callable[..., Optimizer], *args: Any, **axes: Any) -> tuple[Op
             if column.ndim != 1 or not column.size:
                 raise ValueError(f"grid: {axis} must be one row of at least one value, got shape {column.shape}")
             if not np.issubdtype(column.dtype, np.number) or np.iscomplexobj(column):
-                raise TypeError(f"grid: {axis} must hold real numbers to be an axis, got {brief(values)}")
+                raise TypeError(
+                    f"grid: {axis} must hold real numbers to be an axis, got {brief(values)}; give an argument "
+                    "that all rows share without a list"
+                )
             columns[axis] = [float(value) for value in column]
     if not columns:
         raise ValueError(f"grid: give at least one argument of {name} a list of values")

@@ -218,7 +218,8 @@ class Checkpoints:
         """Read the newest step that is complete, or a given one.
 
         A step is complete if each of its files has the recorded size and checksum. Newer steps that are incomplete are
-        skipped and named in the result, and the next save deletes them.
+        skipped and named in the result, and the next save deletes them. A save that was killed before it had written a
+        step has only left temporary files, which are not named.
 
         Args:
             like: the form of the tree: a pytree of arrays, or of :class:`jax.ShapeDtypeStruct` with shardings, as

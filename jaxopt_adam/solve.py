@@ -263,7 +263,10 @@ class _Objective(NamedTuple):
             hint = "; has_aux=True allows a pair" if is_pair and not self.has_aux else ""
             raise TypeError(f"fun must return a real scalar, got {_described(value)}{hint}")
         if np.shape(value):
-            raise TypeError(f"fun must return a real scalar, got the shape {np.shape(value)}; sum it, or take its mean")
+            raise TypeError(
+                f"fun must return a real scalar, got the shape {np.shape(value)}; sum it, or take its mean; for many "
+                "starts at once use jax.vmap"
+            )
         if not jnp.issubdtype(jnp.result_type(value), jnp.floating):
             raise TypeError(f"fun must return a scalar of a floating-point dtype, got {jnp.result_type(value)}")
         return jnp.asarray(value), jax.tree_util.tree_map_with_path(_aux_array, aux)

@@ -429,6 +429,23 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     assert [path.name for path in out.iterdir()] == ["whole"]
 
 
+def test_a_folder_that_cannot_be_made_leaves_nothing(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(FileExistsError), output.new_folder(tmp_path / "new" / ".." / "file"):
+        pytest.fail("a folder was made of a file")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_an_error_names_the_folder_that_was_given(tmp_path, monkeypatch):
+    def refused(*_args, **_options):
+        raise PermissionError(13, "Permission denied", str(tmp_path / ".unfinished-1234"))
+
+    monkeypatch.setattr(output.tempfile, "TemporaryDirectory", refused)
+    with pytest.raises(PermissionError) as caught, output.new_folder(tmp_path):
+        pytest.fail("a folder was made where none can be")
+    assert caught.value.filename == str(tmp_path)
+
+
 def test_other_files_in_the_folder_are_left_alone(tmp_path):
     (tmp_path / "mine").write_text("precious")
     (tmp_path / "figure").write_text("old")
@@ -605,6 +622,8 @@ def test_help(command, capsys):
         (["landscape", "--start", "nan", "0"], "expected a number from -1,000,000 to 1,000,000, got 'nan'"),
         (["landscape", "--start", "1,2", "3"], "expected a number from -1,000,000 to 1,000,000, got '1,2'"),
         (["averages", "--beta", "1"], "expected a decay in [0, 1), got '1'"),
+        (["averages", "--beta", "0.99999999999"], "expected a decay in [0, 1), got '0.99999999999'"),
+        (["landscape", "--learning-rate", "1e-50"], "expected a number above 0, at most 1,000,000, got '1e-50'"),
         (["averages", "--beta", "abc"], "expected a decay in [0, 1), got 'abc'"),
         (["averages", "--noise", "-1"], "'--noise': expected a number from 0 to 1,000,000, got '-1'"),
         (["averages", "--seed", "9" * 5000], "'--seed': expected a whole number from 0 to 4,294,967,295, got '99"),

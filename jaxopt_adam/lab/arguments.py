@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import typer
 
 T = TypeVar("T")
@@ -41,8 +42,9 @@ def whole_number(least: int, most: int) -> Callable[[Any], int]:
 
 size = _kind(f"a number from 0 to {MOST:,}", float, lambda value: 0 <= value <= MOST)
 coordinate = _kind(f"a number from {-MOST:,} to {MOST:,}", float, lambda value: -MOST <= value <= MOST)
-learning_rate = _kind(f"a number above 0, at most {MOST:,}", float, lambda value: 0 < value <= MOST)
-decay = _kind("a decay in [0, 1)", float, lambda value: 0 <= value < 1)
+# In float32 too, in which the command computes.
+learning_rate = _kind(f"a number above 0, at most {MOST:,}", float, lambda value: bool(0 < np.float32(value) <= MOST))
+decay = _kind("a decay in [0, 1)", float, lambda value: bool(0 <= np.float32(value) < 1))
 
 
 def _with_unit(text: str) -> float:

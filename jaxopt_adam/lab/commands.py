@@ -411,7 +411,8 @@ def memory(
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="'--moments'") from error
     for parts in measured:
-        parts["in all"] = sum(parts.values())
+        total = sum(parts.values())
+        parts |= {"the whole state": total - parts["weights"] - parts["gradients"], "in all": total}
     whole, *on_each = measured
     _print_table(
         (

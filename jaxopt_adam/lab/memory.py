@@ -85,7 +85,7 @@ def measure(
         because they do not grow with the matrix.
 
     Raises:
-        ValueError: if the moments of the rule can be stored in float32 only.
+        ValueError: if the moments of the rule can be stored in float32 only, or it keeps none.
     """
     dtype, wrapper = WEIGHTS[weights]
     arguments = {"moments": moments} if takes_moments(rule) else {}
@@ -107,6 +107,8 @@ def measure(
     if accumulate > 1:
         around = {"acc_grads": own["acc_grads"], **around}
         own = own["inner_opt_state"]._asdict()
+    if moments != "float32" and not any(nbytes(tree) >= min(params.shape) for tree in own.values()):
+        raise ValueError(f"expected float32 for {rule}, which keeps no moments with its usual arguments, got {moments}")
     # Two moments that are packed into the same integers count for half of them each. In 16 bits the second field is
     # None. In codes one field has the codes of both moments, and the other has their scales.
     shared = {name: tree for name, tree in own.items() if name in _sharing(own, params.shape)}

@@ -33,9 +33,9 @@ def new_folder(out: Path, names: Iterable[str] = ()) -> Iterator[Path]:
         raise NotADirectoryError(errno.ENOTDIR, "is a file, where a folder should go", str(out))
     _no_folders(out, names)
     missing = [folder for folder in (out, *out.parents) if not folder.exists()]
-    out.mkdir(parents=True, exist_ok=True)
     try:
-        with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=out) as temporary:
+        out.mkdir(parents=True, exist_ok=True)
+        with _unfinished(out) as temporary:
             yield Path(temporary)
             interrupt.check()
             finished = sorted(Path(temporary).iterdir())
@@ -45,6 +45,14 @@ def new_folder(out: Path, names: Iterable[str] = ()) -> Iterator[Path]:
     except BaseException:
         if missing:
             shutil.rmtree(missing[-1], ignore_errors=True)
+        raise
+
+
+def _unfinished(out: Path) -> tempfile.TemporaryDirectory[str]:
+    try:
+        return tempfile.TemporaryDirectory(prefix=".unfinished-", dir=out)
+    except OSError as error:
+        error.filename = str(out)  # the name that was given
         raise
 
 

@@ -113,4 +113,6 @@ def facts() -> dict[str, str]:
         "valley uncorrected": needed("adam", "valley", usual, bias_correction=False),
         "valley slow": needed("adam", "valley", usual | {"b1": 0.95}),
         "valley short": needed("adam", "valley", usual | {"b2": 0.5}),
+        "valley medium": needed("adam", "valley", usual | {"b2": 0.99}),
+        "valley smaller": needed("adam", "valley", usual | {"learning_rate": 0.03}, bias_correction=False),
     }
