@@ -2,16 +2,14 @@
 
 from IPython.display import Markdown
 
-from jaxopt_adam.lab.memory import CUTS, MOMENTS, RULES, WEIGHTS, measure, takes_moments
-
-STORAGES = {rule: MOMENTS if takes_moments(rule) else ("float32",) for rule in RULES}
+from jaxopt_adam.lab.memory import CUTS, MOMENTS, RULES, WEIGHTS, measure, storages
 
 
 def states() -> Markdown:
     """The state of each rule by the storage of its moments, in bytes a parameter."""
     rows = []
-    for rule, storages in STORAGES.items():
-        sizes = [_number(state(rule, moments)) for moments in storages]
+    for rule in RULES:
+        sizes = [_number(state(rule, moments)) for moments in storages(rule)]
         rows.append([_link(rule), *sizes, *[""] * (len(MOMENTS) - len(sizes))])
     return _table(["rule", *(f'"{each}"' for each in MOMENTS)], rows)
 
@@ -30,8 +28,8 @@ def everything() -> Markdown:
     """Weights, gradients and state for every rule, storage and kind of weights, in bytes a parameter."""
     rows = [
         [_link(rule), moments, *(_number(sum(measure(rule, moments, each).values())) for each in WEIGHTS)]
-        for rule, storages in STORAGES.items()
-        for moments in storages
+        for rule in RULES
+        for moments in storages(rule)
     ]
     return _table(["rule", "moments", *WEIGHTS], rows)
 

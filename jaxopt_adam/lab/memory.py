@@ -46,9 +46,15 @@ DEVICES = (16, 24, 80, 141)
 """The memory of devices, in GB."""
 
 
-def takes_moments(rule: str) -> bool:
-    """True if a rule has the argument `moments`."""
-    return "moments" in inspect.signature(RULES[rule]).parameters
+@functools.cache
+def storages(rule: str) -> tuple[str, ...]:
+    """The names in `MOMENTS` that the moments of a rule with its usual arguments can be stored in."""
+    if "moments" not in inspect.signature(RULES[rule]).parameters:
+        return MOMENTS[:1]
+    shape = jax.ShapeDtypeStruct(MATRIX, jnp.float32)
+    states = [jax.eval_shape(RULES[rule](1e-3, moments=moments).init, shape) for moments in MOMENTS[:2]]
+    # Without momentum `sgd` keeps none.
+    return MOMENTS if nbytes(states[0]) > nbytes(states[1]) else MOMENTS[:1]
 
 
 def matrix(devices: int = 1) -> tuple[int, int]:
@@ -85,12 +91,12 @@ def measure(
         because they do not grow with the matrix.
 
     Raises:
-        ValueError: if the moments of the rule can be stored in float32 only, or it keeps none.
+        ValueError: if `moments` is not one of the rule's :func:`storages`.
     """
     dtype, wrapper = WEIGHTS[weights]
-    arguments = {"moments": moments} if takes_moments(rule) else {}
-    if moments != "float32" and not arguments:
+    if moments not in storages(rule):
         raise ValueError(f"expected float32 for {rule}, whose moments are stored in no other way, got {moments}")
+    arguments = {} if moments == "float32" else {"moments": moments}
     optimizer: optax.GradientTransformation = RULES[rule](learning_rate=1e-3, **arguments)
     if accumulate > 1:
         optimizer = MultiSteps(optimizer, accumulate)
@@ -107,8 +113,6 @@ def measure(
     if accumulate > 1:
         around = {"acc_grads": own["acc_grads"], **around}
         own = own["inner_opt_state"]._asdict()
-    if moments != "float32" and not any(nbytes(tree) >= min(params.shape) for tree in own.values()):
-        raise ValueError(f"expected float32 for {rule}, which keeps no moments with its usual arguments, got {moments}")
     # Two moments that are packed into the same integers count for half of them each. In 16 bits the second field is
     # None. In codes one field has the codes of both moments, and the other has their scales.
     shared = {name: tree for name, tree in own.items() if name in _sharing(own, params.shape)}
