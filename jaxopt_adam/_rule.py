@@ -17,7 +17,7 @@ import optax
 from jax import Array
 from jax.core import Tracer
 
-from jaxopt_adam._averages import finite_product, squarable
+from jaxopt_adam._averages import ARE_BOUNDED, finite_product, squarable
 from jaxopt_adam._eager import Compilable
 from jaxopt_adam._hyperparameters import flag, not_negative, scheduled
 from jaxopt_adam._notes import note
@@ -388,7 +388,11 @@ def _halves_of_leaf(rule: _Rule, path: Path, storage: LeafStorage, scalars_tree:
 
     def first(inputs: Any, old: Sequence[Any]) -> list[Any]:
         grad, step = grad_and_step(inputs)
-        new = rule.first(grad, rule.moments(**dict(zip(rule.present, old, strict=True))), step)
+        token = ARE_BOUNDED.set(storage.has_squares)
+        try:
+            new = rule.first(grad, rule.moments(**dict(zip(rule.present, old, strict=True))), step)
+        finally:
+            ARE_BOUNDED.reset(token)
         try:
             values = [getattr(new, name) for name in rule.present]
         except AttributeError:

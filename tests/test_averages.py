@@ -10,7 +10,7 @@ import pytest
 
 import jaxopt_adam
 from jaxopt_adam import bias_correction, debias, ema
-from jaxopt_adam._averages import bounded_product, mean_square, norm, squarable
+from jaxopt_adam._averages import ARE_BOUNDED, bounded_product, mean_square, norm, squarable
 
 DECAYS = (0.0, 0.5, 0.9, 0.95, 0.99, 0.999, 0.9999, 0.99999, 0.999999)
 LAST_STEP = 2**31 - 1
@@ -354,6 +354,31 @@ class TestEmaAtTheEdges:
         assert ema(jnp.inf, 1.0, 0.9) == jnp.inf
         assert ema(jnp.float32(3e38), jnp.float32(-3e38), 0.9) == pytest.approx(2.4e38, rel=1e-6)
         assert jnp.isnan(ema(jnp.nan, 1.0, 0.9))
+
+    @pytest.mark.parametrize("decay", [0.0, 0.25, 0.5, 0.9, 0.9999])
+    @pytest.mark.parametrize("dtype", [np.float32, np.complex64])
+    def test_the_shorter_form_for_bounded_numbers_has_the_same_bits(self, decay, dtype):
+        generator = np.random.default_rng(0)
+        sizes = 10.0 ** generator.uniform(-30, 37, (4, 2, 1000))
+        average, value = (sizes[:2] * generator.normal(size=(2, 2, 1000))).astype(np.float32)
+        if dtype == np.complex64:
+            average, value = (each[0] + 1j * each[1] for each in (average, value))
+        long = jax.jit(ema)(average, value, decay)
+        token = ARE_BOUNDED.set(True)
+        try:
+            short = jax.jit(lambda *given: ema(*given))(average, value, decay)
+        finally:
+            ARE_BOUNDED.reset(token)
+        np.testing.assert_array_equal(short, long)
+        assert np.isnan(ema(np.float32(np.nan), 1.0, decay))
+
+    def test_a_rule_without_squares_averages_any_numbers(self):
+        """One with squares has bounded gradients, of which it knows."""
+        optimizer = jaxopt_adam.lion(1.0, b2=0.9, weight_decay=0.0)
+        _, state = optimizer.update(jnp.float32(3e38), optimizer.init(jnp.float32(0)))
+        _, state = optimizer.update(jnp.float32(-3e38), state)
+        assert state.mu == pytest.approx(0.9 * 0.1 * 3e38 - 0.1 * 3e38, rel=1e-6)
+        assert not ARE_BOUNDED.get()
 
     @pytest.mark.parametrize("name", ["adam", "rmsprop", "adadelta", "adagrad"])
     def test_one_huge_gradient_stops_no_element(self, name):
