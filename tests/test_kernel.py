@@ -12,22 +12,26 @@ import optax
 import pytest
 
 import jaxopt_adam
+from jaxopt_adam import abs_sq, ema
 from jaxopt_adam.storage import Blockwise
 from jaxopt_adam.storage._codes import Quotient, Root
 from jaxopt_adam.storage._kernel import in_one_pass, suits
 from jaxopt_adam.storage._packing import Member, Packing
 from jaxopt_adam.storage._passes import Halves, in_passes
 from jaxopt_adam.storage._rounding import ROUNDINGS, phases
+from jaxopt_adam.storage._sliding import SlidingRoot
 
 pytestmark = pytest.mark.kernel
 
+DECAY = 0.999
 SHAPES = [(64, 128), (3, 3, 32, 48), (4096,), (2, 40, 64)]
 
 
 def moments_after(inputs, old):
     grad, _, _ = inputs
     mu, nu = old
-    return 0.9 * mu + 0.1 * grad, 0.999 * nu + 0.001 * grad * grad
+    # No product in these is fused with a sum, so their bits do not depend on how they are compiled.
+    return ema(mu, grad, 0.9), ema(nu, abs_sq(grad), DECAY)
 
 
 def update(inputs, _, new):
@@ -39,12 +43,16 @@ def update(inputs, _, new):
 RULE = Halves(moments_after, update)
 
 
+def _root(bits):
+    return SlidingRoot(bits) if bits == 4 else Root(bits)
+
+
 def leaf(bits, shape, rounding="dither", eps=1e-8, coded=("mu", "nu")):
     """A leaf with codes for both moments, in the same numbers, or for one of them, two in a byte with 4 bits."""
     storage = Blockwise(bits, rounding=rounding)
     members = (
         Member(Quotient(bits) if "mu" in coded else None, np.dtype(np.float32), rounding, 1, eps),
-        Member(Root(bits) if "nu" in coded else None, np.dtype(np.float32), rounding),
+        Member(_root(bits) if "nu" in coded else None, np.dtype(np.float32), rounding, decay=DECAY),
     )
     packing = Packing(members, shape, storage.longest(4096))
     starts = [storage.start(0.0, nonnegative=nonnegative) for nonnegative in (False, True)]
@@ -126,12 +134,22 @@ def plainly(rule, inputs, numbers, scales, packing, step):
         if how.code is None:
             continue
         largest = [jnp.max(each, axis=1, keepdims=True) for each in how.code.measures(value, over)]
-        of_rows = how.code.scale(scales[salt].reshape(-1, 1), *largest)
+        before = scales[salt].reshape(-1, 1)
         places = phases(layout.positions, salt)
         along = [each.reshape(-1, *[1] * (len(places) - 1 - axis)) for axis, each in enumerate(places)]
         where = jnp.broadcast_to(sum(along), layout.positions).reshape(-1, layout.length)
         threshold = ROUNDINGS[how.rounding](step, [where])
-        codes[salt] = how.code.encode(value, over, how.code.grid(of_rows), threshold)
+        if isinstance(how.code, SlidingRoot):
+            # The phase of a block is that of its elements, but for their positions in it.
+            of_block = jnp.broadcast_to(sum(each[..., 0] for each in along[:-1]), layout.blocks).reshape(-1, 1)
+            decay = np.float32(how.decay)
+            slid = how.code.slid(before, decay, ROUNDINGS[how.rounding](step, [of_block]), *largest)
+            of_rows = slid.astype(np.uint16)
+            ruler = how.code.aimed(how.code.grid(of_rows), how.code.grid(before), slid, decay)
+        else:
+            of_rows = how.code.scale(before, *largest)
+            ruler = how.code.ruler(how.code.grid(of_rows))
+        codes[salt] = how.code.encode(value, over, ruler, threshold)
         new_scales[salt] = of_rows.reshape(layout.blocks)
     new_numbers = {place[0]: mu.reshape(layout.shape), place[1]: nu.reshape(layout.shape)}
     for index in codes:
@@ -279,6 +297,7 @@ def test_pallas_is_imported_where_it_is_used():
 import sys
 import jax.numpy as jnp
 import jaxopt_adam
+from jaxopt_adam import abs_sq, ema
 from jaxopt_adam.storage import Blockwise
 
 assert not [name for name in sys.modules if name.startswith("jax.experimental.pallas")]

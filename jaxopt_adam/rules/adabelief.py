@@ -82,5 +82,5 @@ def adabelief(
         storage=moments,
         learning_rate=learning_rate,
         mu=Moment(over="nu", denominator=denominator, apart=True),
-        nu=Moment(real=True),
+        nu=Moment(real=True, decay=b2),
     )

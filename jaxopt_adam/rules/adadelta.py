@@ -93,6 +93,6 @@ def adadelta(
         weight_decay=weight_decay,
         mask=weight_decay_mask,
         sees_to_decay=True,
-        e_g=Moment(real=True),
-        e_x=Moment(real=True),
+        e_g=Moment(real=True, decay=rho),
+        e_x=Moment(real=True, decay=rho),
     )

@@ -82,5 +82,5 @@ def adam_atan2(
         mask=mask,
         real_leaves=True,
         mu=Moment(over="nu"),
-        nu=Moment(real=True),
+        nu=Moment(real=True, decay=b2),
     )

@@ -87,5 +87,5 @@ def adamaxw(
         weight_decay=weight_decay,
         mask=mask,
         mu=Moment(over="nu", apart=True),
-        nu=Moment(real=True),
+        nu=Moment(real=True, decay=b2),
     )

@@ -94,5 +94,5 @@ def adamw(
         weight_decay=weight_decay,
         mask=mask,
         mu=Moment(dtype=mu_dtype, over="nu", denominator=denominator),
-        nu=Moment(real=True),
+        nu=Moment(real=True, decay=b2),
     )

@@ -122,6 +122,6 @@ def adan(
         mask=mask,
         m=Moment(over="n", denominator=denominator),
         v=Moment(over="n", denominator=denominator),
-        n=Moment(real=True),
+        n=Moment(real=True, decay=b3),
         g=Moment(over="n", denominator=denominator),
     )

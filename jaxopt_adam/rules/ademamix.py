@@ -116,5 +116,5 @@ def ademamix(
         mask=mask,
         m1=Moment(dtype=mu_dtype, over="nu", denominator=denominator),
         m2=Moment(dtype=mu_dtype, over="nu", denominator=denominator),
-        nu=Moment(real=True),
+        nu=Moment(real=True, decay=b2),
     )

@@ -109,7 +109,7 @@ def adopt(
         storage=moments,
         learning_rate=learning_rate,
         mu=Moment(dtype=mu_dtype),
-        nu=Moment(real=True),
+        nu=Moment(real=True, decay=b2),
     )
 
 

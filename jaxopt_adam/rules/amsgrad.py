@@ -102,6 +102,6 @@ def amsgrad(
         storage=moments,
         learning_rate=learning_rate,
         mu=Moment(dtype=mu_dtype, over="nu_max", denominator=denominator),
-        nu=Moment(real=True),
+        nu=Moment(real=True, decay=b2),
         nu_max=Moment(real=True),
     )

@@ -93,5 +93,5 @@ def lamb(
         sees_to_decay=True,
         needs_params=True,
         mu=Moment(over="nu", denominator=denominator),
-        nu=Moment(real=True),
+        nu=Moment(real=True, decay=b2),
     )

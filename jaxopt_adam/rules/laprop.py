@@ -92,5 +92,5 @@ def laprop(
         weight_decay=weight_decay,
         mask=mask,
         mu=Moment(),
-        nu=Moment(real=True),
+        nu=Moment(real=True, decay=b2),
     )

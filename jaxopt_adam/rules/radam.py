@@ -94,7 +94,7 @@ def radam(
         storage=moments,
         learning_rate=learning_rate,
         mu=Moment(over="nu", denominator=denominator),
-        nu=Moment(real=True),
+        nu=Moment(real=True, decay=b2),
     )
 
 

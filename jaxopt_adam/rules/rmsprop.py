@@ -120,7 +120,7 @@ def rmsprop(
         scalars,
         storage=moments,
         learning_rate=learning_rate,
-        nu=Moment(initial_scale, real=True),
+        nu=Moment(initial_scale, real=True, decay=decay),
         mu=Moment(over="nu") if centered else None,
         trace=None if momentum is None else Moment(),
     )

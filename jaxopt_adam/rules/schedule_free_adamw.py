@@ -147,7 +147,7 @@ def schedule_free_adamw(
         needs_params=True,
         others={"b1": b1, "weight_sum": 0.0, "max_learning_rate": 0.0},
         finish=finish,
-        nu=Moment(real=True),
+        nu=Moment(real=True, decay=b2),
         z=Moment(dtype=state_dtype, from_param=True),
     )
 

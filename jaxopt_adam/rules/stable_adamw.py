@@ -98,5 +98,5 @@ def stable_adamw(
         mask=mask,
         sees_to_decay=True,
         mu=Moment(over="nu", denominator=denominator),
-        nu=Moment(real=True),
+        nu=Moment(real=True, decay=b2),
     )

@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 
 from jaxopt_adam.storage._codes import Code, Quotient, Root
 from jaxopt_adam.storage._rounding import NEAREST, ROUNDINGS
+from jaxopt_adam.storage._sliding import SlidingRoot
 
 _LARGE = 2**20
 
@@ -90,9 +91,11 @@ class Blockwise:
         """True if a leaf of that shape, computed in that dtype, is stored in codes."""
         return dtype == jnp.float32 and int(np.prod(shape)) >= self.min_size and len(shape) > 0
 
-    def code(self, *, nonnegative: bool) -> Code:
-        """The code of a moment; `nonnegative` says that the moment is never negative."""
-        return Root(self.bits) if nonnegative else Quotient(self.bits)
+    def code(self, *, nonnegative: bool, decays: bool = False) -> Code:
+        """The code of a moment: whether it is never negative, and whether it is an average whose decay is known."""
+        if not nonnegative:
+            return Quotient(self.bits)
+        return SlidingRoot(self.bits) if decays and self.bits == 4 else Root(self.bits)
 
     def longest(self, size: int) -> int:
         """The largest number of elements of a block in a leaf of `size` elements."""
@@ -110,4 +113,4 @@ def _start(code: Code, initial: ArrayLike) -> tuple[Array, Array]:
     value = jnp.full([1, 1], initial, jnp.float32)
     before = jnp.zeros([1], code.scale_dtype)
     scale = code.scale(before, *(measure[:, 0] for measure in code.measures(value, None)))
-    return code.encode(value, None, code.grid(scale[:, None]), jnp.asarray(NEAREST))[0, 0], scale[0]
+    return code.encode(value, None, code.ruler(code.grid(scale[:, None])), jnp.asarray(NEAREST))[0, 0], scale[0]

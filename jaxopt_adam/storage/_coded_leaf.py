@@ -38,11 +38,12 @@ class CodedLeafStorage(LeafStorage):
     def _member(self, index: int) -> Member:
         moment, storage = self._declared[index], self._coded.get(index)
         return Member(
-            code=storage and storage.code(nonnegative=moment.real),
+            code=storage and storage.code(nonnegative=moment.real, decays=moment.decay is not None),
             dtype=self._dtypes[index],
             rounding=storage.rounding if storage else "dither",
             over=self._over[index],
             eps=moment.added,
+            decay=moment.decay,
         )
 
     def in_words(self, name: str) -> str | None:

@@ -15,7 +15,8 @@ A scale is 16 bits that the codes of a block have in common. The two classes hav
 - `value`: the numbers, float32;
 - `denominator`: what the codes of the numbers are relative to, float32 and positive; None for nothing;
 - `code`: whole numbers from 0 to 2**bits − 1, int32;
-- `grid`: the :data:`Grid` of the block of each number;
+- `grid`: what decodes the numbers of a block, see :data:`Grid`;
+- `ruler`: what encodes them, likewise;
 - `threshold`: how to round, see :mod:`jaxopt_adam.storage._rounding`.
 """
 
@@ -31,7 +32,7 @@ from jax import Array
 from jaxopt_adam.storage._bits import INFINITY, MAGNITUDE, NAN, bits_of, float_of
 
 Grid = tuple[Array, ...]
-"""The grid of a block: its scale, taken apart into the 32-bit numbers that encoding and decoding compute with."""
+"""The grid of a block: its scale, taken apart into the 32-bit numbers that decoding or encoding computes with."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,13 +92,17 @@ class Quotient:
 
     def grid(self, scale: Array) -> Grid:
         """The grid that a scale stands for."""
-        scale = scale.astype(jnp.float32)
-        is_positive = scale > 0
-        return scale * (1 / self._most), jnp.where(is_positive, self._most / jnp.where(is_positive, scale, 1), 0)
+        return (scale.astype(jnp.float32) * (1 / self._most),)
 
-    def encode(self, value: Array, denominator: Array | None, grid: Grid, threshold: Array, shift: int = 0) -> Array:
+    def ruler(self, grid: Grid) -> Grid:
+        """What encodes to the lines of a grid."""
+        (unit,) = grid
+        is_positive = unit > 0
+        return (jnp.where(is_positive, 1 / jnp.where(is_positive, unit, 1), 0),)
+
+    def encode(self, value: Array, denominator: Array | None, ruler: Grid, threshold: Array, shift: int = 0) -> Array:
         """The codes, shifted to the left."""
-        share = _divided(jnp.abs(value) * grid[1], denominator)
+        share = _divided(jnp.abs(value) * ruler[0], denominator)
         distance = bits_of(share + self._least) - self._least.view(np.int32)
         raised = distance + (threshold >> np.uint32(32 - self._dropped)).astype(jnp.int32)
         sign = 2 ** (self.bits - 1) << shift
@@ -129,7 +134,7 @@ class Root:
         return np.dtype(np.uint16)
 
     @functools.cached_property
-    def _steps(self) -> int:
+    def steps(self) -> int:
         """The number of spacings from the lowest line of a grid to the highest."""
         return 2**self.bits - 2
 
@@ -141,52 +146,66 @@ class Root:
         pattern = bits_of(value) & MAGNITUDE
         return pattern, _WRAP - pattern
 
+    def extremes(self, *largest: Array) -> tuple[Array, Array]:
+        """The bit patterns of the least root but zero and of the largest in blocks with these largest measures."""
+        high = jnp.maximum(_root_pattern(float_of(largest[0])), _ORIGIN)
+        return jnp.clip(_root_pattern(float_of(_WRAP - largest[1])), _ORIGIN, high), high
+
     def scale(self, before: Array, *largest: Array) -> Array:
         """The scale of blocks with these largest measures, whose scale was `before`."""
-        high = jnp.maximum(_root_pattern(float_of(largest[0])), _ORIGIN)
-        low = jnp.clip(_root_pattern(float_of(_WRAP - largest[1])), _ORIGIN, high)
+        low, high = self.extremes(*largest)
         # The narrowest that spans these, as a float32 with two bits behind the leading one, rounded up.
-        wanted = (high - low).astype(jnp.float32) * np.float32(1 / self._steps)
-        spacing = jnp.clip(((bits_of(wanted) + 0x1FFFFF) >> 21) - _LEAST_SPACING, 0 if self.bits == 8 else 8, _WIDEST)
+        wanted = (high - low).astype(jnp.float32) * np.float32(1 / self.steps)
+        spacing = jnp.clip(((bits_of(wanted) + 0x1FFFFF) >> 21) - _LEAST_SPACING, 0 if self.bits == 8 else 8, WIDEST)
 
         def short(spacing: Array) -> Array:
             # The lowest line is below `low`, by so much that the highest may be below `high`.
-            return high - _lowest_line(_lines(low, spacing), spacing) > self._steps * _spacing(spacing)
+            first, unit = _first_line(spacing), _unit(spacing)
+            lowest = first + _lines(low, first, unit) * unit
+            return high - lowest > self.steps * spacing_of(spacing)
 
         for _ in range(2 if self.bits == 8 else 4):
-            spacing = jnp.where(short(spacing), jnp.minimum(spacing + 1, _WIDEST), spacing)
+            spacing = jnp.where(short(spacing), jnp.minimum(spacing + 1, WIDEST), spacing)
         # Where the extremes come and go about what a spacing spans, it would change every few steps, and each time all
         # numbers of the block would be rounded anew. These errors add up to more than a somewhat wider spacing costs.
         kept = before.astype(jnp.int32) & 31
         wider = kept - spacing
         spacing = jnp.where((wider > 0) & (wider <= (1 if self.bits == 8 else 2)) & ~short(kept), kept, spacing)
-        raised = _lines(high - self._steps * _spacing(spacing), spacing, jnp.ceil)
-        lines = _lines(low, spacing)
-        lines = jnp.where(spacing == _WIDEST, jnp.maximum(lines, raised), lines)
-        return jnp.where(largest[0] >= INFINITY, _POISON, (lines << 5) | spacing).astype(jnp.uint16)
+        first, unit = _first_line(spacing), _unit(spacing)
+        raised = _lines(high - self.steps * spacing_of(spacing), first, unit, jnp.ceil)
+        lines = _lines(low, first, unit)
+        lines = jnp.where(spacing == WIDEST, jnp.maximum(lines, raised), lines)
+        return jnp.where(largest[0] >= INFINITY, POISON, (lines << 5) | spacing).astype(jnp.uint16)
 
     def grid(self, scale: Array) -> Grid:
         """The grid that a scale stands for."""
         scale = scale.astype(jnp.int32)
         index = scale & 31
-        poisoned = scale == _POISON
-        spacing = _spacing(index)
+        poisoned = scale == POISON
         lowest = jnp.maximum(_lowest_line(scale >> 5, index), _LEAST_PATTERN)
-        # The line of code 0, if that stood for one.
-        origin = jnp.where(poisoned, NAN, lowest - spacing)
-        return origin, jnp.where(poisoned, 0, spacing), 1 / spacing.astype(jnp.float32)
+        # The line of code 0, if that stood for one, and the index of the spacing, a byte for each block. With the least
+        # NaN and the narrowest spacing all lines are NaN.
+        origin = jnp.where(poisoned, INFINITY + 1, lowest - spacing_of(index))
+        return origin, jnp.where(poisoned, 0, index).astype(jnp.uint8)
 
-    def encode(self, value: Array, denominator: Array | None, grid: Grid, threshold: Array, shift: int = 0) -> Array:
+    def ruler(self, grid: Grid) -> Grid:
+        """What encodes to the lines of a grid."""
+        origin, index, *_ = grid
+        return origin, 1 / spacing_of(index.astype(jnp.int32)).astype(jnp.float32)
+
+    def encode(self, value: Array, denominator: Array | None, ruler: Grid, threshold: Array, shift: int = 0) -> Array:
         """The codes, shifted to the left."""
-        origin, _, per_spacing = grid
-        pattern = _root_pattern(value)
+        origin, per_spacing, *_ = ruler
+        pattern = bits_of(self.scaled_root(value, ruler))
         line = (pattern - origin).astype(jnp.float32) * per_spacing
         # The threshold as a share of a spacing, less a half. Adding _WHOLE rounds to the nearest whole number. With the
         # half taken off, that is rounding down.
-        share = float_of((threshold >> np.uint32(9)) | np.uint32(_ONE)) - 1.5
-        bits = jnp.clip(bits_of(line + share + _WHOLE), _WHOLE_BITS + 1, _WHOLE_BITS + self._steps + 1)
-        code = bits & 0xFFFF
-        return jnp.where(pattern != 0, code << shift, 0)
+        code = bits_of(line + (uniform(threshold) - 1.5) + _WHOLE) - _WHOLE_BITS
+        return jnp.where(pattern != 0, jnp.clip(code, 1, self.steps + 1) << shift, 0)
+
+    def scaled_root(self, value: Array, ruler: Grid) -> Array:
+        """The root whose position among the lines is the code."""
+        return jnp.sqrt(value)
 
     def decode(self, code: Array, denominator: Array | None, grid: Grid) -> Array:
         """The float32 numbers that the codes stand for."""
@@ -195,8 +214,8 @@ class Root:
 
     def root(self, code: Array, grid: Grid) -> Array:
         """The square roots of the numbers that the codes stand for."""
-        origin, spacing, _ = grid
-        return jnp.where(code > 0, float_of(origin + code * spacing), 0)
+        origin, index, *_ = grid
+        return jnp.where(code > 0, float_of(origin + code * spacing_of(index.astype(jnp.int32))), 0)
 
 
 Code = Quotient | Root
@@ -214,16 +233,21 @@ _LEAST_PATTERN = np.float32(2**-63 * (1 + 2**-23)).view(np.int32)
 """The bit pattern of the root of the least float32 that computers do not flush to zero, 2⁻¹²⁶, or just above it."""
 _LEAST_SPACING = np.int32((127 + 15) << 2)
 """The upper bits of 2¹⁵, the narrowest spacing: a grid of 8 bits then spans two octaves."""
-_WIDEST = 31
+WIDEST = 31
 """The index of the widest spacing: a grid of 4 bits then spans 24 octaves, and smaller numbers are raised to it."""
 _UNIT = 5
 """The unit of the lowest line is 2⁵ narrowest spacings, or more."""
-_POISON = np.int32(0xFFFF)
+POISON = np.int32(0xFFFF)
 """A grid of nothing but NaN."""
 _WHOLE = np.float32(1.5 * 2**23)
 """A float32 of that size has no fractional bits."""
 _WHOLE_BITS = _WHOLE.view(np.int32)
-"""The bits of that; the lower sixteen are zero."""
+"""The bits of that."""
+
+
+def uniform(threshold: Array) -> Array:
+    """One and the threshold / 2³²."""
+    return float_of((threshold >> np.uint32(9)) | np.uint32(_ONE))
 
 
 def _divided(value: Array, denominator: Array | None) -> Array:
@@ -235,14 +259,14 @@ def _root_pattern(value: Array) -> Array:
     return bits_of(jnp.sqrt(value))
 
 
-def _spacing(index: Array) -> Array:
+def spacing_of(index: Array) -> Array:
     """The spacing with this index, from 0 to 31."""
     return (4 + (index & 3)) << (13 + (index >> 2))
 
 
 def _unit(index: Array) -> Array:
     """The unit in which the lowest line of a grid is counted from the first line."""
-    return _spacing(index) << jnp.maximum(_UNIT - (index >> 2), 0)
+    return spacing_of(index) << jnp.maximum(_UNIT - (index >> 2), 0)
 
 
 def _first_line(index: Array) -> Array:
@@ -258,14 +282,13 @@ def _first_line(index: Array) -> Array:
     Numbers also fall a few percent too fast for another reason: evenly spread thresholds come back sooner to a number
     whose decay has just become slower. Lines that are lower by a sixteenth of the spacing make up for that.
     """
-    spacing = _spacing(index)
+    spacing = spacing_of(index)
     return _ORIGIN - ((spacing & -spacing) >> 1) - (spacing >> 4)
 
 
-def _lines(pattern: Array, index: Array, rounded: Callable[[Array], Array] = jnp.floor) -> Array:
+def _lines(pattern: Array, first: Array, unit: Array, rounded: Callable[[Array], Array] = jnp.floor) -> Array:
     """The number of units from the first line to the one below a bit pattern, which is the lowest line of a grid."""
-    units = (pattern - _first_line(index)).astype(jnp.float32) / _unit(index).astype(jnp.float32)
-    return rounded(units).astype(jnp.int32)
+    return rounded((pattern - first).astype(jnp.float32) / unit.astype(jnp.float32)).astype(jnp.int32)
 
 
 def _lowest_line(lines: Array, index: Array) -> Array:

@@ -98,7 +98,10 @@ def _run(
     examples = jax.tree.unflatten(tree, [x if number else example for x, number in zip(values, is_number, strict=True)])
     # A kernel cannot close over what is traced, so what the rule closes over becomes numbers that it is given.
     closed, constants = _closed(rule, examples, [example] * len(packing.members))
-    traced = [member.eps for member in packing.members if not isinstance(member.eps, float)]
+    numbers_of = [
+        (member.eps, member.slowest if m in packing.sliding else None) for m, member in enumerate(packing.members)
+    ]
+    traced = [number for pair in numbers_of for number in pair if isinstance(number, jax.Array)]
     scalars += [step, *traced, *constants]
     listed = {
         index: own.reshape(-1, 1 if packing.words[index].two_a_byte else layout.lanes, width)
@@ -116,11 +119,11 @@ def _run(
         scalars = [reference[0] for reference in scalars]
         own, (step, *constants) = scalars[: sum(is_number)], scalars[sum(is_number) :]
         rule = closed(constants[len(traced) :])
-        each_eps = iter(constants)
-        members = (
-            member if isinstance(member.eps, float) else member._replace(eps=next(each_eps))
-            for member in packing.members
-        )
+        given_numbers = iter(constants)
+        pairs = [[next(given_numbers) if isinstance(n, jax.Array) else n for n in pair] for pair in numbers_of]
+        members = [
+            member._replace(eps=eps, decay=decay) for member, (eps, decay) in zip(packing.members, pairs, strict=True)
+        ]
         own_packing = dataclasses.replace(packing, members=tuple(members))
         lanes = range(layout.lanes)
 
@@ -136,24 +139,26 @@ def _run(
 
         read = {i: [each[:, lane, :] for lane in range(each.shape[1])] for i, each in listed.items()}
         before = {m: scale[...] for m, scale in columns.items()}
-        grids = own_packing.grids(before)
+        old_grids = own_packing.grids(before)
         given = [inputs_of(lane) for lane in lanes]
-        old = [decode(read, grids, lane) for lane in lanes]
+        old = [decode(read, old_grids, lane) for lane in lanes]
         after = [rule.first(inputs, moments) for inputs, moments in zip(given, old, strict=True)]
         measures = [
             jax.tree.map(lambda each: jnp.max(each, axis=-1, keepdims=True), own_packing.measures(moments))
             for moments in after
         ]
         largest = functools.reduce(functools.partial(jax.tree.map, jnp.maximum), measures)
-        scales = own_packing.scales(before, largest)
+        slid = own_packing.scales(before, largest, step, [[each[...], None] for each in leading])
+        scales = own_packing.stored(slid)
         grids = own_packing.grids(scales)
+        rulers = own_packing.rulers(grids, old_grids, slid)
         for m, scale in scales.items():
             new_scales[m][...] = scale
         for index, word in enumerate(packing.words):
             codes = []
             for lane, moments in enumerate(after):
                 own_phases = [[leading[m][...], _inner(layout, m, lane)] for m in word.members]
-                codes.append(own_packing.encode(word, moments, grids, step, own_phases, lane))
+                codes.append(own_packing.encode(word, moments, rulers, step, own_phases, lane))
             of_lanes = [[code for each in codes for code in each]] if word.two_a_byte else codes
             read[index] = [word.joined(each) for each in of_lanes]
             for lane, number in enumerate(read[index]):

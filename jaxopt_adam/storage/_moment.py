@@ -42,6 +42,9 @@ class Moment:
         apart: whether this moment may be more than a thousand times √ν, for example because ν does not average squared
             gradients. In bfloat16 the two moments are then two arrays, because one array for both has too small a
             range.
+        decay: by what this moment decays in a step before something is added to it, for an average of squares: β₂. In 4
+            bits an average is stored such that only what is added is rounded. Otherwise the error of one that decays
+            for thousands of steps would grow. If it differs from element to element, the largest is used.
     """
 
     initial: ArrayLike = 0.0
@@ -53,6 +56,7 @@ class Moment:
     over: str | None = None
     denominator: Denominator = _NOTHING_ADDED
     apart: bool = False
+    decay: ArrayLike | None = None
 
     @property
     def added(self) -> Any:

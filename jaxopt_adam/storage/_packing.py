@@ -25,6 +25,7 @@ from jaxopt_adam.storage._codes import Code, Grid, Root
 from jaxopt_adam.storage._dense import dithered, is_dithered, undithered
 from jaxopt_adam.storage._layout import Layout, block_length
 from jaxopt_adam.storage._rounding import ROUNDINGS
+from jaxopt_adam.storage._sliding import SlidingRoot
 
 LANES = np.array([[0], [1]], np.int32)
 """The numbers of both lanes, in place of a single number."""
@@ -43,6 +44,8 @@ class Member(NamedTuple):
         over: the index of the second moment by whose root the update divides this one, None for none; its code is then
             relative to that root plus `eps`.
         eps: what the update adds to the root; a Python number, or a scalar of float32.
+        decay: by what an average decays in a step, for one with a
+            :class:`~jaxopt_adam.storage._sliding.SlidingRoot`; a number or an array, None for another.
     """
 
     code: Code | None
@@ -50,6 +53,15 @@ class Member(NamedTuple):
     rounding: str
     over: int | None = None
     eps: Any = 0.0
+    decay: Any = None
+
+    @property
+    def slowest(self) -> Any:
+        """The largest of the decays, None for none: a NumPy number or a scalar, of float32."""
+        if self.decay is None or isinstance(self.decay, int | float):
+            return self.decay if self.decay is None else np.float32(self.decay)
+        # It decides what is rounded, but not what the moment is. So it has no derivative.
+        return jnp.max(jax.lax.stop_gradient(jnp.asarray(self.decay, jnp.float32)))
 
     def denominator(self, roots: Any) -> Array | None:
         """The number that its code is relative to, from the roots of second moments by their indices; None for none.
@@ -170,8 +182,25 @@ class Packing:
         return [self.codes[m].scale_dtype for m in word.coded]
 
     def grids(self, scales: Mapping[int, Any]) -> dict[int, Grid]:
-        """The grids of these moments' blocks, from their scales."""
+        """The grids of these moments' blocks for decoding, from their scales."""
         return {m: self.codes[m].grid(scale) for m, scale in scales.items()}
+
+    def rulers(
+        self, grids: Mapping[int, Grid], before: Mapping[int, Grid], scales: Mapping[int, Any]
+    ) -> dict[int, Grid]:
+        """What encodes to the lines of these grids, from those before the step and what :meth:`scales` has given."""
+        rulers = {}
+        for m, grid in grids.items():
+            code = self.codes[m]
+            if isinstance(code, SlidingRoot):
+                rulers[m] = code.aimed(grid, before[m], scales[m], self.members[m].slowest)
+            else:
+                rulers[m] = code.ruler(grid)
+        return rulers
+
+    def stored(self, scales: Mapping[int, Any]) -> dict[int, Any]:
+        """What is stored of what :meth:`scales` gives."""
+        return dict(scales) | {m: scales[m].astype(np.uint16) for m in scales if m in self.sliding}
 
     def decode(self, numbers: Mapping[int, Array], grids: Mapping[int, Grid], lane: Any = LANES) -> list[Array]:
         """The moments of a tile in float32, out of each word's numbers."""
@@ -197,15 +226,43 @@ class Packing:
         roots = self._roots(moments)
         return {m: code.measures(moments[m], self.members[m].denominator(roots)) for m, code in self.codes.items()}
 
-    def scales(self, before: Mapping[int, Any], largest: Mapping[int, tuple[Array, ...]]) -> dict[int, Array]:
-        """The scale of the blocks of each moment with a code, from those before and the largest :meth:`measures`."""
-        return {m: self.codes[m].scale(scale, *largest[m]) for m, scale in before.items()}
+    @functools.cached_property
+    def sliding(self) -> list[int]:
+        """The moments whose grids slide."""
+        return [m for m, code in self.codes.items() if isinstance(code, SlidingRoot)]
+
+    def scales(
+        self,
+        before: Mapping[int, Any],
+        largest: Mapping[int, tuple[Array, ...]],
+        step: Array,
+        phases: Sequence[Sequence[Array | None]],
+    ) -> dict[int, Array]:
+        """The scale of the blocks of each moment with a code, and whether its grid has slid.
+
+        Args:
+            before: the scales before the step.
+            largest: the largest :meth:`measures` of each block.
+            step: the number of the step, from 1.
+            phases: the phases of each moment's elements, see :mod:`jaxopt_adam.storage._rounding`. The last ones are
+                of the positions in a block.
+        """
+        scales = {}
+        for m, scale in before.items():
+            code, member = self.codes[m], self.members[m]
+            if isinstance(code, SlidingRoot):
+                leading: Any = phases[m][:-1]
+                threshold = ROUNDINGS[member.rounding](step, leading)
+                scales[m] = code.slid(scale, member.slowest, threshold, *largest[m])
+            else:
+                scales[m] = code.scale(scale, *largest[m])
+        return scales
 
     def encode(
         self,
         word: Word,
         moments: Sequence[Array],
-        grids: Mapping[int, Grid],
+        rulers: Mapping[int, Grid],
         step: Array,
         phases: Sequence[Sequence[Array]],
         lane: Any = None,
@@ -226,7 +283,7 @@ class Packing:
             member = self.members[m]
             threshold = ROUNDINGS[member.rounding](step, phases[slot])
             shift = word.bits * (lane if word.two_a_byte else slot)
-            code = self.codes[m].encode(moments[m], member.denominator(roots), grids[m], threshold, shift)
+            code = self.codes[m].encode(moments[m], member.denominator(roots), rulers[m], threshold, shift)
             encoded.append(code)
         return encoded
 

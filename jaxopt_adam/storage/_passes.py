@@ -27,7 +27,8 @@ from jaxopt_adam._xla import add_zero, hidden_zero, in_place, largest_of_blocks
 from jaxopt_adam.storage._codes import Grid
 from jaxopt_adam.storage._layout import Layout
 from jaxopt_adam.storage._packing import LANES, Packing, joined_scales, parted_scales
-from jaxopt_adam.storage._rounding import along_axes, phases
+from jaxopt_adam.storage._rounding import along_axes
+from jaxopt_adam.storage._rounding import phases as phases_of
 
 
 class Halves(NamedTuple):
@@ -66,7 +67,7 @@ class _Operands(NamedTuple):
         inputs: what the rule reads besides the moments.
         numbers: the old numbers of the other words.
         grids: the old grids of the members of the other words.
-        scales: the new scales of the word's members.
+        scales: what :meth:`~jaxopt_adam.storage._packing.Packing.scales` gives for the word's members.
         phases: the phases of the elements, for each of the word's members.
         step: the number of the step, from 1.
     """
@@ -110,7 +111,8 @@ def in_passes(
     if not layout.fits:
         is_inside = _along_last(layout, jnp.ones(layout.shape[-1], jnp.int32))
         measures = jax.tree.map(lambda measure: measure * is_inside, measures)
-    after = packing.scales(before, largest_of_blocks(measures))
+    phases = [_phases_as_blocks(layout, m) for m in range(len(packing.members))]
+    after = packing.scales(before, largest_of_blocks(measures), step, phases)
     new: dict[int, Array] = {}
     grids: dict[int, Grid] = {}
     zero = hidden_zero(step)
@@ -123,7 +125,7 @@ def in_passes(
             {i: other for i, other in held.items() if i != index},
             {m: grid for m, grid in old_grids.items() if m not in coded},
             {m: after[m] for m in coded},
-            [_phases_as_blocks(layout, m) for m in word.members],
+            [phases[m] for m in word.members],
             step,
         )
         zero, new_word = in_place(zero, functools.partial(_written, rule, packing, index), old_word, operands)
@@ -152,7 +154,9 @@ def _written(rule: Halves, packing: Packing, index: int, before: _Word, given: _
     """A word after the step."""
     word = packing.words[index]
     numbers, grids = given.numbers | {index: before.numbers}, given.grids | before.grids
-    new_grids = packing.grids(given.scales)
+    scales = packing.stored(given.scales)
+    new_grids = packing.grids(scales)
+    rulers = packing.rulers(new_grids, before.grids, given.scales)
     codes = []
     for lane in (0, 1) if word.two_a_byte else (None,):
 
@@ -164,8 +168,8 @@ def _written(rule: Halves, packing: Packing, index: int, before: _Word, given: _
         old = packing.decode(of_lane, grids, LANES if lane is None else lane)
         moments = rule.first(jax.tree.map(cut, given.inputs), old)
         own_phases = [[*leading, cut(inner)] for *leading, inner in given.phases]
-        codes += packing.encode(word, moments, new_grids, given.step, own_phases, lane)
-    return _Word(word.joined(codes), new_grids, joined_scales([given.scales[m] for m in word.coded]))
+        codes += packing.encode(word, moments, rulers, given.step, own_phases, lane)
+    return _Word(word.joined(codes), new_grids, joined_scales([scales[m] for m in word.coded]))
 
 
 def _as_blocks(
@@ -186,7 +190,7 @@ def _input_as_blocks(value: Any, layout: Layout) -> Any:
 
 def _phases_as_blocks(layout: Layout, salt: int) -> list[Array]:
     """The phases of the positions, such that they broadcast to an array as blocks."""
-    *leading, inner = phases(layout.positions, salt)
+    *leading, inner = phases_of(layout.positions, salt)
     return [*along_axes(leading, len(layout.shape) + 2), inner.reshape(1, layout.lanes, -1)]
 
 
