@@ -1,5 +1,6 @@
 """A state whose moments are stored in another way."""
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -185,7 +186,12 @@ def _converted(state: Any, note: Note, other_note: Note, kinds: dict[Any, Callab
 
 
 def _storages(note: Note, leaves: Sequence[tuple[Path, Any]]) -> list[LeafStorage]:
-    return storage_of_leaves(note["moments"], note["storage"], leaves)
+    # A conversion is no step in which anything decays, and the number may be of a trace that has ended.
+    declared = {
+        name: moment if moment.decay is None else dataclasses.replace(moment, decay=1.0)
+        for name, moment in note["moments"].items()
+    }
+    return storage_of_leaves(declared, note["storage"], leaves)
 
 
 def _is_same(storage: LeafStorage, other: LeafStorage) -> bool:

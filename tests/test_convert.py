@@ -233,6 +233,16 @@ class TestChoices:
         run = jax.jit(functools.partial(convert_state, from_=exact, to=coded, params=PARAMS))
         assert_same(run(state), converted_of_adamw("float32", "int8"))
 
+    @pytest.mark.parametrize("moments", STORAGES[1:])
+    def test_numbers_that_are_traced(self, moments):
+        _, state = adam(0.01).update(PLAIN, adam(0.01).init(PLAIN))
+
+        def converted(b2):
+            from_, to = (adam(0.01, b2=b2, moments=each) for each in ("float32", moments))
+            return convert_state(state, from_, to, PLAIN)
+
+        assert_same(jax.jit(converted)(jnp.float32(0.999)), converted(0.999))
+
     def test_shapes_will_do_for_the_parameters(self):
         exact, state = of_adamw("float32")
         coded = adamw(1e-3, moments="int8")
