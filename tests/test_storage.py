@@ -625,6 +625,26 @@ class TestRounding:
             assert np.abs(late - early)[0] < {"int8": 0.005, "int4": 0.02}[moments]
             assert np.abs(late - early)[1] < {"int8": 0.01, "int4": 0.03}[moments]
 
+    def test_thresholds_are_the_same_in_every_version(self):
+        """Those of MurmurHash3 (Appleby, 2011), by its published constants, and of the golden ratio."""
+
+        def finalized(number):
+            number = (number ^ number >> 16) * 0x85EBCA6B % 2**32
+            number = (number ^ number >> 13) * 0xC2B2AE35 % 2**32
+            return number ^ number >> 16
+
+        numbers = [0, 1, 2, 12345, 2**31, 2**32 - 1]
+        np.testing.assert_array_equal(mixed(jnp.asarray(numbers, jnp.uint32)), list(map(finalized, numbers)))
+        golden = round(2**32 * (math.sqrt(5) - 1) / 2)
+        for salt, step in itertools.product((0, 1, 3), (1, 7, 2**31 - 1)):
+            starts = [0x9E3779B1 * (16 * salt + axis + 1) % 2**32 for axis in (0, 1)]
+            phase = finalized((5 + starts[0]) % 2**32) + finalized((3 + starts[1]) % 2**32)
+            places = leading(phases((6, 4), salt))
+            dither = int(ROUNDINGS["dither"](jnp.int32(step), places)[5, 3])
+            assert dither == (phase + step * golden) % 2**32
+            stochastic = int(ROUNDINGS["stochastic"](jnp.int32(step), places)[5, 3])
+            assert stochastic == finalized((phase + finalized(step * golden % 2**32)) % 2**32)
+
     @pytest.mark.parametrize("rounding", ["dither", "stochastic"])
     def test_thresholds_are_even(self, rounding):
         places = leading(phases((64, 64), 3))

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 import operator
 
 import jax
@@ -30,6 +31,7 @@ from jaxopt_adam import (
     stochastic_rounding,
     with_master_params,
 )
+from jaxopt_adam.weights._master import _dither
 from jaxopt_adam.weights._stochastic import random_bits
 from jaxopt_adam.weights._within import move_to
 
@@ -129,6 +131,13 @@ def last_place(value, places, least):
 def as_float16_weights(value):
     """Numbers beyond float16's range as its infinity."""
     return np.where(np.abs(value) >= 2.0**16, np.copysign(np.inf, value), value)
+
+
+def test_thresholds_are_of_the_silver_ratio():
+    """They are the same in every version, and independent of those of moments, which are of the golden ratio."""
+    silver = int(2**32 * (math.sqrt(2) - 1))
+    first, later = (int(_dither(jnp.uint32(step), jnp.int32(1), (3,))[2]) for step in (0, 1000))
+    assert (later - first) % 2**32 == 1000 * silver % 2**32
 
 
 class TestSplit:
