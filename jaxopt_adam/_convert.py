@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 from jax.core import Tracer
-from jax.sharding import NamedSharding
+from jax.sharding import AxisType, NamedSharding
 
 from jaxopt_adam._config import to_config
 from jaxopt_adam._differences import array_text, config_differences, described, first_tree_difference
@@ -224,6 +224,9 @@ def _conversion(storage: LeafStorage, note: Note, leaf: tuple[Path, Any], where:
     def converted(entries: Sequence[Any], count: Array) -> Sequence[Any]:
         [other] = _storages(note, [leaf])
         zeros = jnp.zeros(struct.shape, struct.dtype)
+        if isinstance(where, NamedSharding) and AxisType.Explicit in where.mesh.axis_types:
+            # Beside the moments, so that the step is one on such a mesh.
+            zeros = jax.sharding.reshard(zeros, where)
         inputs = zeros.astype(other.compute), storage.load(entries)
         become = Halves(lambda inputs, old: inputs[1], lambda inputs, old, new: inputs[0])
         _, stored = other.step(become, inputs, other.start(path, zeros), count)
