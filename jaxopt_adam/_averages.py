@@ -97,9 +97,9 @@ def ema(average: ArrayLike, value: ArrayLike, decay: ArrayLike | Shares) -> Arra
 
 
 ARE_BOUNDED: contextvars.ContextVar[bool] = contextvars.ContextVar("are_bounded", default=False)
-"""Whether no difference that :func:`ema` takes overflows, as in a rule whose gradients are :func:`squarable`.
+"""True while no difference that :func:`ema` takes can overflow: in a rule whose gradients are :func:`squarable`.
 
-The numbers are the same with fewer operations. The loops of moments in 16, 8 and 4 bits are bound by these.
+Then fewer operations give the same numbers. The loops of moments in 16, 8 and 4 bits are bound by operations.
 """
 
 

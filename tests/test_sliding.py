@@ -124,7 +124,7 @@ def test_any_decay(decay):
 
 
 def test_a_decay_may_be_an_array():
-    """How a grid slides decides what is rounded, and not what the average is."""
+    """The decay of a grid decides what is rounded, and not what the average is."""
     one = adam(1e-3, b2=0.999, moments="int4")
     each = adam(1e-3, b2=jnp.full((1, 1), 0.999, jnp.float32), moments="int4")
     states = [after(optimizer, SIZES, 50) for optimizer in (one, each)]

@@ -16,7 +16,7 @@ A scale is 16 bits that the codes of a block have in common. The two classes hav
 - `denominator`: what the codes of the numbers are relative to, float32 and positive; None for nothing;
 - `code`: whole numbers from 0 to 2**bits − 1, int32;
 - `grid`: what decodes the numbers of a block, see :data:`Grid`;
-- `ruler`: what encodes them, likewise;
+- `ruler`: what encodes them, from :meth:`ruler`;
 - `threshold`: how to round, see :mod:`jaxopt_adam.storage._rounding`.
 """
 
@@ -95,7 +95,7 @@ class Quotient:
         return (scale.astype(jnp.float32) * (1 / self._most),)
 
     def ruler(self, grid: Grid) -> Grid:
-        """What encodes to the lines of a grid."""
+        """The numbers that encoding to the lines of a grid computes with."""
         (unit,) = grid
         is_positive = unit > 0
         return (jnp.where(is_positive, 1 / jnp.where(is_positive, unit, 1), 0),)
@@ -189,7 +189,7 @@ class Root:
         return origin, jnp.where(poisoned, 0, index).astype(jnp.uint8)
 
     def ruler(self, grid: Grid) -> Grid:
-        """What encodes to the lines of a grid."""
+        """The numbers that encoding to the lines of a grid computes with."""
         origin, index, *_ = grid
         return origin, 1 / spacing_of(index.astype(jnp.int32)).astype(jnp.float32)
 

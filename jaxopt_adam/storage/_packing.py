@@ -182,13 +182,13 @@ class Packing:
         return [self.codes[m].scale_dtype for m in word.coded]
 
     def grids(self, scales: Mapping[int, Any]) -> dict[int, Grid]:
-        """The grids of these moments' blocks for decoding, from their scales."""
+        """The grids of these moments' blocks, from their scales."""
         return {m: self.codes[m].grid(scale) for m, scale in scales.items()}
 
     def rulers(
         self, grids: Mapping[int, Grid], before: Mapping[int, Grid], scales: Mapping[int, Any]
     ) -> dict[int, Grid]:
-        """What encodes to the lines of these grids, from those before the step and what :meth:`scales` has given."""
+        """The rulers of these grids, from those before the step and the result of :meth:`scales`."""
         rulers = {}
         for m, grid in grids.items():
             code = self.codes[m]
@@ -199,7 +199,7 @@ class Packing:
         return rulers
 
     def stored(self, scales: Mapping[int, Any]) -> dict[int, Any]:
-        """What is stored of what :meth:`scales` gives."""
+        """The scales as they are stored, from the result of :meth:`scales`."""
         return dict(scales) | {m: scales[m].astype(np.uint16) for m in scales if m in self.sliding}
 
     def decode(self, numbers: Mapping[int, Array], grids: Mapping[int, Grid], lane: Any = LANES) -> list[Array]:

@@ -67,7 +67,7 @@ class _Operands(NamedTuple):
         inputs: what the rule reads besides the moments.
         numbers: the old numbers of the other words.
         grids: the old grids of the members of the other words.
-        scales: what :meth:`~jaxopt_adam.storage._packing.Packing.scales` gives for the word's members.
+        scales: the result of :meth:`~jaxopt_adam.storage._packing.Packing.scales` for the word's members.
         phases: the phases of the elements, for each of the word's members.
         step: the number of the step, from 1.
     """

@@ -85,12 +85,12 @@ class SlidingRoot(Root):
         return jnp.where(slides, _ONE - spacing_of(index), origin), spacing, jnp.where(slides, _factor(position), 1)
 
     def aimed(self, grid: Grid, before: Grid, slid: Array, decay: Any) -> Grid:
-        """What encodes to the lines of the `grid` that :meth:`slid` has made of the one `before`."""
+        """The ruler of the `grid` that :meth:`slid` has made of the one `before`."""
         aim = jnp.where(slid >= _STAYS, before[2] * jnp.sqrt(decay), grid[2])
         return *super().ruler(grid), 1 / aim
 
     def ruler(self, grid: Grid) -> Grid:
-        """What encodes to the lines of a grid that does not slide."""
+        """The ruler of a grid that does not slide."""
         return *super().ruler(grid), 1 / grid[2]
 
     def root(self, code: Array, grid: Grid) -> Array:
