@@ -51,7 +51,7 @@ def test_what_only_decays_keeps_its_code_and_falls_as_fast_as_it_should(decay):
 
 
 def test_the_spread_of_errors_stays_while_gradients_vanish():
-    """With grids that stay where they are it grows by a fifth of this in as many steps."""
+    """If the grids stayed where they are, it would grow by two fifths."""
     exact, stored = adam(1e-3, b2=0.999), adam(1e-3, b2=0.999, moments={"nu": "int4"})
     states = [after(each, SIZES, 2000) for each in (exact, stored)]
     later = [after(each, 0 * SIZES, 3000, state) for each, state in zip((exact, stored), states, strict=True)]
